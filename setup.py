@@ -1,0 +1,58 @@
+"""Build of the compiled modules. ARCBOX_BUILD=release|debug|asan|tsan selects the flags; C goes to build/."""
+
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+FLAVOURS: dict[str, tuple[list[str], list[str]]] = {
+    "release": (["-O2", "-fno-strict-aliasing"], []),
+    "debug": (["-O1", "-g", "-DABX_DEBUG=1"], []),
+    "asan": (
+        ["-O1", "-g", "-DABX_DEBUG=1", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
+        ["-fsanitize=address,undefined"],
+    ),
+    "tsan": (["-O1", "-g", "-DABX_DEBUG=1", "-fsanitize=thread"], ["-fsanitize=thread"]),
+}
+WARNINGS = ["-Wall", "-Wextra", "-Wsign-compare", "-Wno-unused-parameter", "-Wno-unused-function"]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "auto_pickle": False,
+}
+
+
+def extensions() -> list[Extension]:
+    """One extension per .pyx under src/; a module for another platform is not built here."""
+    flavour = os.environ.get("ARCBOX_BUILD", "release")
+    if flavour not in FLAVOURS:
+        sys.exit(f"ARCBOX_BUILD={flavour!r}: expected one of {', '.join(FLAVOURS)}")
+    compile_flags, link_flags = FLAVOURS[flavour]
+    found = []
+    for path in sorted(Path("src").rglob("*.pyx")):
+        module = ".".join(path.relative_to("src").with_suffix("").parts)
+        found.append(
+            Extension(
+                module,
+                [str(path)],
+                include_dirs=["src/arcbox_net/abi"],
+                extra_compile_args=compile_flags + WARNINGS,
+                extra_link_args=link_flags,
+            )
+        )
+    return found
+
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        build_dir="build/cython",
+        include_path=["src"],
+        compiler_directives=DIRECTIVES,
+    ),
+)

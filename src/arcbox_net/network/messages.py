@@ -1,0 +1,171 @@
+"""What crosses the network process's sockets: the bodies of the v1 API and of fd.sock. Values only."""
+
+from __future__ import annotations
+
+import msgspec
+
+API_VERSION = "v1"
+
+
+class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A guest port. `kind`: tap or netns. `state`: up, down (its device lost carrier) or gone."""
+
+    name: str
+    kind: str
+    ifname: str
+    mac: str
+    ip: str | None
+    state: str
+    mtu: int
+    queues: int = 1
+    netns: str | None = None
+    rx_bytes: int = 0
+    rx_packets: int = 0
+    tx_bytes: int = 0
+    tx_packets: int = 0
+
+
+class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """An address and who has it. `state`: bound, offered, reserved, allocated (by a program) or declined.
+
+    `expires_s`: seconds from now, None for those that do not expire.
+    """
+
+    ip: str
+    state: str
+    mac: str | None = None
+    client_id: str | None = None
+    hostname: str | None = None
+    port: str | None = None
+    expires_s: float | None = None
+
+
+class ForwardInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A port forward. `path`: nft (kernel) or splice (relay). `state`: active, or pending until its guest is known."""
+
+    rule: str
+    protocol: str
+    host_ip: str
+    host_port: int
+    host_port_end: int
+    guest: str | None
+    guest_ip: str | None
+    guest_port: int
+    guest_port_end: int
+    path: str
+    state: str
+    client_address_preserved: bool
+
+
+class DnsRecordInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A name that the forwarder answers itself. `source`: config, api, port, lease or builtin."""
+
+    name: str
+    addresses: list[str]
+    source: str
+
+
+class Warning_(msgspec.Struct, kw_only=True, frozen=True):
+    """Something that limits the network and its fix, such as a foreign firewall's drop policy."""
+
+    code: str
+    message: str
+    fix: str | None = None
+
+
+class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """A running network as `show` prints it."""
+
+    name: str
+    state: str
+    mode: str
+    egress: str
+    pid: int
+    uptime_s: float
+    bridge: str | None
+    subnet: str | None
+    gateway: str | None
+    mtu: int
+    dhcp: bool
+    dns: bool
+    domain: str | None
+    owner: str
+    ports: list[PortInfo]
+    forwards: list[ForwardInfo]
+    warnings: list[Warning_]
+    host_access: list[str] = []
+    upstreams: list[str] = []
+    leases: int = 0
+    available_ips: int = 0
+    log: str = ""
+    version: str = ""
+
+
+class AttachTap(msgspec.Struct, kw_only=True, frozen=True, tag_field="op", tag="attach-tap"):
+    """fd.sock request: create a TAP port; the reply's ancillary data carries one fd a queue."""
+
+    name: str | None = None
+    mac: str | None = None
+    ip: str | None = None
+    hostname: str | None = None
+    queues: int | None = None
+    vnet_hdr: bool = True
+
+
+class OpenTap(msgspec.Struct, kw_only=True, frozen=True, tag_field="op", tag="open-tap"):
+    """fd.sock request: open the queues of an attached persistent TAP port."""
+
+    name: str
+
+
+class TapReply(msgspec.Struct, kw_only=True, frozen=True):
+    """fd.sock reply; the fds follow in SCM_RIGHTS, `fds` of them. `error` is an ArcboxNetError as JSON."""
+
+    port: PortInfo | None = None
+    fds: int = 0
+    error: dict[str, object] | None = None
+
+
+class AttachRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/ports. `kind`: tap (persistent, opened by name) or netns (`netns`: a path, or `pid`)."""
+
+    kind: str
+    name: str | None = None
+    mac: str | None = None
+    ip: str | None = None
+    hostname: str | None = None
+    netns: str | None = None
+    pid: int | None = None
+    ifname: str = "eth0"
+    configure: bool = True
+    queues: int | None = None
+    owner_uid: int | None = None
+
+
+class AllocateRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/addresses."""
+
+    ip: str | None = None
+    mac: str | None = None
+    hostname: str | None = None
+
+
+class ReserveRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/reservations."""
+
+    mac: str
+    ip: str
+    hostname: str | None = None
+
+
+class ForwardRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/forwards. `rule` in docker/podman spelling."""
+
+    rule: str
+
+
+class DnsRecordRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/dns."""
+
+    name: str
+    addresses: list[str]

@@ -1,0 +1,51 @@
+"""Where a network's sockets and state live. No I/O: callers create the directories."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def runtime_root() -> Path:
+    """Directory of all running networks: ARCBOX_NET_RUNTIME_DIR, /run/arcbox-net for root, else XDG_RUNTIME_DIR."""
+    if override := os.environ.get("ARCBOX_NET_RUNTIME_DIR"):
+        return Path(override)
+    if os.geteuid() == 0:
+        return Path("/run/arcbox-net")
+    base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/arcbox-net-{os.getuid()}"
+    return Path(base) / "arcbox-net"
+
+
+def state_root() -> Path:
+    """Directory of durable state: ARCBOX_NET_STATE_DIR, /var/lib/arcbox-net for root, else XDG_STATE_HOME."""
+    if override := os.environ.get("ARCBOX_NET_STATE_DIR"):
+        return Path(override)
+    if os.geteuid() == 0:
+        return Path("/var/lib/arcbox-net")
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "arcbox-net"
+
+
+def runtime_dir(network: str) -> Path:
+    """Holds lock, api.sock, fd.sock, status.json and log of one running network; mode 0700."""
+    return runtime_root() / network
+
+
+def api_socket(network: str) -> Path:
+    return runtime_dir(network) / "api.sock"
+
+
+def fd_socket(network: str) -> Path:
+    return runtime_dir(network) / "fd.sock"
+
+
+def lock_file(network: str) -> Path:
+    return runtime_dir(network) / "lock"
+
+
+def log_file(network: str) -> Path:
+    return runtime_dir(network) / "log"
+
+
+def state_file(network: str) -> Path:
+    return state_root() / f"{network}.db"
