@@ -1,13 +1,14 @@
-"""What every benchmark shares: the machine it ran on, whether it was quiet, interleaved rounds, medians, results.
+"""What every benchmark shares: the machine, whether it was quiet, interleaved rounds, medians, result files.
 
 A claim is a contender measured beside its reference in the same run: `interleave` runs round 1 of all, then
-round 2 of all, so that a machine that drifts drifts for everyone. `write_result` stores the raw rounds with the
+round 2 of all, so that a machine that drifts drifts for everyone. `write_result` stores the rounds and the
 environment in bench/results/NAME.json; `table` is what docs/performance.md shows of them.
 """
 
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -41,8 +42,6 @@ _VERSION_ARGUMENTS = {
 
 def environment(*tools: str) -> dict[str, Any]:
     """The machine, kernel and versions a number depends on. `tools` are executables whose version counts."""
-    import Cython
-
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": _cpu_model(),
@@ -50,7 +49,7 @@ def environment(*tools: str) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "cython": Cython.__version__,
+        "cython": importlib.metadata.version("cython"),
         "tools": {tool: tool_version(tool) for tool in tools},
     }
 
@@ -71,7 +70,7 @@ def tool_version(tool: str) -> str | None:
 
 
 def busy(sample_s: float = QUIET_SAMPLE_S) -> tuple[float, float]:
-    """The shares of all cores' time that were busy and that the hypervisor stole, over the next *sample_s*."""
+    """The shares of all cores' time that were busy and that were stolen, over the next *sample_s*."""
     before = _cpu_ticks()
     time.sleep(sample_s)
     spent = [after - earlier for earlier, after in zip(before, _cpu_ticks(), strict=True)]
@@ -81,7 +80,7 @@ def busy(sample_s: float = QUIET_SAMPLE_S) -> tuple[float, float]:
 
 
 def quiet_check(*, wait_s: float = 60.0) -> dict[str, Any]:
-    """Wait until nobody else uses the machine; report what was found. `quiet` False: do not trust the numbers."""
+    """Wait until nobody else uses the machine. `quiet` False in the report: do not trust the numbers."""
     deadline = time.monotonic() + wait_s
     while True:
         used, stolen = busy()
@@ -126,7 +125,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def write_result(name: str, payload: Mapping[str, Any]) -> Path:
-    """Store *payload* as bench/results/NAME.json. It should hold `environment`, `quiet` and the raw rounds."""
+    """Store *payload* as bench/results/NAME.json. It holds `environment`, `quiet` and the raw rounds."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(payload, indent=2, sort_keys=False, default=str) + "\n")

@@ -1,0 +1,71 @@
+# Every target does its own set-up: virtual environment, build, and (as root) missing system packages.
+# PYTHON picks the interpreter the environment is made with; ARGS goes to pytest (make test ARGS='-k dhcp').
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+BENCHES ?= $(basename $(notdir $(filter-out bench/common.py bench/__init__.py,$(wildcard bench/*.py))))
+
+.PHONY: demo test fast e2e lint bench asan build clean
+.DELETE_ON_ERROR:
+
+demo: build  ## a network, a guest on it, and proof that it works; as root for now
+	@scripts/system-packages demo
+	$(BIN)/arcbox-net demo
+
+test: build  ## the fast suite and, as root, the end-to-end suite
+	@scripts/system-packages test
+	@scripts/what-runs
+	$(BIN)/pytest $(ARGS)
+
+fast: build  ## only what needs neither root nor a kernel of its own
+	$(BIN)/pytest -m 'not e2e' $(ARGS)
+
+e2e: build  ## only what needs root
+	@scripts/system-packages test
+	@scripts/what-runs
+	$(BIN)/pytest -m e2e $(ARGS)
+
+lint: $(VENV)/.stamp-lint $(VENV)/.stamp-build
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/cython-lint --max-line-length=110 src
+	$(BIN)/python scripts/cython-hints.py
+	$(BIN)/python scripts/stubs.py
+
+bench: build  ## every benchmark, or BENCHES='nat dns'
+	@scripts/system-packages bench
+	set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name; done
+
+# The sanitised modules go to a tree of their own, so that the ordinary build stays as it is.
+asan: build
+	ARCBOX_BUILD=asan $(BIN)/python setup.py -q build --build-base build/asan --build-lib build/asan/lib
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
+	PYTHONPATH=build/asan/lib $(BIN)/pytest -m 'not e2e' -p no:cacheprovider $(ARGS)
+
+build: $(VENV)/.stamp-build
+
+$(VENV)/.stamp-install: pyproject.toml
+	@scripts/system-packages build
+	@$(PYTHON) scripts/check_python.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -e '.[test]'
+	@touch $@
+
+# pip has just built everything once; this rebuilds what changed since.
+$(VENV)/.stamp-build: $(VENV)/.stamp-install setup.py $(COMPILED)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+$(VENV)/.stamp-lint: $(VENV)/.stamp-install
+	$(PIP) install -q -e '.[test,lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests bench -name '__pycache__' -prune -exec rm -rf {} +
+	find src -name '*.so' -delete
