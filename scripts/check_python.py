@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036  (this file checks what the others assume)
     sys.exit(
         f"arcbox-net needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.11 …"
     )
