@@ -48,6 +48,7 @@ ip link set eth0 up
 [ "$dhcp" = off ] || udhcpc -i eth0 -b -t 10 -T 1 -A 2 -x hostname:${hostname:-guest} -O staticroutes -O mtu \
     -s /udhcpc.script -p /udhcpc.pid >/udhcpc.log 2>&1
 echo "guest is"" ready"
+export PS1= PS2=
 exec sh
 """
 
@@ -112,7 +113,7 @@ class Guest:
         mark = f"@{self._number}@"
         # The mark is written in two parts, so that the command line itself never matches it.
         self.send(f"{{ {command}\n}} </dev/null 2>&1; echo '@'{self._number}@$?")
-        match, before = self.expect(re.escape(mark) + r"(\d+)", timeout=timeout)
+        match, before = self.expect(re.escape(mark) + r"(\d+)\r?\n", timeout=timeout)
         return int(match.group(1)), before.replace("\r\n", "\n")
 
     def lease(self, *, timeout: float = 30.0) -> dict[str, str]:

@@ -31,9 +31,10 @@ def test_guest_boots_and_gets_a_lease_from_dnsmasq(tmp_path: Path) -> None:
                 lease = guest.lease()
                 assert lease["ip"].startswith("10.9.0.1")
                 assert (lease["router"], lease["dns"], lease["mtu"]) == ("10.9.0.1", "10.9.0.1", "1400")
-                assert "10.9.0.1" in guest.run("nslookup name.test")
+                assert "10.9.0.1" in guest.run("nslookup -type=a name.test")
                 assert guest.status("false")[0] == 1
                 guest.run("echo hello >/www/index.html; httpd -h /www")
+                assert guest.run("wget -q -O - http://127.0.0.1/") == "hello\n"
                 assert "hello" in host.run(["curl", "-sS", f"http://{lease['ip']}/"]).stdout
         finally:
             dnsmasq.kill()
