@@ -1,0 +1,479 @@
+"""NetworkManager: a network as an embedding program sees it. Spawns the network process and talks to it.
+
+    with NetworkManager(NetConfig(mode=NetworkMode.NAT)) as manager:
+        tap = manager.attach_tap("vm1")
+
+A network that a manager starts ends with the manager's process, even when that is killed. One started with
+`start_detached()` (what `arcbox-net up` does) stays until `stop()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from arcbox_net import paths
+from arcbox_net.config import NetConfig, NetworkMode, check_network_name, config_to_mapping
+from arcbox_net.errors import ArcboxNetError, NotRunning, StartFailed, Unsupported, from_json
+from arcbox_net.network.client import Client, not_running
+from arcbox_net.network.messages import (
+    AllocateRequest,
+    AttachRequest,
+    AttachTap,
+    DnsRecordInfo,
+    DnsRecordRequest,
+    ForwardInfo,
+    ForwardRequest,
+    LeaseInfo,
+    NetworkStatus,
+    OpenTap,
+    PortInfo,
+    ReserveRequest,
+)
+from arcbox_net.rules import ForwardRule, parse_forward
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 30.0
+
+_serial = itertools.count()
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(slots=True)
+class TapAttachment:
+    """A guest's TAP. `fds` are its queues, this program's to close or to hand to a monitor; `fd` is the first.
+
+    Frames carry a 12-byte virtio-net header (IFF_VNET_HDR). The port is detached when its last fd is closed.
+    """
+
+    port: str
+    ifname: str
+    mac: str
+    ip: IPv4Address | None
+    mtu: int
+    fds: list[int]
+
+    @property
+    def fd(self) -> int:
+        return self.fds[0]
+
+    def close(self) -> None:
+        """Close the fds that are still this program's."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+    def __enter__(self) -> TapAttachment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NetnsAttachment:
+    """A guest that is a network namespace: `ifname` is its device inside, `host_ifname` the bridge's end."""
+
+    port: str
+    ifname: str
+    host_ifname: str
+    mac: str
+    ip: IPv4Address | None
+    mtu: int
+
+
+class NetworkManager:
+    """One network. Errors are those of `arcbox_net.errors`, raised here whichever process met them."""
+
+    def __init__(self, config: NetConfig | None = None, *, name: str | None = None) -> None:
+        self.config = config or NetConfig()
+        wanted = name or self.config.name
+        self._ephemeral = wanted is None
+        self.name = check_network_name(wanted or f"net-{os.getpid():x}-{next(_serial):x}")
+        self._client = Client(self.name)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._none_started = False
+
+    @classmethod
+    def connect(cls, name: str) -> NetworkManager:
+        """The running network *name*. Raises NotRunning."""
+        manager = cls(name=name)
+        manager.status()
+        return manager
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the network; it ends with this process. A second call does nothing.
+
+        Raises SubnetConflict, PermissionDenied, HostPortInUse, InterfaceNotFound, AlreadyRunning …; then nothing
+        is left behind.
+        """
+        if self.state == "running":
+            return
+        self._spawn(detached=False)
+
+    def start_detached(self) -> None:
+        """Start the network so that it outlives this process. Raises AlreadyRunning, and what `start` raises."""
+        self._spawn(detached=True)
+
+    def stop(self) -> None:
+        """Stop the network and wait until everything of it is gone. Does nothing when it is not running."""
+        self._none_started = False
+        process, self._process = self._process, None
+        if process is None:
+            self._stop_remote()
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            remove_leftovers(self.name)
+        if process.returncode not in (0, None):
+            remove_leftovers(self.name)
+
+    @property
+    def state(self) -> str:
+        """`stopped`, `running`, or `failed`: the process ended by itself; `start` reconciles what it left."""
+        if self.config.mode is NetworkMode.NONE:
+            return "running" if self._none_started else "stopped"
+        if self._process is not None:
+            return "running" if self._process.poll() is None else "failed"
+        return "running" if is_running(self.name) else "stopped"
+
+    @property
+    def pid(self) -> int | None:
+        """The network process, None when there is none."""
+        if self._process is not None and self._process.poll() is None:
+            return self._process.pid
+        try:
+            return self.status().pid
+        except NotRunning:
+            return None
+
+    def __enter__(self) -> NetworkManager:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- looking in ------------------------------------------------------------------------------------------
+
+    def status(self) -> NetworkStatus:
+        return self._get("/network", NetworkStatus)
+
+    def stats(self) -> dict[str, Any]:
+        """Counters: `ports`, `dhcp`, `dns`, `relay`, `host`."""
+        return self._get("/stats", dict[str, Any])
+
+    # -- addresses -------------------------------------------------------------------------------------------
+
+    def allocate_ip(
+        self, ip: str | IPv4Address | None = None, *, mac: str | None = None, hostname: str | None = None
+    ) -> IPv4Address:
+        """A free guest address, or *ip* itself; DHCP gives it to nobody else, and to *mac* if given."""
+        request = AllocateRequest(ip=str(ip) if ip is not None else None, mac=mac, hostname=hostname)
+        return IPv4Address(self._post("/addresses", request, LeaseInfo).ip)
+
+    def release_ip(self, ip: str | IPv4Address) -> None:
+        """Give an address back. Raises AddressNotFound."""
+        self._call("DELETE", f"/addresses/{ip}")
+
+    def available_ips(self) -> int:
+        """How many addresses of the pool are free."""
+        return self.status().available_ips
+
+    def leases(self) -> list[LeaseInfo]:
+        return self._get("/leases", list[LeaseInfo])
+
+    def reserve(self, mac: str, ip: str | IPv4Address, hostname: str | None = None) -> LeaseInfo:
+        """Keep *ip* for *mac*, also after restarts. Raises AddressInUse."""
+        return self._post("/reservations", ReserveRequest(mac=mac, ip=str(ip), hostname=hostname), LeaseInfo)
+
+    def release_lease(self, ip: str | IPv4Address) -> None:
+        """Forget a lease or reservation. Raises AddressNotFound."""
+        self._call("DELETE", f"/leases/{ip}")
+
+    # -- guests ----------------------------------------------------------------------------------------------
+
+    def attach_tap(
+        self,
+        name: str | None = None,
+        *,
+        mac: str | None = None,
+        ip: str | IPv4Address | None = None,
+        hostname: str | None = None,
+        queues: int | None = None,
+        persist: bool = False,
+        owner_uid: int | None = None,
+    ) -> TapAttachment:
+        """A TAP for a VM. With *persist* it stays until `detach` and is opened by name by *owner_uid*; no fds then."""
+        address = str(ip) if ip is not None else None
+        fds: list[int] = []
+        if persist:
+            request = AttachRequest(
+                kind="tap", name=name, mac=mac, ip=address, hostname=hostname, queues=queues, owner_uid=owner_uid
+            )
+            port = self._post("/ports", request, PortInfo)
+        else:
+            self._require_running()
+            wanted = AttachTap(name=name, mac=mac, ip=address, hostname=hostname, queues=queues)
+            reply, fds = self._client.request_fds(wanted)
+            assert reply.port is not None
+            port = reply.port
+        return _tap_attachment(port, fds)
+
+    def open_tap(self, name: str) -> TapAttachment:
+        """The queues of the attached TAP *name* once more, such as for a monitor that was restarted."""
+        self._require_running()
+        reply, fds = self._client.request_fds(OpenTap(name=name))
+        assert reply.port is not None
+        return _tap_attachment(reply.port, fds)
+
+    def attach_netns(
+        self,
+        target: str | int,
+        *,
+        name: str | None = None,
+        mac: str | None = None,
+        ip: str | IPv4Address | None = None,
+        hostname: str | None = None,
+        ifname: str = "eth0",
+        configure: bool = True,
+    ) -> NetnsAttachment:
+        """Put *ifname* into the network namespace at a path (or of a pid); *configure* sets address and route."""
+        request = AttachRequest(
+            kind="netns",
+            name=name,
+            mac=mac,
+            ip=str(ip) if ip is not None else None,
+            hostname=hostname,
+            netns=target if isinstance(target, str) else None,
+            pid=target if isinstance(target, int) else None,
+            ifname=ifname,
+            configure=configure,
+        )
+        port = self._post("/ports", request, PortInfo)
+        return NetnsAttachment(
+            port=port.name,
+            ifname=ifname,
+            host_ifname=port.ifname,
+            mac=port.mac,
+            ip=IPv4Address(port.ip) if port.ip else None,
+            mtu=port.mtu,
+        )
+
+    def detach(self, name: str) -> None:
+        """Remove a guest port and its device. Raises PortNotFound."""
+        self._call("DELETE", f"/ports/{name}")
+
+    def ports(self) -> list[PortInfo]:
+        return self._get("/ports", list[PortInfo])
+
+    # -- forwards and names ----------------------------------------------------------------------------------
+
+    def expose(self, rule: ForwardRule | str) -> ForwardInfo:
+        """Forward a host port to a guest. Raises HostPortInUse, ForwardExists."""
+        parsed = parse_forward(rule) if isinstance(rule, str) else rule
+        return self._post("/forwards", ForwardRequest(rule=str(parsed)), ForwardInfo)
+
+    def unexpose(self, rule: ForwardRule | str) -> None:
+        """Stop forwarding. Raises ForwardNotFound."""
+        parsed = parse_forward(rule) if isinstance(rule, str) else rule
+        self._call("DELETE", "/forwards", rule=str(parsed))
+
+    def forwards(self) -> list[ForwardInfo]:
+        return self._get("/forwards", list[ForwardInfo])
+
+    def register_dns(self, name: str, *addresses: str | IPv4Address) -> DnsRecordInfo:
+        """Answer *name* with *addresses* on this network. Raises RecordExists."""
+        request = DnsRecordRequest(name=name, addresses=[str(address) for address in addresses])
+        return self._post("/dns", request, DnsRecordInfo)
+
+    def deregister_dns(self, name: str) -> None:
+        """Raises RecordNotFound."""
+        self._call("DELETE", f"/dns/{name}")
+
+    def dns_records(self) -> list[DnsRecordInfo]:
+        return self._get("/dns", list[DnsRecordInfo])
+
+    # -- plumbing --------------------------------------------------------------------------------------------
+
+    def _call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
+        self._require_running()
+        return self._client.call(method, path, body, **query)
+
+    def _get(self, path: str, kind: type[T]) -> T:
+        return msgspec.convert(self._call("GET", path), kind)
+
+    def _post(self, path: str, body: Any, kind: type[T]) -> T:
+        return msgspec.convert(self._call("POST", path, body), kind)
+
+    def _require_running(self) -> None:
+        if self.config.mode is NetworkMode.NONE:
+            raise Unsupported(
+                "a network of mode NONE has no addresses, ports or services",
+                fix="use another mode",
+                feature="mode none",
+            )
+
+    def _spawn(self, *, detached: bool) -> None:
+        if self.config.mode is NetworkMode.NONE:
+            self._none_started = True
+            return
+        arguments = [] if detached else ["--parent", str(os.getpid())]
+        if self._ephemeral:
+            arguments.append("--ephemeral")
+        process, answer = _run_network(self.name, arguments, config_to_mapping(self.config))
+        if "error" in answer:
+            process.wait()
+            raise from_json(answer["error"])
+        if detached:
+            process.returncode = 0  # it is not ours to wait for
+        else:
+            self._process = process
+
+    def _stop_remote(self) -> None:
+        try:
+            pid = self.status().pid
+            end = os.pidfd_open(pid)
+        except (NotRunning, Unsupported, ProcessLookupError):
+            return
+        try:
+            with contextlib.suppress(NotRunning):
+                self._client.call("DELETE", "/network")
+            if not select.select([end], [], [], STOP_TIMEOUT_S)[0]:
+                raise ArcboxNetError(
+                    f"network {self.name} (pid {pid}) does not stop",
+                    fix=f"kill -9 {pid}, then arcbox-net down {self.name}",
+                    network=self.name,
+                    pid=pid,
+                )
+        finally:
+            os.close(end)
+
+
+def is_running(name: str) -> bool:
+    """Whether the network process of *name* answers."""
+    try:
+        Client(name).call("GET", "/network")
+    except NotRunning:
+        return False
+    return True
+
+
+def running_networks() -> list[str]:
+    """Names of the networks that run, sorted."""
+    return [status.name for status in running_statuses()]
+
+
+def running_statuses() -> Iterator[NetworkStatus]:
+    """The status of every network that runs, by name."""
+    try:
+        names = sorted(entry.name for entry in paths.runtime_root().iterdir() if (entry / "api.sock").exists())
+    except OSError:
+        return
+    for name in names:
+        try:
+            yield msgspec.convert(Client(name).call("GET", "/network"), NetworkStatus)
+        except NotRunning:
+            continue
+
+
+def remove_leftovers(name: str) -> bool:
+    """Remove what a network whose process died left in the kernel. True when there was something.
+
+    Raises AlreadyRunning.
+    """
+    process, answer = _run_network(check_network_name(name), ["--remove"], {})
+    process.wait()
+    if "error" in answer:
+        raise from_json(answer["error"])
+    return bool(answer.get("removed"))
+
+
+def _run_network(
+    name: str, arguments: list[str], config: dict[str, Any]
+) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """Start the network process and wait for its one line."""
+    ready, answer_end = os.pipe()
+    log_path = paths.log_file(name)
+    try:
+        log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = open(log_path, "ab")  # noqa: SIM115 - the child's from here on
+    except OSError as error:
+        os.close(ready)
+        os.close(answer_end)
+        raise StartFailed(f"{log_path}: {error.strerror}", network=name, log=str(log_path)) from None
+    with log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "arcbox_net.network.main", name, "--ready-fd", str(answer_end), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=(answer_end,),
+            start_new_session=True,
+            cwd="/",
+        )
+    os.close(answer_end)
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as request:
+        request.write(json.dumps(config).encode())
+    try:
+        line = _read_line(ready, START_TIMEOUT_S)
+    finally:
+        os.close(ready)
+    if not line:
+        process.kill()
+        process.wait()
+        raise StartFailed(
+            f"the network process of {name} ended or was silent for {START_TIMEOUT_S:.0f} s",
+            fix=f"look at {log_path}",
+            network=name,
+            log=str(log_path),
+        )
+    return process, json.loads(line)
+
+
+def _read_line(fd: int, timeout_s: float) -> bytes:
+    line = b""
+    deadline = time.monotonic() + timeout_s
+    while not line.endswith(b"\n"):
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return b""
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            return b""
+        line += chunk
+    return line
+
+
+def _tap_attachment(port: PortInfo, fds: list[int]) -> TapAttachment:
+    return TapAttachment(
+        port=port.name,
+        ifname=port.ifname,
+        mac=port.mac,
+        ip=IPv4Address(port.ip) if port.ip else None,
+        mtu=port.mtu,
+        fds=fds,
+    )
+
+
+__all__ = ["NetnsAttachment", "NetworkManager", "TapAttachment", "is_running", "remove_leftovers", "running_networks"]

@@ -1,0 +1,197 @@
+"""Addresses of one network, durable before they are told: the lease table, and the DHCP service when it is on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+from arcbox_net.addresses import format_mac, parse_mac
+from arcbox_net.config import NetConfig, check_port_name, pool_of
+from arcbox_net.errors import AddressNotFound, ConfigError
+from arcbox_net.network.messages import LeaseInfo
+from arcbox_net.network.ports import Port
+from arcbox_net.network.state import State
+from arcbox_net.recipes.gateway import is_guest_address
+from arcbox_net.recipes.site import Layout
+from arcbox_net.services.dhcp.leases import LeaseTable
+from arcbox_net.services.dhcp.records import ALLOCATED, POOL, RESERVED, Lease, LeaseChange
+from arcbox_net.services.dhcp.server import DhcpSettings
+from arcbox_net.services.dhcp.shell import DhcpService, system_clock
+
+LeaseListener = Callable[[str | None, IPv4Address, bool], None]
+
+
+class Addressing:
+    """One allocator for ports, programs and DHCP clients, so that an address never has two owners."""
+
+    def __init__(self, network: str, config: NetConfig, layout: Layout, state: State, domain: str) -> None:
+        self._network = network
+        self._config = config
+        self._layout = layout
+        self._state = state
+        self._settings = dhcp_settings(config, layout, domain)
+        self._table: LeaseTable
+        self._service: DhcpService | None = None
+
+    async def start(self, port_of: Callable[[bytes], str | None], listener: LeaseListener) -> None:
+        """Load what is durable, apply configured reservations, and serve DHCP if the network has it."""
+        loop = asyncio.get_running_loop()
+        leases = await loop.run_in_executor(None, self._state.leases)
+        inside = [lease for lease in leases if is_guest_address(self._layout, lease.ip)]
+        self._table = LeaseTable(self._settings, inside, now=system_clock())
+        for item in self._config.dhcp.reservations:
+            ip = self._checked(item.ip)
+            change = self._table.reserve(parse_mac(item.mac), ip, item.hostname, system_clock())
+            await self._commit([change])
+        if self._config.has_dhcp:
+
+            def on_lease(lease: Lease, active: bool) -> None:
+                listener(lease.hostname, lease.ip, active)
+
+            service = DhcpService(
+                self._settings,
+                self._table,
+                self._state,
+                ifname=self._layout.bridge,
+                port_of=port_of,
+                on_lease=on_lease,
+            )
+            await service.start()
+            self._service = service
+        for lease in self._table.view(system_clock()):
+            if lease.hostname and lease.is_bound(system_clock()) and lease.kind != ALLOCATED:
+                listener(lease.hostname, lease.ip, True)
+
+    async def stop(self) -> None:
+        if self._service is not None:
+            await self._service.stop()
+
+    async def keep_only_ports(self, ports: dict[str, Port]) -> None:
+        """Free what a run that was killed had allocated, but for the ports that are still there."""
+        changes = []
+        now = system_clock()
+        for lease in self._table.view(now):
+            if lease.kind == ALLOCATED and lease.port is not None:
+                port = ports.get(lease.port)
+                if port is None or port.ip != lease.ip:
+                    changes.append(self._table.release(lease.ip, now))
+        await self._commit(changes)
+
+    async def allocate(
+        self, holder: str, *, ip: str | None, mac: str | None, hostname: str | None, port: str | None = None
+    ) -> LeaseInfo:
+        """*ip* or a free address for *holder*, bound to *mac* if given. Raises PoolExhausted, AddressInUse."""
+        wanted = self._checked(ip) if ip is not None else None
+        if hostname is not None:
+            check_port_name(hostname, field="hostname")
+        change = self._table.allocate(
+            holder,
+            mac=parse_mac(mac) if mac else None,
+            ip=wanted,
+            hostname=hostname,
+            port=port,
+            now=system_clock(),
+        )
+        await self._commit_or_undo(change)
+        assert change.lease is not None
+        return lease_info(change.lease)
+
+    async def reserve(self, mac: str, ip: str, hostname: str | None) -> LeaseInfo:
+        """Keep *ip* for *mac* from now on. Raises AddressInUse."""
+        if hostname is not None:
+            check_port_name(hostname, field="hostname")
+        change = self._table.reserve(parse_mac(mac), self._checked(ip), hostname, system_clock())
+        await self._commit_or_undo(change)
+        assert change.lease is not None
+        return lease_info(change.lease)
+
+    async def release(self, ip: IPv4Address) -> None:
+        """Forget who has *ip*. Raises AddressNotFound."""
+        lease = next((lease for lease in self._table.view(system_clock()) if lease.ip == ip), None)
+        if lease is None:
+            raise AddressNotFound(f"{ip} is not allocated", fix="list them: lease ls", address=str(ip))
+        now = system_clock()
+        change = self._table.unreserve(ip, now) if lease.kind == RESERVED else self._table.release(ip, now)
+        await self._commit([change])
+
+    def view(self) -> list[LeaseInfo]:
+        now = system_clock()
+        return [lease_info(lease) for lease in sorted(self._table.view(now), key=lambda lease: lease.ip)]
+
+    def by_hostname(self, hostname: str) -> IPv4Address | None:
+        """Who holds a lease under that host name now."""
+        now = system_clock()
+        for lease in self._table.view(now):
+            if (lease.hostname or "").lower() == hostname and (lease.kind != POOL or lease.is_bound(now)):
+                return lease.ip
+        return None
+
+    @property
+    def available(self) -> int:
+        return self._table.available
+
+    def stats(self) -> dict[str, int]:
+        return self._service.stats() if self._service else {}
+
+    def _checked(self, text: str) -> IPv4Address:
+        try:
+            ip = IPv4Address(text)
+        except ValueError:
+            raise ConfigError(f"{text!r} is not an IPv4 address", field="ip", value=text) from None
+        if not is_guest_address(self._layout, ip):
+            raise ConfigError(
+                f"{ip} cannot be a guest's address in {self._layout.subnet} (gateway {self._layout.gateway})",
+                field="ip",
+                value=text,
+            )
+        return ip
+
+    async def _commit_or_undo(self, change: LeaseChange) -> None:
+        try:
+            await self._commit([change])
+        except BaseException:
+            self._table.release(change.ip, system_clock())
+            raise
+
+    async def _commit(self, changes: Sequence[LeaseChange]) -> None:
+        if not changes:
+            return
+        if self._service is not None:
+            await self._service.commit(changes)
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, self._state.commit_leases, changes)
+
+
+def dhcp_settings(config: NetConfig, layout: Layout, domain: str) -> DhcpSettings:
+    """What the DHCP core needs, from the configuration and the layout in force."""
+    assert layout.address is not None and layout.subnet is not None and layout.gateway is not None
+    dhcp = config.dhcp
+    return DhcpSettings(
+        subnet=layout.subnet,
+        gateway=layout.gateway,
+        router=layout.router,
+        pool=pool_of(config, layout.subnet),
+        dns=(layout.gateway,) if config.has_dns else (),
+        domain=domain,
+        search=dhcp.search or (domain,),
+        mtu=config.mtu,
+        lease_s=dhcp.lease_s,
+        max_lease_s=dhcp.max_lease_s,
+        match=dhcp.match,
+        options={number: dhcp.option_payload(number) for number in dhcp.options},
+        routes=tuple((IPv4Network(cidr), IPv4Address(router)) for cidr, router in dhcp.routes),
+        addresses_per_port_max=dhcp.addresses_per_port_max,
+    )
+
+
+def lease_info(lease: Lease) -> LeaseInfo:
+    return LeaseInfo(
+        ip=str(lease.ip),
+        state=lease.kind if lease.kind != POOL else lease.state,
+        mac=format_mac(lease.mac) if lease.mac else None,
+        client_id=lease.client_id.hex() if lease.client_id else None,
+        hostname=lease.hostname,
+        port=lease.port,
+        expires_s=lease.expires_s(system_clock()),
+    )

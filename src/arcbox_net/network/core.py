@@ -1,0 +1,549 @@
+"""One running network: its kernel state, services, ports, addresses, forwards and names, and their order.
+
+Theory of operation. The asyncio loop owns every table here. Kernel work blocks, so it runs in one *kernel
+thread*, in order. Changes are serialised by one lock; each is made durable, then made real, and undone if that
+fails. Start: rows of an earlier run, kernel state in one go, services, forwards; only then is the network ready.
+Stop is the same backwards. What survives a kill is found again by name: links by alias, tables by name, rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from arcbox_net import __version__, paths
+from arcbox_net.config import (
+    NetConfig,
+    NetworkMode,
+    check_domain,
+    config_to_mapping,
+    local_domain,
+    parse_endpoint,
+)
+from arcbox_net.errors import ArcboxNetError, ConfigError, RecordNotFound
+from arcbox_net.host.linux.links import Links
+from arcbox_net.host.linux.nftables import Firewall
+from arcbox_net.network import messages as m
+from arcbox_net.network.addressing import Addressing
+from arcbox_net.network.ports import Port, PortRequest, PortTable, connect, disconnect, port_infos
+from arcbox_net.network.reconcile import adopt_ports, remove_everything
+from arcbox_net.network.state import State
+from arcbox_net.network.watch import Watch
+from arcbox_net.recipes import recipe_for
+from arcbox_net.recipes.gateway import is_guest_address
+from arcbox_net.recipes.port_forward import Forward, PortForwards
+from arcbox_net.recipes.site import Contents, Layout, Site
+from arcbox_net.relay.splice import SpliceRelay
+from arcbox_net.rules import ForwardRule, parse_forward
+from arcbox_net.services.dns.names import LocalNames
+from arcbox_net.services.dns.service import DnsService
+from arcbox_net.services.dns.settings import DnsSettings
+
+log = logging.getLogger("arcbox_net")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Network:
+    """See the module's docstring. `on_stop` is called when somebody asks the network to end."""
+
+    def __init__(
+        self,
+        name: str,
+        config: NetConfig,
+        state: State,
+        *,
+        owner: str,
+        live_networks: Callable[[], list[str]],
+        record_dir: Path,
+        on_stop: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self._state = state
+        self._owner = owner
+        self._live_networks = live_networks
+        self._record_dir = record_dir
+        self._on_stop = on_stop
+        self._started = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+        self._change = asyncio.Lock()
+        self._warnings: list[m.Warning_] = []
+        self._recipe = recipe_for(config.mode)
+        self._relay = SpliceRelay()
+        self._site: Site
+        self._layout: Layout
+        self._ports: PortTable
+        self._forwards: PortForwards
+        self._addressing: Addressing | None = None
+        self._dns: DnsService | None = None
+        self._names: LocalNames
+        self._watch: Watch | None = None
+
+    # -- start and stop --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Build everything. On failure whatever was built is removed before the error is raised."""
+        async with self._change:
+            try:
+                await self._kernel(self._start_kernel)
+                await self._start_services()
+                await self._kernel(self._start_forwards)
+                self._watch = Watch(self.name, self._layout, self._repair, self._links_changed)
+                await self._watch.start()
+            except BaseException:
+                await self._tear_down()
+                raise
+
+    async def stop(self) -> None:
+        """Remove everything of ours; leases and reservations stay in the state file."""
+        async with self._change:
+            await self._tear_down()
+
+    def request_stop(self) -> None:
+        self._on_stop()
+
+    def _start_kernel(self) -> None:
+        self._site = Site(
+            network=self.name,
+            config=self.config,
+            links=Links(),
+            firewall=Firewall(self.name),
+            journal=self._state,
+            record_dir=self._record_dir,
+            live_networks=self._live_networks,
+        )
+        meta = self._state.items("meta")
+        previous = Layout.from_json(meta["layout"]) if "layout" in meta else None
+        layout = self._recipe.choose(self._site, previous)
+        leftovers = self._site.links.owned(self.name)
+        if previous is not None and previous != layout:
+            remove_everything(self._site, previous)
+            leftovers = []
+        self._layout = layout
+        self._ports = PortTable(self._site, layout)
+        self._state.put("meta", "layout", layout.to_json())
+        self._state.put("meta", "config", config_to_mapping(self.config))
+        adopt_ports(self._site, self._state, self._ports, leftovers)
+        self._recipe.apply(self._site, layout, self._contents())
+        for port in self._ports:
+            self._site.links.enslave(port.plan.ifname, layout.bridge)
+
+    async def _start_services(self) -> None:
+        config, layout = self.config, self._layout
+        domain = local_domain(config, self.name)
+        gateway = (str(layout.gateway),) if layout.gateway else ()
+        self._names = LocalNames(domain, gateway, layout.subnet)
+        for name, addresses in config.dns.records.items():
+            self._names.put(name, list(addresses), "config")
+        for name, row in self._state.items("dns").items():
+            self._names.put(name, row["addresses"], "api")
+        if layout.address is not None:
+            self._addressing = Addressing(self.name, config, layout, self._state, domain)
+            await self._addressing.start(self._port_of, self._lease_changed)
+            await self._addressing.keep_only_ports({port.name: port for port in self._ports})
+        if config.has_dns and layout.address is not None:
+            self._dns = DnsService(_dns_settings(config, layout, domain), self._names)
+            await self._dns.start()
+        for port in self._ports:
+            self._put_port_name(port)
+
+    def _start_forwards(self) -> None:
+        self._relay.start()
+        self._forwards = PortForwards(self._site.firewall, self._relay, self._resolve)
+        for rule in self.config.forwards:
+            self._forwards.add(rule)
+        for text in self._state.items("forwards"):
+            self._forwards.add(parse_forward(text))
+        if self.config.host_access and self._layout.gateway:
+            self._forwards.open_host_access(self._layout.gateway, self.config.host_access)
+
+    async def _tear_down(self) -> None:
+        if self._watch is not None:
+            await self._watch.stop()
+        for service in (self._dns, self._addressing):
+            if service is not None:
+                with contextlib.suppress(Exception):
+                    await service.stop()
+        await self._kernel(self._tear_down_kernel)
+        self._thread.shutdown()
+
+    def _tear_down_kernel(self) -> None:
+        if hasattr(self, "_forwards"):
+            self._forwards.close()
+        self._relay.stop()
+        if hasattr(self, "_layout"):
+            remove_everything(self._site, self._layout)
+            for table in ("ports", "forwards", "dns"):
+                for key in self._state.items(table):
+                    self._state.delete(table, key)
+        if hasattr(self, "_site"):
+            self._site.links.close()
+
+    # -- addresses -------------------------------------------------------------------------------------------
+
+    async def allocate_ip(self, *, ip: str | None, mac: str | None, hostname: str | None) -> m.LeaseInfo:
+        """A free address (or *ip*) for a program. Raises PoolExhausted, AddressInUse."""
+        async with self._change:
+            return await self._pool().allocate("program", ip=ip, mac=mac, hostname=hostname)
+
+    async def release_ip(self, ip: str) -> None:
+        """Give back an allocation, lease or reservation. An attached port's address is refused."""
+        async with self._change:
+            address = _address(ip)
+            for port in self._ports:
+                if port.ip == address:
+                    raise ConfigError(
+                        f"{ip} is the address of port {port.name!r}",
+                        fix=f"detach it: arcbox-net detach {self.name} {port.name}",
+                        field="ip",
+                        value=ip,
+                    )
+            await self._pool().release(address)
+            await self._guests_changed()
+
+    async def reserve(self, mac: str, ip: str, hostname: str | None) -> m.LeaseInfo:
+        async with self._change:
+            return await self._pool().reserve(mac, ip, hostname)
+
+    def leases(self) -> list[m.LeaseInfo]:
+        return self._addressing.view() if self._addressing else []
+
+    # -- ports -----------------------------------------------------------------------------------------------
+
+    async def attach(self, request: PortRequest) -> tuple[m.PortInfo, list[int]]:
+        """A new guest port, and its TAP fds, which the caller closes after handing them on."""
+        async with self._change:
+            name = self._ports.choose_name(request.name)
+            mac = self._ports.choose_mac(request.mac, name)
+            ip = None
+            if self._addressing is not None:
+                lease = await self._addressing.allocate(
+                    f"port:{name}", ip=request.ip, mac=mac, hostname=request.hostname or name, port=name
+                )
+                ip = IPv4Address(lease.ip)
+            elif request.ip is not None:
+                ip = _address(request.ip)
+            fds: list[int] = []
+            try:
+                port = self._ports.plan(request, name, mac, ip)
+                self._put_port_name(port)
+                await self._kernel(self._state.put, "ports", name, port.to_row())
+                self._ports.add(port)
+                fds = await self._kernel(connect, self._site, port, request)
+                await self._guests_changed()
+                return (await self._port_info(name)), fds
+            except BaseException:
+                self.close_fds(fds)
+                await self._forget_port(name, (request.hostname or name).lower(), ip)
+                raise
+
+    async def detach(self, name: str) -> None:
+        """Remove the port, its device and its address. Raises PortNotFound."""
+        async with self._change:
+            await self._detach(self._ports.get(name))
+
+    async def _detach(self, port: Port) -> None:
+        await self._kernel(disconnect, self._site, port)
+        await self._forget_port(port.name, port.hostname, port.ip)
+
+    async def _forget_port(self, name: str, hostname: str, ip: IPv4Address | None) -> None:
+        self._ports.discard(name)
+        self._remove_name(hostname, "port")
+        await self._kernel(self._state.delete, "ports", name)
+        if self._addressing is not None and ip is not None:
+            await self._addressing.release(ip)
+        await self._guests_changed()
+
+    async def ports(self) -> list[m.PortInfo]:
+        return await self._kernel(port_infos, self._site, self._ports)
+
+    async def _port_info(self, name: str) -> m.PortInfo:
+        return next(info for info in await self.ports() if info.name == name)
+
+    @staticmethod
+    def close_fds(fds: list[int]) -> None:
+        for fd in fds:
+            os.close(fd)
+
+    # -- forwards --------------------------------------------------------------------------------------------
+
+    async def expose(self, rule: ForwardRule) -> m.ForwardInfo:
+        """Add a forward. Raises HostPortInUse, ForwardExists; then nothing has changed."""
+        async with self._change:
+            self._check_forward(rule)
+            forward = await self._kernel(self._forwards.add, rule)
+            try:
+                await self._kernel(self._state.put, "forwards", str(rule), {})
+            except BaseException:
+                await self._kernel(self._forwards.remove, rule)
+                raise
+            return _forward_info(forward)
+
+    async def unexpose(self, rule: ForwardRule) -> None:
+        async with self._change:
+            await self._kernel(self._forwards.remove, rule)
+            await self._kernel(self._state.delete, "forwards", str(rule))
+
+    def forwards(self) -> list[m.ForwardInfo]:
+        return [_forward_info(forward) for forward in self._forwards.forwards()]
+
+    def _check_forward(self, rule: ForwardRule) -> None:
+        if self._layout.address is None:
+            raise ConfigError(
+                "mode bridge has no forwards: guests are on the LAN themselves",
+                fix="reach the guest at its own address",
+                field="forward",
+                value=str(rule),
+            )
+        address = _address_or_none(rule.guest)
+        if address is not None and not is_guest_address(self._layout, address):
+            raise ConfigError(
+                f"{rule.guest} is not a guest's address in {self._layout.subnet}", field="guest", value=rule.guest
+            )
+
+    def _resolve(self, guest: str | None) -> IPv4Address | None:
+        """The address that a forward's guest has now, None while it has none."""
+        if guest is None:
+            first = self._ports.first()
+            return first.ip if first else None
+        address = _address_or_none(guest)
+        if address is not None:
+            return address
+        for port in self._ports:
+            if guest.lower() in (port.name.lower(), port.hostname):
+                return port.ip
+        return self._addressing.by_hostname(guest.lower()) if self._addressing else None
+
+    async def _guests_changed(self) -> None:
+        if hasattr(self, "_forwards"):
+            await self._kernel(self._forwards.guests_changed)
+
+    # -- names -----------------------------------------------------------------------------------------------
+
+    async def register_dns(self, name: str, addresses: list[str]) -> m.DnsRecordInfo:
+        """Answer *name* with *addresses*. Raises RecordExists for reserved names and other guests'."""
+        check_domain("name", name)
+        if not addresses:
+            raise ConfigError("a record needs an address", field="addresses", value=name)
+        async with self._change:
+            self._names.put(name, addresses, "api")
+            await self._kernel(self._state.put, "dns", name, {"addresses": addresses})
+            return m.DnsRecordInfo(name=name, addresses=addresses, source="api")
+
+    async def deregister_dns(self, name: str) -> None:
+        async with self._change:
+            if name not in await self._kernel(self._state.items, "dns"):
+                raise RecordNotFound(f"no registered name {name!r}", fix=f"arcbox-net dns ls {self.name}", name=name)
+            self._remove_name(name, "api")
+            await self._kernel(self._state.delete, "dns", name)
+
+    def dns_records(self) -> list[m.DnsRecordInfo]:
+        return [
+            m.DnsRecordInfo(name=name, addresses=[str(address) for address in addresses], source=source)
+            for name, addresses, source in self._names.records()
+        ]
+
+    def _remove_name(self, name: str, source: str) -> None:
+        with contextlib.suppress(RecordNotFound, ConfigError):
+            self._names.remove(name, source)
+
+    def _put_port_name(self, port: Port) -> None:
+        if port.ip is not None:
+            self._names.put(port.hostname, [str(port.ip)], "port")
+
+    # -- looking in ------------------------------------------------------------------------------------------
+
+    async def status(self) -> m.NetworkStatus:
+        config, layout = self.config, self._layout
+        warnings = await self._kernel(self._foreign_warnings)
+        return m.NetworkStatus(
+            name=self.name,
+            state="running",
+            mode=layout.mode,
+            egress=layout.egress,
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started,
+            bridge=layout.bridge,
+            subnet=str(layout.subnet) if layout.subnet else None,
+            gateway=str(layout.gateway) if layout.gateway else None,
+            mtu=config.mtu,
+            dhcp=config.has_dhcp,
+            dns=config.has_dns,
+            domain=local_domain(config, self.name) if config.has_dns else None,
+            owner=self._owner,
+            ports=await self.ports(),
+            forwards=self.forwards(),
+            warnings=[*self._warnings, *warnings],
+            host_access=[str(item) for item in config.host_access],
+            upstreams=self._dns.upstreams if self._dns else [],
+            leases=len(self.leases()),
+            available_ips=self._addressing.available if self._addressing else 0,
+            log=str(paths.log_file(self.name)),
+            version=__version__,
+        )
+
+    async def stats(self) -> dict[str, Any]:
+        ports = await self.ports()
+        return {
+            "uptime_s": time.monotonic() - self._started,
+            "ports": {
+                port.name: {
+                    "rx_bytes": port.rx_bytes,
+                    "rx_packets": port.rx_packets,
+                    "tx_bytes": port.tx_bytes,
+                    "tx_packets": port.tx_packets,
+                }
+                for port in ports
+            },
+            "dhcp": self._addressing.stats() if self._addressing else {},
+            "dns": self._dns.stats() if self._dns else {},
+            "relay": self._relay.stats(),
+            "host": self._watch.stats() if self._watch else {},
+        }
+
+    def _foreign_warnings(self) -> list[m.Warning_]:
+        from arcbox_net.host.linux.foreign import foreign_drops
+
+        return [
+            m.Warning_(code=drop.code, message=drop.message, fix=drop.fix)
+            for drop in foreign_drops(self._layout.bridge)
+        ]
+
+    # -- events ----------------------------------------------------------------------------------------------
+
+    def _port_of(self, mac: bytes) -> str | None:
+        port = self._ports.by_mac(mac)
+        return port.name if port else None
+
+    def _lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool) -> None:
+        if hostname is None:
+            return
+        try:
+            if active:
+                self._names.put(hostname, [str(ip)], "lease")
+            else:
+                self._remove_name(hostname, "lease")
+        except ArcboxNetError as error:
+            log.info("dhcp host name not registered: %s", error)
+        if any(info.guest_ip is None for info in self._forwards_or_none()):
+            self._spawn(self._guests_changed_locked())
+
+    def _forwards_or_none(self) -> list[Forward]:
+        return self._forwards.forwards() if hasattr(self, "_forwards") else []
+
+    async def _guests_changed_locked(self) -> None:
+        async with self._change:
+            await self._guests_changed()
+
+    async def _repair(self) -> None:
+        """Make the kernel look as planned again: somebody flushed a table or deleted a link."""
+        async with self._change:
+            await self._kernel(self._repair_kernel)
+
+    def _repair_kernel(self) -> None:
+        self._recipe.apply(self._site, self._layout, self._contents())
+        for link in self._site.links.owned(self.name):
+            if link.port is not None and link.bridge != self._layout.bridge:
+                self._site.links.enslave(link.ifname, self._layout.bridge)
+
+    async def _links_changed(self) -> None:
+        """Detach ports whose device is gone: the monitor closed its TAP, or the namespace ended."""
+        async with self._change:
+            present = {link.ifname for link in await self._kernel(self._site.links.owned, self.name)}
+            for port in self._ports:
+                if port.plan.ifname not in present:
+                    log.info("port %s: its device is gone, detaching", port.name)
+                    await self._detach(port)
+
+    # -- plumbing --------------------------------------------------------------------------------------------
+
+    def _contents(self) -> Contents:
+        forwards = getattr(self, "_forwards", None)
+        return Contents(
+            ports=tuple(port.plan for port in self._ports),
+            dnats=forwards.dnats() if forwards else (),
+            redirects=forwards.redirects() if forwards else (),
+        )
+
+    def _pool(self) -> Addressing:
+        if self._addressing is None:
+            raise ConfigError(
+                f"network {self.name} has no addresses of its own: the LAN gives them",
+                field="mode",
+                value=self._layout.mode,
+            )
+        return self._addressing
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_log_failure)
+
+    async def _kernel(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("background task failed", exc_info=task.exception())
+
+
+def _address(text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not an IPv4 address", field="ip", value=text) from None
+
+
+def _address_or_none(text: str | None) -> IPv4Address | None:
+    try:
+        return IPv4Address(text) if text else None
+    except ValueError:
+        return None
+
+
+def _forward_info(forward: Forward) -> m.ForwardInfo:
+    rule = forward.rule
+    return m.ForwardInfo(
+        rule=str(rule),
+        protocol=rule.protocol,
+        host_ip=rule.host_ip,
+        host_port=rule.host_port,
+        host_port_end=rule.host_port_end,
+        guest=rule.guest,
+        guest_ip=str(forward.guest_ip) if forward.guest_ip else None,
+        guest_port=rule.guest_port,
+        guest_port_end=rule.guest_port_end,
+        path="nft" if forward.in_kernel else "splice",
+        state="active" if forward.guest_ip else "pending",
+        client_address_preserved=forward.in_kernel,
+    )
+
+
+def _dns_settings(config: NetConfig, layout: Layout, domain: str) -> DnsSettings:
+    dns = config.dns
+    return DnsSettings(
+        listen=((str(layout.gateway), 53),),
+        domain=domain,
+        subnet=layout.subnet,
+        upstreams=tuple(parse_endpoint("dns.upstreams", text, 53) for text in dns.upstreams),
+        domain_upstreams={
+            suffix: tuple(parse_endpoint("dns.domain_upstreams", text, 53) for text in texts)
+            for suffix, texts in dns.domain_upstreams.items()
+        },
+        # A host-only network must not leak a query: nothing is asked upstream, whatever is configured.
+        recursion=config.mode is not NetworkMode.HOST_ONLY,
+        rebind_protection=dns.rebind_protection,
+        rebind_allow=dns.rebind_allow,
+        cache_entries_max=dns.cache_entries_max,
+    )

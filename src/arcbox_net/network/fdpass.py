@@ -1,0 +1,122 @@
+"""fd.sock: TAP queues are handed to monitors over SOCK_SEQPACKET, one JSON request and one reply a message.
+
+The file descriptors follow the reply in SCM_RIGHTS. Only the network's owner and root may connect.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from arcbox_net.errors import ArcboxNetError, ConfigError, PermissionDenied
+from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
+
+MESSAGE_BYTES_MAX = 4096
+CLIENTS_MAX = 64
+_UCRED = struct.Struct("3i")
+
+Handler = Callable[[AttachTap | OpenTap], Awaitable[tuple[TapReply, list[int]]]]
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The uid of the process that connected."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(raw)[1])
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Raises PermissionDenied unless the peer is this process's user or root."""
+    uid = peer_uid(connection)
+    if uid not in (0, os.geteuid()):
+        raise PermissionDenied(f"uid {uid} may not control this network", operation="connect")
+
+
+def listen(path: Path, kind: int) -> socket.socket:
+    """A listening unix socket at *path*, 0600; the caller holds the network's lock, so an old one is stale."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen(CLIENTS_MAX)
+    return listener
+
+
+class FdServer:
+    """Accepts clients and answers their requests through *handler*, which owns the fds until they are sent."""
+
+    def __init__(self, listener: socket.socket, handler: Handler) -> None:
+        self._listener = listener
+        self._handler = handler
+        self._clients: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    async def stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        for task in list(self._clients):
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError, OSError):
+            return
+        if len(self._clients) >= CLIENTS_MAX:
+            connection.close()
+            return
+        connection.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        self._clients.add(task)
+        task.add_done_callback(self._clients.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection, contextlib.suppress(OSError):
+            while message := await loop.sock_recv(connection, MESSAGE_BYTES_MAX):
+                reply, fds = await self._answer(connection, message)
+                try:
+                    await self._send(connection, msgspec.json.encode(reply), fds)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
+
+    async def _answer(self, connection: socket.socket, message: bytes) -> tuple[TapReply, list[int]]:
+        try:
+            check_peer(connection)
+            try:
+                request = msgspec.json.decode(message, type=AttachTap | OpenTap)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise ConfigError(f"fd.sock: {error}", field="request", value=repr(message[:80])) from None
+            return await self._handler(request)
+        except ArcboxNetError as error:
+            return TapReply(error=error.to_json()), []
+
+    async def _send(self, connection: socket.socket, body: bytes, fds: list[int]) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while True:
+            try:
+                connection.sendmsg([body], ancillary, socket.MSG_NOSIGNAL)
+                return
+            except BlockingIOError:
+                loop = asyncio.get_running_loop()
+                ready = loop.create_future()
+                loop.add_writer(connection, ready.set_result, None)
+                try:
+                    await ready
+                finally:
+                    loop.remove_writer(connection)
+

@@ -1,0 +1,258 @@
+"""The network process: `python -m arcbox_net.network.main`, one per network. Start-up and shut-down order.
+
+    lock → state → kernel state → services → forwards → api.sock and fd.sock → ready line on the ready pipe
+
+SIGTERM and SIGINT remove everything of ours and exit 0. With `--parent PID` the network ends with that process,
+however it ends. The request arrives as one JSON object on standard input; the answer is one JSON line:
+`{"ready": true}` or `{"error": …}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import pwd
+import resource
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from arcbox_net import paths
+from arcbox_net.config import NetConfig, check_network_name, config_from_mapping
+from arcbox_net.errors import AlreadyRunning, ArcboxNetError, PermissionDenied, StartFailed
+
+log = logging.getLogger("arcbox_net")
+
+
+class NetworkLock:
+    """The right to be the network *name*: an flock that ends with the process, whatever happens to it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        directory = paths.runtime_dir(name)
+        try:
+            for part in (paths.runtime_root(), directory):
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(paths.lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise PermissionDenied(
+                f"{directory}: {error.strerror}",
+                fix="run as the user who owns it, or set ARCBOX_NET_RUNTIME_DIR",
+                operation="create runtime directory",
+            ) from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(self._fd, 20, 0).decode(errors="replace").strip()
+            os.close(self._fd)
+            raise AlreadyRunning(
+                f"network {name} is running already (pid {pid or 'unknown'})",
+                fix=f"arcbox-net show {name}, or arcbox-net down {name}",
+                network=name,
+                pid=int(pid) if pid.isdigit() else None,
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def release(self, *, remove_directory: bool) -> None:
+        """Give the name up. The directory goes first: whoever locks a removed file must find a new one."""
+        if remove_directory:
+            shutil.rmtree(paths.runtime_dir(self.name), ignore_errors=True)
+        else:
+            for path in (paths.api_socket(self.name), paths.fd_socket(self.name)):
+                path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+
+def live_networks() -> list[str]:
+    """Names whose process holds its lock."""
+    found = []
+    with contextlib.suppress(OSError):
+        for directory in sorted(paths.runtime_root().iterdir()):
+            with contextlib.suppress(OSError):
+                fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    found.append(directory.name)
+                finally:
+                    os.close(fd)
+    return found
+
+
+async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: bool, ready_fd: int) -> None:
+    """Run the network until it is told to stop. Raises what kept it from starting."""
+    from arcbox_net.network.api import ApiServer
+    from arcbox_net.network.core import Network
+    from arcbox_net.network.fdpass import FdServer, listen
+    from arcbox_net.network.handover import tap_handler
+    from arcbox_net.network.state import State
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    parent_fd = _watch_parent(parent, stopping) if parent is not None else None
+    state = State.open(paths.runtime_dir(name) / "state.db" if ephemeral else paths.state_file(name))
+    try:
+        network = Network(
+            name,
+            config,
+            state,
+            owner=pwd.getpwuid(os.geteuid()).pw_name,
+            live_networks=live_networks,
+            record_dir=paths.runtime_root(),
+            on_stop=stopping.set,
+        )
+        await network.start()
+        try:
+            api = ApiServer(listen(paths.api_socket(name), socket.SOCK_STREAM), network)
+            fds = FdServer(listen(paths.fd_socket(name), socket.SOCK_SEQPACKET), tap_handler(network))
+            await api.start()
+            fds.start()
+            _tell(ready_fd, {"ready": True, "pid": os.getpid()})
+            log.info("network %s is ready", name)
+            await stopping.wait()
+            log.info("network %s stops", name)
+            await fds.stop()
+            await api.stop()
+        finally:
+            await network.stop()
+    finally:
+        state.close()
+        if parent_fd is not None:
+            os.close(parent_fd)
+
+
+def _watch_parent(parent: int, stopping: asyncio.Event) -> int:
+    """Set *stopping* when process *parent* ends. A pidfd sees every kind of end, and no reuse of the number."""
+    try:
+        fd = os.pidfd_open(parent)
+    except OSError as error:
+        raise StartFailed(f"the process that started this network (pid {parent}): {error.strerror}") from None
+    asyncio.get_running_loop().add_reader(fd, stopping.set)
+    if os.getppid() != parent:
+        stopping.set()
+    return fd
+
+
+def remove_leftovers(name: str) -> bool:
+    """Remove what a dead process of network *name* left in the kernel. True when there was something.
+
+    Raises AlreadyRunning when the network runs.
+    """
+    from arcbox_net.host.linux.links import Links
+    from arcbox_net.host.linux.nftables import Firewall
+    from arcbox_net.network.reconcile import remove_everything
+    from arcbox_net.network.state import State, remove_state
+    from arcbox_net.recipes.site import Layout, Site
+
+    runtime_state = paths.runtime_dir(name) / "state.db"
+    existed = paths.runtime_dir(name).exists()
+    lock = NetworkLock(name)
+    links = Links()
+    try:
+        ephemeral = runtime_state.exists()
+        path = runtime_state if ephemeral else paths.state_file(name)
+        known = path.exists()
+        leftovers = bool(links.owned(name)) or name in Firewall.owned_networks()
+        if known:
+            state = State.open(path)
+            meta = state.items("meta")
+            if "layout" in meta:
+                site = Site(
+                    network=name,
+                    config=config_from_mapping(meta["config"]),
+                    links=links,
+                    firewall=Firewall(name),
+                    journal=state,
+                    record_dir=paths.runtime_root(),
+                    live_networks=live_networks,
+                )
+                remove_everything(site, Layout.from_json(meta["layout"]))
+            for table in ("ports", "forwards", "dns"):
+                for key in state.items(table):
+                    state.delete(table, key)
+            state.close()
+            if ephemeral:
+                remove_state(path)
+        for link in links.owned(name):
+            links.remove(link.ifname)
+        if leftovers:
+            Firewall(name).remove()
+        return leftovers or existed
+    finally:
+        links.close()
+        lock.release(remove_directory=True)
+
+
+def _tell(fd: int, body: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(fd, json.dumps(body, default=str).encode() + b"\n")
+    os.close(fd)
+
+
+def _raise_nofile() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="arcbox_net.network.main", description=__doc__.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("--ready-fd", type=int, required=True)
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--ephemeral", action="store_true")
+    parser.add_argument("--remove", action="store_true", help="remove what a dead network left, and exit")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    os.set_inheritable(options.ready_fd, False)
+    lock: NetworkLock | None = None
+    try:
+        name = check_network_name(options.name)
+        if options.remove:
+            _tell(options.ready_fd, {"removed": remove_leftovers(name)})
+            return 0
+        config = config_from_mapping(json.load(sys.stdin))
+        _raise_nofile()
+        lock = NetworkLock(name)
+        asyncio.run(
+            serve(
+                name,
+                config,
+                parent=options.parent,
+                ephemeral=options.ephemeral,
+                ready_fd=options.ready_fd,
+            )
+        )
+        return 0
+    except ArcboxNetError as error:
+        log.error("%s", error)
+        _tell(options.ready_fd, {"error": error.to_json()})
+        return 1
+    except Exception as error:
+        log.exception("network %s failed", options.name)
+        failed = StartFailed(
+            f"the network process failed: {type(error).__name__}: {error}",
+            fix=f"look at {paths.log_file(options.name)}",
+            network=options.name,
+        )
+        _tell(options.ready_fd, {"error": failed.to_json()})
+        return 1
+    finally:
+        if lock is not None:
+            lock.release(remove_directory=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""The guest ports of a network: who is attached, how a port comes and goes, and what survives a crash.
+
+A port's row is durable before its device exists, and its device is gone before its row is deleted, so that
+reconcile finds every device of ours in the rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any
+
+from arcbox_net.addresses import format_mac, parse_mac, stable_mac
+from arcbox_net.config import QUEUES_MAX, check_ifname, check_port_name
+from arcbox_net.errors import ConfigError, LimitReached, PortExists, PortNotFound
+from arcbox_net.host.linux import namespace
+from arcbox_net.host.plan import TapPlan, VethPlan, port_ifname
+from arcbox_net.network.messages import PortInfo
+from arcbox_net.recipes.site import Layout, Site
+
+PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
+TAP = "tap"
+NETNS = "netns"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PortRequest:
+    """What a caller asks of a new port; None means: choose."""
+
+    kind: str
+    name: str | None = None
+    mac: str | None = None
+    ip: str | None = None
+    hostname: str | None = None
+    netns: str | None = None
+    pid: int | None = None
+    ifname: str = "eth0"
+    configure: bool = True
+    queues: int | None = None
+    persist: bool = False
+    owner_uid: int | None = None
+    vnet_hdr: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Port:
+    """An attached port. `plan` is its device, `hostname` its DNS name."""
+
+    kind: str
+    plan: TapPlan | VethPlan
+    hostname: str
+    netns: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.plan.port
+
+    @property
+    def ip(self) -> IPv4Address | None:
+        return self.plan.ips[0] if self.plan.ips else None
+
+    def to_row(self) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "kind": self.kind,
+            "ifname": plan.ifname,
+            "mac": plan.mac,
+            "ips": [str(ip) for ip in plan.ips],
+            "hostname": self.hostname,
+            "netns": self.netns,
+            "queues": plan.queues if isinstance(plan, TapPlan) else 1,
+            "persist": isinstance(plan, TapPlan) and plan.persist,
+        }
+
+
+class PortTable:
+    """Names, MACs and interface names in use; builds plans for new ports and restores them from rows."""
+
+    def __init__(self, site: Site, layout: Layout) -> None:
+        self._site = site
+        self._layout = layout
+        self._ports: dict[str, Port] = {}
+        self._next_index = 0
+
+    def __iter__(self) -> Any:
+        return iter(list(self._ports.values()))
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def get(self, name: str) -> Port:
+        """Raises PortNotFound."""
+        port = self._ports.get(name)
+        if port is None:
+            known = ", ".join(self._ports) or "none"
+            raise PortNotFound(
+                f"network {self._site.network} has no port {name!r}",
+                fix=f"ports here: {known}",
+                port=name,
+                known=list(self._ports),
+            )
+        return port
+
+    def by_ifname(self, ifname: str) -> Port | None:
+        return next((port for port in self._ports.values() if port.plan.ifname == ifname), None)
+
+    def by_mac(self, mac: bytes) -> Port | None:
+        text = format_mac(mac)
+        return next((port for port in self._ports.values() if port.plan.mac == text), None)
+
+    def first(self) -> Port | None:
+        return next(iter(self._ports.values()), None)
+
+    def add(self, port: Port) -> None:
+        self._ports[port.name] = port
+
+    def discard(self, name: str) -> None:
+        self._ports.pop(name, None)
+
+    def choose_name(self, wanted: str | None) -> str:
+        """*wanted* if it is valid and free, else the next `guestN`. Raises ConfigError, PortExists, LimitReached."""
+        if len(self._ports) >= PORTS_MAX:
+            raise LimitReached(
+                f"network {self._site.network} has {PORTS_MAX} ports, the most a bridge takes",
+                limit="ports",
+                value=PORTS_MAX,
+            )
+        if wanted is None:
+            return next(name for i in range(PORTS_MAX + 1) if (name := f"guest{i}") not in self._ports)
+        check_port_name(wanted)
+        if wanted in self._ports:
+            raise PortExists(
+                f"network {self._site.network} has a port {wanted!r} already",
+                fix=f"arcbox-net detach {self._site.network} {wanted}, or choose another name",
+                port=wanted,
+            )
+        return wanted
+
+    def choose_mac(self, wanted: str | None, name: str) -> str:
+        """A MAC no other port has. Raises ConfigError."""
+        mac = wanted
+        if mac is None and self._site.config.mac and not self._ports:
+            mac = self._site.config.mac
+        mac = format_mac(parse_mac(mac or stable_mac(self._site.network, name)))
+        taken = self.by_mac(parse_mac(mac))
+        if taken is not None:
+            raise ConfigError(f"MAC {mac} is that of port {taken.name!r}", field="mac", value=mac)
+        return mac
+
+    def plan(self, request: PortRequest, name: str, mac: str, ip: IPv4Address | None) -> Port:
+        """The port that *request* asks for. Raises ConfigError."""
+        config, layout = self._site.config, self._layout
+        common: dict[str, Any] = {
+            "network": self._site.network,
+            "port": name,
+            "ifname": self._free_ifname(),
+            "bridge": layout.bridge,
+            "mac": mac,
+            "mtu": config.mtu,
+            "ips": (ip,) if ip else (),
+            "isolated": config.isolated,
+            "anti_spoof": config.anti_spoof,
+        }
+        hostname = (request.hostname or name).lower()
+        check_port_name(hostname, field="hostname")
+        if request.kind == TAP:
+            queues = request.queues or (config.num_queues if config.multiqueue else 1)
+            if not 1 <= queues <= QUEUES_MAX:
+                raise ConfigError(f"queues {queues}: expected 1 to {QUEUES_MAX}", field="queues", value=queues)
+            plan = TapPlan(**common, queues=queues, persist=request.persist, owner_uid=request.owner_uid)
+            return Port(TAP, plan, hostname)
+        if request.kind != NETNS:
+            raise ConfigError(f"kind {request.kind!r}: expected tap or netns", field="kind", value=request.kind)
+        check_ifname("ifname", request.ifname)
+        if (request.netns is None) == (request.pid is None):
+            raise ConfigError("name a namespace by netns or by pid", field="netns", value=request.netns)
+        address = None
+        if request.configure and ip and layout.subnet:
+            address = IPv4Interface((ip, layout.subnet.prefixlen))
+        veth = VethPlan(
+            **common,
+            guest_ifname=request.ifname,
+            address=address,
+            gateway=layout.router if address else None,
+        )
+        return Port(NETNS, veth, hostname, netns=request.netns or f"pid {request.pid}")
+
+    def restore(self, name: str, row: dict[str, Any]) -> Port:
+        """The port that `Port.to_row` described."""
+        config = self._site.config
+        common: dict[str, Any] = {
+            "network": self._site.network,
+            "port": name,
+            "ifname": row["ifname"],
+            "bridge": self._layout.bridge,
+            "mac": row["mac"],
+            "mtu": config.mtu,
+            "ips": tuple(IPv4Address(ip) for ip in row["ips"]),
+            "isolated": config.isolated,
+            "anti_spoof": config.anti_spoof,
+        }
+        plan: TapPlan | VethPlan
+        if row["kind"] == TAP:
+            plan = TapPlan(**common, queues=row["queues"], persist=row["persist"])
+        else:
+            plan = VethPlan(**common)
+        return Port(row["kind"], plan, row["hostname"], row["netns"])
+
+    def _free_ifname(self) -> str:
+        taken = {port.plan.ifname for port in self._ports.values()}
+        while True:
+            ifname = port_ifname(self._site.network, self._next_index)
+            self._next_index = (self._next_index + 1) % 100_000
+            if ifname not in taken:
+                return ifname
+
+
+def connect(site: Site, port: Port, request: PortRequest) -> list[int]:
+    """Make the device of *port*, its filter first. Returns the TAP's fds; leaves nothing behind on failure."""
+    site.firewall.add_port(port.plan)
+    try:
+        if isinstance(port.plan, TapPlan):
+            return site.links.create_tap(port.plan)
+        netns = namespace.open_netns(request.netns, request.pid)
+        try:
+            site.links.create_veth(port.plan, netns)
+        finally:
+            os.close(netns)
+        return []
+    except BaseException:
+        disconnect(site, port)
+        raise
+
+
+def disconnect(site: Site, port: Port) -> None:
+    """Remove the device, then its filter, so that no unfiltered frame passes in between."""
+    site.links.remove(port.plan.ifname)
+    site.firewall.remove_port(port.plan)
+
+
+def port_infos(site: Site, ports: PortTable) -> list[PortInfo]:
+    """Every port with its state and counters; guest's view: rx is what the guest received."""
+    present = {link.ifname: link for link in site.links.owned(site.network)}
+    counters = site.links.link_stats()
+    found = []
+    for port in ports:
+        link = present.get(port.plan.ifname)
+        stats = counters.get(port.plan.ifname)
+        found.append(
+            PortInfo(
+                name=port.name,
+                kind=port.kind,
+                ifname=port.plan.ifname,
+                mac=port.plan.mac,
+                ip=str(port.ip) if port.ip else None,
+                state="gone" if link is None else "up" if link.carrier else "down",
+                mtu=port.plan.mtu,
+                queues=port.plan.queues if isinstance(port.plan, TapPlan) else 1,
+                netns=port.netns,
+                rx_bytes=stats.tx_bytes if stats else 0,
+                rx_packets=stats.tx_packets if stats else 0,
+                tx_bytes=stats.rx_bytes if stats else 0,
+                tx_packets=stats.rx_packets if stats else 0,
+            )
+        )
+    return found
+
+

@@ -1,0 +1,52 @@
+"""What an earlier run left behind: adopted when it is still of use, removed when not. Never touches others' objects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from arcbox_net.config import NetworkMode
+from arcbox_net.errors import ArcboxNetError
+from arcbox_net.recipes import recipe_for
+from arcbox_net.recipes.site import Layout, Site
+
+if TYPE_CHECKING:
+    from arcbox_net.host.linux.links import OwnedLink
+    from arcbox_net.network.ports import PortTable
+    from arcbox_net.network.state import State
+
+log = logging.getLogger("arcbox_net.reconcile")
+
+
+def adopt_ports(site: Site, state: State, ports: PortTable, leftovers: Sequence[OwnedLink]) -> None:
+    """Keep every port whose row and device both exist; drop rows without device and devices without row."""
+    present = {link.ifname: link for link in leftovers if link.port is not None}
+    for name, row in state.items("ports").items():
+        link = present.pop(row["ifname"], None)
+        if link is None or link.port != name:
+            state.delete("ports", name)
+            continue
+        ports.add(ports.restore(name, row))
+        log.info("port %s: adopted %s", name, link.ifname)
+    for ifname in present:
+        site.links.remove(ifname)
+        log.info("removed %s, which no port owns", ifname)
+
+
+def remove_everything(site: Site, layout: Layout) -> None:
+    """Every link, address, rule and sysctl of this network. Goes on past failures and raises the first of them."""
+    first: ArcboxNetError | None = None
+    for link in site.links.owned(site.network):
+        if link.ifname == layout.bridge:
+            continue
+        try:
+            site.links.remove(link.ifname)
+        except ArcboxNetError as error:
+            first = first or error
+    try:
+        recipe_for(NetworkMode(layout.mode)).remove(site, layout)
+    except ArcboxNetError as error:
+        first = first or error
+    if first is not None:
+        raise first

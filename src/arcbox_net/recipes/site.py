@@ -1,0 +1,96 @@
+"""What every recipe works with: one network's name, configuration and the kernel it is built in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from arcbox_net.config import NetConfig
+from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan
+
+if TYPE_CHECKING:
+    from arcbox_net.host.linux.links import Links
+    from arcbox_net.host.linux.nftables import Firewall
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layout:
+    """The choices made when a network started; kept, so that a restart makes the same ones.
+
+    `address` is the gateway with its prefix length, None where the network has no address of ours.
+    `router` tells DHCP whether to hand out a default route.
+    """
+
+    mode: str
+    egress: str
+    bridge: str
+    address: IPv4Interface | None
+    router: IPv4Address | None
+    owns_bridge: bool
+    nic: str | None = None
+
+    @property
+    def subnet(self) -> IPv4Network | None:
+        return self.address.network if self.address else None
+
+    @property
+    def gateway(self) -> IPv4Address | None:
+        return self.address.ip if self.address else None
+
+    def to_json(self) -> dict[str, Any]:
+        body = dataclasses.asdict(self)
+        body["address"] = str(self.address) if self.address else None
+        body["router"] = str(self.router) if self.router else None
+        return body
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Layout:
+        values = dict(body)
+        values["address"] = IPv4Interface(body["address"]) if body["address"] else None
+        values["router"] = IPv4Address(body["router"]) if body["router"] else None
+        return cls(**values)
+
+
+class Journal(Protocol):
+    """Where a change to the host is noted before it is made, so that it can be undone after a crash."""
+
+    def put(self, table: str, key: str, value: dict[str, Any]) -> None: ...
+
+    def delete(self, table: str, key: str) -> None: ...
+
+    def items(self, table: str) -> dict[str, dict[str, Any]]: ...
+
+
+@dataclasses.dataclass(slots=True)
+class Site:
+    """One network's place in the kernel. Calls block; the network process makes them in its kernel thread."""
+
+    network: str
+    config: NetConfig
+    links: Links
+    firewall: Firewall
+    journal: Journal
+    record_dir: Path
+    live_networks: Callable[[], Iterable[str]]
+
+
+@dataclasses.dataclass(slots=True)
+class Contents:
+    """What besides the layout is in the ruleset: it changes while the network runs."""
+
+    ports: tuple[PortPlan, ...] = ()
+    dnats: tuple[Dnat, ...] = ()
+    redirects: tuple[HostAccessRedirect, ...] = ()
+
+
+class Recipe(Protocol):
+    """One kind of network. All three are idempotent; `apply` also repairs what somebody else broke."""
+
+    def choose(self, site: Site, previous: Layout | None) -> Layout: ...
+
+    def apply(self, site: Site, layout: Layout, contents: Contents) -> None: ...
+
+    def remove(self, site: Site, layout: Layout) -> None: ...
