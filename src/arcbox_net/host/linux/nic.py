@@ -1,0 +1,348 @@
+"""A NIC of the host under a bridge of ours: its addresses and routes move to the bridge, and go back as
+they were.
+
+*Theory of operation.* What is saved are the kernel's own messages (RTM_NEWADDR, RTM_NEWROUTE), and they are
+sent back with nothing changed but the interface index, so that metrics, protocols, scopes and attributes
+that this package does not know survive. `journal(saved)` is called before the first change. `give_back`
+needs only *saved*: it works after a crash in the middle of `adopt`, in the middle of itself, and twice.
+
+Not moved: link-local IPv6 addresses and connected routes, which the kernel makes by itself from the MAC and
+from addresses; temporary IPv6 addresses, which it makes again; the `local` table, which follows addresses.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from arcbox_net.errors import Unsupported
+from arcbox_net.host.linux import rtnl
+from arcbox_net.host.linux.netlink import (
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    attr,
+    attr_u32,
+    iter_attrs,
+    kernel_error,
+)
+from arcbox_net.host.linux.rtnl import Address, Link, Route
+from arcbox_net.host.linux.rtsocket import RouteSocket
+from arcbox_net.host.plan import parse_alias
+
+Saved = dict[str, Any]
+T = TypeVar("T")
+
+SYSFS_NET: Final = Path("/sys/class/net")
+CONF_IPV6: Final = Path("/proc/sys/net/ipv6/conf")
+# What decides how the bridge, standing in for the NIC, gets and uses IPv6 addresses.
+CONF_IPV6_MOVED: Final = (
+    "accept_ra",
+    "autoconf",
+    "use_tempaddr",
+    "addr_gen_mode",
+    "accept_dad",
+    "disable_ipv6",
+)
+PASSES_MAX: Final = 8  # a route may need another one first; each pass must add at least one
+
+
+class Inside(Protocol):
+    """Runs a function in the network namespace of the links."""
+
+    def __call__(self, function: Callable[[], T], /) -> T: ...
+
+
+def adopt(
+    rt: RouteSocket, inside: Inside, ifname: str, bridge: str, journal: Callable[[Saved], None]
+) -> Saved:
+    """Put the NIC *ifname* under *bridge*, which takes its MAC, addresses and routes. Gives it back if a
+    step fails.
+    """
+    link = rt.need_link(ifname)
+    hub = rt.need_link(bridge)
+    check_nic(link, {found.ifindex: found.ifname for found in rt.links()}, inside)
+    saved = snapshot(rt, inside, link, hub)
+    journal(saved)
+    try:
+        _set(rt, hub, attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(link.mac)))
+        _set(rt, link, up=True)
+        _move_ipv6_conf(inside, saved["ipv6"], bridge)
+        _set(rt, link, attr_u32(rtnl.IFLA_MASTER, hub.ifindex))
+        _set(rt, hub, up=True)
+        _take_away(rt, saved, link)
+        _write_ipv6(inside, ifname, "disable_ipv6", "1")
+        _put(rt, saved, hub)
+    except BaseException:
+        give_back(rt, inside, saved)
+        raise
+    return saved
+
+
+def give_back(rt: RouteSocket, inside: Inside, saved: Saved) -> None:
+    """Make the NIC of *saved* what it was. One that is gone, or that a reboot has set up anew, is left
+    alone.
+    """
+    if saved["boot_id"] != _boot_id():
+        return
+    links = {found.ifindex: found for found in rt.links()}
+    link = links.get(saved["ifindex"])
+    hub = next((found for found in links.values() if found.ifname == saved["bridge"]), None)
+    if hub is not None and parse_alias(hub.alias) is not None:
+        _take_away(rt, saved, hub)
+    if link is None or link.mac != saved["mac"]:
+        return
+    if link.master:
+        _set(rt, link, attr_u32(rtnl.IFLA_MASTER, 0))
+    if link.mtu != saved["mtu"]:
+        _set(rt, link, attr_u32(rtnl.IFLA_MTU, saved["mtu"]))
+    for name, value in saved["ipv6"].items():
+        _write_ipv6(inside, link.ifname, name, value)
+    _take_away(rt, saved, link)
+    if link.up != saved["up"]:
+        _set(rt, link, up=saved["up"])
+    _put(rt, saved, link)
+
+
+def check_nic(link: Link, ifnames: dict[int, str], inside: Inside, sysfs: Path = SYSFS_NET) -> None:
+    """Raise InterfaceNotFound or Unsupported when *link* cannot be put under a bridge."""
+    name = link.ifname
+    if link.flags & rtnl.IFF_LOOPBACK or link.arp_type != rtnl.ARPHRD_ETHER:
+        raise Unsupported(
+            f"{name} is not an Ethernet interface", fix="name a wired NIC", feature="bridge", interface=name
+        )
+    if link.kind == "bridge":
+        raise Unsupported(
+            f"{name} is a bridge, and a bridge cannot be under another",
+            fix=f"attach guests to it: bridge = {name!r}",
+            feature="bridge",
+            interface=name,
+        )
+    if link.master:
+        owner = ifnames.get(link.master, f"#{link.master}")
+        raise Unsupported(
+            f"{name} is already under {owner}",
+            fix=f"use {owner}, or free the NIC with `ip link set {name} nomaster`",
+            feature="bridge",
+            interface=name,
+            master=owner,
+        )
+    if inside(lambda: is_wireless(name, sysfs)):
+        raise Unsupported(
+            f"{name} is wireless: an access point takes frames of one MAC address only",
+            fix="name a wired NIC, or use mode nat",
+            feature="bridge",
+            interface=name,
+        )
+
+
+def is_wireless(ifname: str, sysfs: Path = SYSFS_NET) -> bool:
+    return (sysfs / ifname / "phy80211").exists() or (sysfs / ifname / "wireless").exists()
+
+
+def snapshot(rt: RouteSocket, inside: Inside, link: Link, hub: Link) -> Saved:
+    """What `give_back` needs, as plain JSON values. Raises Unsupported for a route that cannot be moved."""
+    names = {found.ifindex: found.ifname for found in rt.links()}
+    addresses = [found for found in rt.addresses() if found.ifindex == link.ifindex and _moves(found)]
+    found = [route for family in (socket.AF_INET, socket.AF_INET6) for route in rt.routes(family)]
+    through = [route for route in found if link.ifindex in route.ifindexes and _route_moves(route)]
+    for route in through:
+        if route.nexthop_id:
+            raise Unsupported(
+                f"{link.ifname} has a route by a nexthop object: {rtnl.route_text(route, names)}",
+                fix="write the route with `via` and `dev`",
+                feature="nexthop objects",
+                interface=link.ifname,
+            )
+    return {
+        "nic": link.ifname,
+        "ifindex": link.ifindex,
+        "mac": link.mac,
+        "mtu": link.mtu,
+        "up": link.up,
+        "bridge": hub.ifname,
+        "boot_id": _boot_id(),
+        "saved_at_s": time.clock_gettime(time.CLOCK_BOOTTIME),
+        "ipv6": inside(lambda: _read_ipv6(link.ifname)),
+        "addresses": [{"text": str(one.interface), "raw": _encode(one.raw)} for one in addresses],
+        "routes": [{"text": rtnl.route_text(one, names), "raw": _encode(one.raw)} for one in through],
+    }
+
+
+def _moves(address: Address) -> bool:
+    if address.interface.version == 4:
+        return True
+    return address.scope != rtnl.RT_SCOPE_LINK and not address.flags & rtnl.IFA_F_TEMPORARY
+
+
+def _route_moves(route: Route) -> bool:
+    if route.table == rtnl.RT_TABLE_LOCAL or route.network.is_link_local:
+        return False
+    return not (route.network.version == 6 and route.network.is_multicast)
+
+
+def _take_away(rt: RouteSocket, saved: Saved, link: Link) -> None:
+    """Remove the saved routes and addresses from *link*, as far as they are there."""
+    for one in saved["routes"]:
+        _attempt(
+            rt, rtnl.RTM_DELROUTE, 0, _route_by(one, saved, link), {errno.ESRCH, errno.ENODEV}, one, link
+        )
+    for one in saved["addresses"]:
+        payload = _address_on(one, saved, link)
+        gone = {errno.EADDRNOTAVAIL, errno.ENODEV, errno.EAFNOSUPPORT}
+        _attempt(rt, rtnl.RTM_DELADDR, 0, payload, gone, one, link)
+
+
+def _put(rt: RouteSocket, saved: Saved, link: Link) -> None:
+    """Add the saved addresses and routes to *link*."""
+    there = {errno.EEXIST}
+    for one in _in_order(saved["addresses"]):
+        payload = _address_on(one, saved, link)
+        if payload:
+            _attempt(rt, rtnl.RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payload, there, one, link)
+    waiting = list(saved["routes"])
+    for _ in range(PASSES_MAX):
+        failed = []
+        for one in waiting:
+            payload = _route_by(one, saved, link)
+            flags = NLM_F_CREATE | (NLM_F_APPEND if payload[0] == socket.AF_INET else NLM_F_EXCL)
+            refused = rt.attempt(rtnl.RTM_NEWROUTE, flags, payload)
+            if refused and refused[0] not in there:
+                failed.append((one, refused))
+        if not failed:
+            return
+        if len(failed) == len(waiting):
+            one, refused = failed[0]
+            raise kernel_error(f"add route {one['text']} to", link.ifname, *refused)
+        waiting = [one for one, _ in failed]
+
+
+def _in_order(addresses: list[dict[str, str]]) -> list[dict[str, str]]:
+    """So that a listing shows them as before: the kernel appends IPv4 addresses, and puts IPv6 ones first."""
+    family = [(_decode(one["raw"])[0], one) for one in addresses]
+    ipv4 = [one for number, one in family if number == socket.AF_INET]
+    ipv6 = [one for number, one in family if number == socket.AF_INET6]
+    return ipv4 + ipv6[::-1]
+
+
+def _attempt(
+    rt: RouteSocket,
+    kind: int,
+    flags: int,
+    payload: bytes,
+    fine: set[int],
+    one: dict[str, str],
+    link: Link,
+) -> None:
+    if payload and (refused := rt.attempt(kind, flags, payload)) and refused[0] not in fine:
+        verb = "remove" if kind in (rtnl.RTM_DELADDR, rtnl.RTM_DELROUTE) else "add"
+        raise kernel_error(f"{verb} {one['text']} on", link.ifname, *refused)
+
+
+def _address_on(one: dict[str, str], saved: Saved, link: Link) -> bytes:
+    """The saved address for *link*; b'' when its lifetime has ended since."""
+    raw = _decode(one["raw"])
+    family, prefix, flags, scope, _ = rtnl.IFADDR.unpack_from(raw)
+    dropped = rtnl.IFA_F_TENTATIVE | rtnl.IFA_F_DADFAILED | rtnl.IFA_F_PERMANENT
+    if family == socket.AF_INET:
+        dropped |= rtnl.IFA_F_SECONDARY  # the kernel decides which address of a subnet is secondary
+    elapsed_s = int(time.clock_gettime(time.CLOCK_BOOTTIME) - saved["saved_at_s"])
+    members = []
+    for kind, value in iter_attrs(raw, rtnl.IFADDR.size):
+        if kind == rtnl.IFA_FLAGS:
+            value = struct.pack("=I", struct.unpack("=I", value)[0] & ~dropped)
+        elif kind == rtnl.IFA_CACHEINFO:
+            preferred, valid, created, updated = rtnl.CACHEINFO.unpack(value)
+            preferred, valid = _less(preferred, elapsed_s), _less(valid, elapsed_s)
+            if not valid:
+                return b""
+            value = rtnl.CACHEINFO.pack(preferred, valid, created, updated)
+        members.append(attr(kind, value))
+    return rtnl.IFADDR.pack(family, prefix, flags & ~dropped, scope, link.ifindex) + b"".join(members)
+
+
+def _less(lifetime_s: int, elapsed_s: int) -> int:
+    return lifetime_s if lifetime_s == rtnl.LIFETIME_FOREVER else max(0, lifetime_s - elapsed_s)
+
+
+def _route_by(one: dict[str, str], saved: Saved, link: Link) -> bytes:
+    """The saved route, leaving by *link* wherever it left by the NIC."""
+    raw = _decode(one["raw"])
+    head = list(rtnl.RTMSG.unpack_from(raw))
+    head[8] &= rtnl.RTNH_F_ONLINK  # the others are states that the kernel reports and does not take
+    members = []
+    for kind, value in iter_attrs(raw, rtnl.RTMSG.size):
+        if kind == rtnl.RTA_OIF:
+            value = _swap(value, 0, saved["ifindex"], link.ifindex)
+        elif kind == rtnl.RTA_MULTIPATH:
+            for _, offset in rtnl.hops(value):
+                value = _swap(value, offset + 4, saved["ifindex"], link.ifindex)
+                value = (
+                    value[: offset + 2]
+                    + bytes([value[offset + 2] & rtnl.RTNH_F_ONLINK])
+                    + value[offset + 3 :]
+                )
+        elif kind == rtnl.RTA_CACHEINFO:
+            members += _expiry(value)
+            continue
+        members.append(attr(kind, value))
+    return rtnl.RTMSG.pack(*head) + b"".join(members)
+
+
+def _swap(value: bytes, offset: int, old: int, new: int) -> bytes:
+    if struct.unpack_from("=I", value, offset)[0] != old:
+        return value
+    return value[:offset] + struct.pack("=I", new) + value[offset + 4 :]
+
+
+def _expiry(cacheinfo: bytes) -> list[bytes]:
+    """When a route of a router advertisement ends: the kernel tells it in ticks, and takes it in seconds."""
+    expires = struct.unpack_from("=IIi", cacheinfo)[2] if len(cacheinfo) >= 12 else 0
+    return [attr_u32(rtnl.RTA_EXPIRES, expires // os.sysconf("SC_CLK_TCK"))] if expires > 0 else []
+
+
+def _read_ipv6(ifname: str) -> dict[str, str]:
+    found = {}
+    for name in CONF_IPV6_MOVED:
+        with contextlib.suppress(OSError):  # addr_gen_mode "stable-privacy" without a secret reads as EIO
+            found[name] = (CONF_IPV6 / ifname / name).read_text().strip()
+    return found
+
+
+def _move_ipv6_conf(inside: Inside, conf: dict[str, str], bridge: str) -> None:
+    for name, value in conf.items():
+        _write_ipv6(inside, bridge, name, value)
+
+
+def _write_ipv6(inside: Inside, ifname: str, name: str, value: str) -> None:
+    def write() -> None:
+        path = CONF_IPV6 / ifname / name
+        with contextlib.suppress(OSError):
+            if path.read_text().strip() != value:
+                path.write_text(value)
+
+    inside(write)
+
+
+def _set(rt: RouteSocket, link: Link, *members: bytes, up: bool | None = None) -> None:
+    rt.set_link(link.ifindex, *members, operation="configure", ifname=link.ifname, up=up)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _encode(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _decode(raw: str) -> bytes:
+    return base64.b64decode(raw)

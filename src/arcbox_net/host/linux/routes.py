@@ -1,0 +1,64 @@
+"""Is a subnet already in use on this host, and by what?"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Collection
+from ipaddress import IPv4Network
+from typing import Final
+
+from arcbox_net.host.linux import rtnl
+from arcbox_net.host.linux.rtsocket import RouteSocket
+
+# A VPN that takes everything does so with 0.0.0.0/0, or with 0.0.0.0/1 and 128.0.0.0/1. Those clash with no
+# subnet.
+DEFAULT_PREFIX_MAX: Final = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouteClash:
+    """A route or an address of the host that overlaps a subnet. `text` is as `ip` prints it."""
+
+    network: IPv4Network
+    text: str
+    ifname: str
+
+
+def find_clashes(rt: RouteSocket, subnet: IPv4Network, ignore: Collection[str] = ()) -> list[RouteClash]:
+    """What of the host overlaps *subnet*, but for links named in *ignore*: routes first, then addresses."""
+    ifnames = {link.ifindex: link.ifname for link in rt.links()}
+    return _route_clashes(rt, subnet, ifnames, ignore) + _address_clashes(rt, subnet, ifnames, ignore)
+
+
+def _route_clashes(
+    rt: RouteSocket, subnet: IPv4Network, ifnames: dict[int, str], ignore: Collection[str]
+) -> list[RouteClash]:
+    found = []
+    for route in rt.routes(socket.AF_INET):
+        network = route.network
+        if (
+            not isinstance(network, IPv4Network)
+            or network.prefixlen <= DEFAULT_PREFIX_MAX
+            or route.table == rtnl.RT_TABLE_LOCAL
+            or route.kind not in rtnl.RTN_TYPES
+            or not network.overlaps(subnet)
+        ):
+            continue
+        by = [ifnames.get(ifindex, "") for ifindex in route.ifindexes]
+        if by and all(ifname in ignore for ifname in by):
+            continue
+        found.append(RouteClash(network, rtnl.route_text(route, ifnames), by[0] if by else ""))
+    return found
+
+
+def _address_clashes(
+    rt: RouteSocket, subnet: IPv4Network, ifnames: dict[int, str], ignore: Collection[str]
+) -> list[RouteClash]:
+    found = []
+    for address in rt.addresses(socket.AF_INET):
+        ifname = ifnames.get(address.ifindex, "")
+        network = address.interface.network
+        if isinstance(network, IPv4Network) and network.overlaps(subnet) and ifname not in ignore:
+            found.append(RouteClash(network, f"address {address.interface} dev {ifname}", ifname))
+    return found

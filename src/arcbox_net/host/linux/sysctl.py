@@ -1,0 +1,140 @@
+"""IPv4 forwarding: switched on by the first network that needs it, put back as it was by the last.
+
+One record for all networks of a namespace lies in `record_dir`, under a lock. It is durable before the
+kernel is changed, and names every value that the change touches: writing `ip_forward` also rewrites
+`forwarding` of every interface and `accept_redirects` (ip-sysctl.rst).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from arcbox_net.errors import PermissionDenied
+from arcbox_net.host.linux.netlink import kernel_error
+
+IPV4: Final = Path("/proc/sys/net/ipv4")
+SWITCH: Final = "ip_forward"
+RECORD: Final = "forwarding.json"
+LOCK: Final = "forwarding.lock"
+
+
+def enable_forwarding(
+    network: str,
+    ifnames: Collection[str],
+    record_dir: Path,
+    *,
+    live: Collection[str] | None = None,
+) -> None:
+    """Let the host forward IPv4, for *network*. *live*: the networks that run; records of others are dropped.
+
+    *ifnames*: interfaces that must forward even where an administrator has switched it off for one.
+    """
+    with _locked(record_dir):
+        record = _load(record_dir)
+        networks = _still(record, live) | {network}
+        touched = dict(record.get("touched", {})) if record["networks"] else {}
+        wanted = {
+            f"conf/{ifname}/forwarding" for ifname in ifnames if _value(f"conf/{ifname}/forwarding") == "0"
+        }
+        if _value(SWITCH) == "0":
+            for name in _all_that_the_switch_changes():
+                touched.setdefault(name, _value(name))
+        for name in wanted:
+            touched.setdefault(name, "0")
+        _store(record_dir, networks, touched)
+        if _value(SWITCH) == "0":
+            _write(SWITCH, "1")
+        for name in sorted(wanted):
+            _write(name, "1")
+
+
+def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] | None = None) -> None:
+    """*network* needs no forwarding any more. The last network puts back what the first one found."""
+    if not (record_dir / RECORD).exists():
+        return
+    with _locked(record_dir):
+        record = _load(record_dir)
+        networks = _still(record, live) - {network}
+        touched: dict[str, str] = record.get("touched", {})
+        if networks:
+            _store(record_dir, networks, touched)
+            return
+        # Someone who switched forwarding off since then meant it, and has reset the rest with it.
+        if SWITCH not in touched or _value(SWITCH) == "1":
+            for name in sorted(touched, key=lambda name: name != SWITCH):
+                if _value(name) not in (None, touched[name]):
+                    _write(name, touched[name])
+        (record_dir / RECORD).unlink(missing_ok=True)
+
+
+def _still(record: dict[str, Any], live: Collection[str] | None) -> set[str]:
+    return {name for name in record["networks"] if live is None or name in live}
+
+
+def _all_that_the_switch_changes() -> list[str]:
+    forwarding = [f"conf/{entry}/forwarding" for entry in sorted(os.listdir(IPV4 / "conf"))]
+    return [SWITCH, "conf/all/accept_redirects", *forwarding]
+
+
+def _value(name: str) -> str | None:
+    """The sysctl's value, None when its interface is gone."""
+    try:
+        return (IPV4 / name).read_text().strip()
+    except OSError:
+        return None
+
+
+def _write(name: str, value: str) -> None:
+    try:
+        (IPV4 / name).write_text(value)
+    except FileNotFoundError:
+        return
+    except PermissionError as error:
+        raise PermissionDenied(
+            f"write sysctl net.ipv4.{name.replace('/', '.')}: {error.strerror}",
+            fix="run as root; in a container, its /proc/sys must be writable",
+            operation="write sysctl",
+        ) from None
+    except OSError as error:
+        raise kernel_error("write sysctl", f"net.ipv4.{name.replace('/', '.')}", error.errno or 0) from None
+
+
+@contextlib.contextmanager
+def _locked(record_dir: Path) -> Iterator[None]:
+    record_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(record_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _load(record_dir: Path) -> dict[str, Any]:
+    """The record of this boot and this network namespace; an empty one if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads((record_dir / RECORD).read_text())
+        if record["where"] == _where():
+            return {"networks": list(record["networks"]), "touched": dict(record["touched"])}
+    return {"networks": [], "touched": {}}
+
+
+def _store(record_dir: Path, networks: Collection[str], touched: Mapping[str, str | None]) -> None:
+    body = {"where": _where(), "networks": sorted(networks), "touched": touched}
+    temporary = record_dir / (RECORD + ".new")
+    with open(temporary, "w") as file:
+        json.dump(body, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, record_dir / RECORD)
+
+
+def _where() -> str:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id} {os.stat('/proc/thread-self/ns/net').st_ino}"

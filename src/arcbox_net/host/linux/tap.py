@@ -1,0 +1,126 @@
+"""TAP devices by /dev/net/tun: the fds of their queues and what may be written to and read from them.
+
+Frames on a queue of a port with `vnet_hdr` begin with a `struct virtio_net_hdr_v1` of 12 bytes. With
+`offload` the kernel also hands over 64 KB segments and frames whose checksum is still to be computed; QEMU,
+Firecracker and Cloud Hypervisor set header size and offloads again to what their guest agreed to. A client
+that wants plain, complete frames asks for a port without `vnet_hdr`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from arcbox_net.errors import KernelError, LimitReached, PermissionDenied, Unsupported
+from arcbox_net.host.linux.netlink import kernel_error
+
+DEVICE: Final = "/dev/net/tun"
+QUEUES_MAX: Final = 256  # MAX_TAP_QUEUES of the kernel
+VNET_HDR_BYTES: Final = 12
+
+IFF_TAP: Final = 0x0002
+IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+IFF_MULTI_QUEUE: Final = 0x0100
+IFF_TUN_EXCL: Final = 0x8000
+TUNSETIFF: Final = 0x400454CA
+TUNSETPERSIST: Final = 0x400454CB
+TUNSETOWNER: Final = 0x400454CC
+TUNSETOFFLOAD: Final = 0x400454D0
+TUNSETVNETHDRSZ: Final = 0x400454D8
+TUN_F_CSUM: Final = 0x01
+TUN_F_TSO4: Final = 0x02
+TUN_F_TSO6: Final = 0x04
+TUN_F_TSO_ECN: Final = 0x08
+TUN_F_USO4: Final = 0x20
+TUN_F_USO6: Final = 0x40
+
+OFFLOADS_TSO: Final = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+OFFLOADS_ALL: Final = OFFLOADS_TSO | TUN_F_USO4 | TUN_F_USO6
+
+_IFREQ = struct.Struct("=16sH22x")
+
+
+def open_queues(
+    ifname: str,
+    queues: int,
+    *,
+    vnet_hdr: bool,
+    multi_queue: bool,
+    create: bool,
+    opener: Callable[[], int] | None = None,
+) -> list[int]:
+    """One non-blocking fd a queue. *create*: the device must not exist yet; else it must. Closes all fds on
+    failure.
+    """
+    if not 1 <= queues <= QUEUES_MAX:
+        raise LimitReached(f"{queues} queues: a TAP has 1 to {QUEUES_MAX}", limit="queues", value=queues)
+    flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
+    fds: list[int] = []
+    try:
+        for index in range(queues):
+            fd = (opener or open_device)()
+            fds.append(fd)
+            exclusive = IFF_TUN_EXCL if create and index == 0 else 0
+            fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(ifname.encode(), flags | exclusive))
+            if vnet_hdr:
+                fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("=i", VNET_HDR_BYTES))
+    except OSError as error:
+        close_all(fds)
+        raise _refused(ifname, error) from None
+    except BaseException:
+        close_all(fds)
+        raise
+    return fds
+
+
+def open_device() -> int:
+    """A fresh fd of the TUN driver, bound to the network namespace of the calling thread."""
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise Unsupported(f"{DEVICE} does not exist", fix="modprobe tun", feature="tap") from None
+
+
+def set_offloads(fd: int, offloads: int) -> int:
+    """Let the kernel hand over what *offloads* names, less USO where the kernel has none; returns what was
+    set.
+    """
+    for wanted in (offloads, offloads & OFFLOADS_TSO):
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, wanted)
+            return wanted
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: a flag this kernel does not know
+                raise kernel_error("set offloads of", "a TAP", error.errno or 0) from None
+    fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+    return 0
+
+
+def set_persistent(fd: int, *, owner_uid: int | None) -> None:
+    """Keep the device without an fd; *owner_uid* may open it by name without privilege."""
+    if owner_uid is not None:
+        fcntl.ioctl(fd, TUNSETOWNER, owner_uid)
+    fcntl.ioctl(fd, TUNSETPERSIST, 1)
+
+
+def close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+    fds.clear()
+
+
+def _refused(ifname: str, error: OSError) -> KernelError | PermissionDenied:
+    if error.errno == errno.EBUSY:
+        return KernelError(
+            f"open TAP {ifname}: {error.strerror}",
+            fix="another program holds it: end that program, or detach the port",
+            operation="open TAP",
+            object=ifname,
+            errno=errno.EBUSY,
+        )
+    return kernel_error("open TAP", ifname, error.errno or 0)
