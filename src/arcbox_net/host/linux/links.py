@@ -312,7 +312,7 @@ class Links:
         """Name, size, silence and enslave a port; it comes up last, with its bridge-port flags in force."""
         master = self.find_bridge(plan.bridge)
         self._disable_ipv6(plan.ifname)
-        # A TAP or veth drops when its own ring is full and never pushes back, so a queue before it never fills.
+        # A TAP or veth drops when its own ring is full and never pushes back: a queue before it never fills.
         # On a multi-queue TAP the default would be 256 queues of 10,000 entries each: 60 MB and 200 ms.
         self._rt.set_noqueue(link.ifindex, ifname=plan.ifname)
         self._set(

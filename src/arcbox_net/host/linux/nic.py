@@ -257,6 +257,8 @@ def _address_on(one: dict[str, str], saved: Saved, link: Link) -> bytes:
     elapsed_s = int(time.clock_gettime(time.CLOCK_BOOTTIME) - saved["saved_at_s"])
     members = []
     for kind, value in iter_attrs(raw, rtnl.IFADDR.size):
+        if kind == rtnl.IFA_LABEL and link.ifindex != saved["ifindex"]:
+            continue  # a label begins with its own interface's name
         if kind == rtnl.IFA_FLAGS:
             value = struct.pack("=I", struct.unpack("=I", value)[0] & ~dropped)
         elif kind == rtnl.IFA_CACHEINFO:

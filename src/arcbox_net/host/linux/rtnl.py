@@ -61,6 +61,7 @@ ARPHRD_ETHER: Final = 1
 
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
+IFA_LABEL: Final = 3
 IFA_BROADCAST: Final = 4
 IFA_CACHEINFO: Final = 6
 IFA_FLAGS: Final = 8
