@@ -1,0 +1,237 @@
+"""The firewall of one network: puts the text of ruleset.py into the kernel and keeps its elements current.
+
+Owns what shall be there (the plan and its ports and forwards). Every change is one `nft -f -` transaction;
+when one fails because someone removed or changed our tables, they are applied anew, also in one transaction.
+guard.py covers the gap until nft_monitor.py has noticed such a removal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from arcbox_net.errors import KernelError, PermissionDenied
+from arcbox_net.host.linux import conntrack, generation, ruleset
+from arcbox_net.host.linux.conntrack import Translation
+from arcbox_net.host.linux.ruleset import render
+from arcbox_net.host.plan import Dnat, FirewallPlan, HostAccessRedirect, PortPlan, table_name
+
+__all__ = ["Firewall", "render"]
+
+NFT_TIMEOUT_S = 30
+_PREFIX = "abx_"
+_Item = TypeVar("_Item")
+
+
+class Firewall:
+    """The tables of *network* in the network namespace of the calling thread."""
+
+    def __init__(self, network: str) -> None:
+        self.network = network
+        self._lock = threading.Lock()
+        self._plan: FirewallPlan | None = None
+        self._ports: dict[str, PortPlan] = {}
+        self._dnats: dict[Dnat, None] = {}
+        self._redirects: dict[HostAccessRedirect, None] = {}
+        self._journal = generation.OwnChanges()
+        self._fingerprint: bytes | None = None
+
+    @property
+    def plan(self) -> FirewallPlan | None:
+        """What is applied now, with every port and forward added since."""
+        if self._plan is None:
+            return None
+        return dataclasses.replace(
+            self._plan,
+            ports=tuple(self._ports.values()),
+            dnats=tuple(self._dnats),
+            redirects=tuple(self._redirects),
+        )
+
+    def apply(self, plan: FirewallPlan) -> None:
+        """Put the tables of *plan* in place of any that are there. Raises KernelError, nothing changed then."""
+        with self._lock:
+            self._apply(plan)
+            self._plan = plan
+            self._ports = {port.ifname: port for port in plan.ports}
+            self._dnats = dict.fromkeys(plan.dnats)
+            self._redirects = dict.fromkeys(plan.redirects)
+
+    def reapply(self) -> None:
+        """Put everything back as it shall be. Raises KernelError."""
+        with self._lock:
+            plan = self.plan
+            if plan is not None:
+                self._apply(plan)
+
+    def add_port(self, port: PortPlan) -> None:
+        """Let a guest port speak; a port already there is changed to *port*."""
+        with self._lock:
+            old = self._ports.get(port.ifname)
+            if old == port or self._plan is None:
+                return
+            changes = self._port_changes("delete", old) if old is not None else ""
+            self._change(
+                changes + self._port_changes("add", port), lambda: self._ports.update({port.ifname: port})
+            )
+
+    def remove_port(self, port: PortPlan) -> None:
+        """Silence a guest port, and forget the connections of its addresses."""
+        with self._lock:
+            old = self._ports.get(port.ifname)
+            if old is None:
+                return
+            self._change(self._port_changes("delete", old), lambda: self._ports.pop(port.ifname))
+            conntrack.forget_guests(old.ips)
+
+    def add_dnats(self, dnats: Sequence[Dnat]) -> None:
+        """Forward more host ports, in one transaction."""
+        with self._lock:
+            new = [dnat for dnat in dict.fromkeys(dnats) if dnat not in self._dnats]
+            if new and self._plan is not None:
+                changes = self._changes("add", ruleset.dnat_elements(new))
+                self._change(changes, lambda: self._dnats.update(dict.fromkeys(new)))
+                conntrack.forget_stale(map(_translation, new))
+
+    def remove_dnats(self, dnats: Sequence[Dnat]) -> None:
+        """Stop forwarding those host ports, and forget exactly their connections."""
+        with self._lock:
+            gone = [dnat for dnat in dict.fromkeys(dnats) if dnat in self._dnats]
+            if gone:
+                changes = self._changes("delete", ruleset.dnat_elements(gone))
+                self._change(changes, lambda: _discard(self._dnats, gone))
+                conntrack.forget_translations([_translation(dnat) for dnat in gone])
+
+    def add_redirects(self, redirects: Sequence[HostAccessRedirect]) -> None:
+        """Let guests use more ports of the host's loopback, through our relay."""
+        with self._lock:
+            new = [item for item in dict.fromkeys(redirects) if item not in self._redirects]
+            if new and self._plan is not None:
+                changes = self._changes("add", ruleset.redirect_elements(new))
+                self._change(changes, lambda: self._redirects.update(dict.fromkeys(new)))
+
+    def remove_redirects(self, redirects: Sequence[HostAccessRedirect]) -> None:
+        """Take those ports away from the guests again, and forget their connections."""
+        with self._lock:
+            gone = [item for item in dict.fromkeys(redirects) if item in self._redirects]
+            if gone and self._plan is not None:
+                changes = self._changes("delete", ruleset.redirect_elements(gone))
+                self._change(changes, lambda: _discard(self._redirects, gone))
+                gateway = self._plan.gateway
+                if gateway is not None:
+                    conntrack.forget_translations(
+                        [Translation(i.protocol, gateway, i.host_port, gateway, i.relay_port) for i in gone]
+                    )
+
+    def remove(self) -> None:
+        """Remove both tables; nothing happens when there are none. Raises KernelError."""
+        with self._lock:
+            self._run(ruleset.removal(self.network))
+            self._plan = self._fingerprint = None
+            self._ports.clear()
+            self._dnats.clear()
+            self._redirects.clear()
+
+    def intact(self) -> bool:
+        """Whether chains, rules and sets in the kernel are those that were applied last."""
+        with self._lock:
+            if self._plan is None:
+                return True
+            return generation.fingerprint(table_name(self.network)) == self._fingerprint
+
+    def is_own_change(self, number: int) -> bool:
+        """Whether this object made generation *number* of the ruleset; waits for a change under way."""
+        with self._lock:
+            return number in self._journal
+
+    @staticmethod
+    def owned() -> list[str]:
+        """Names of the networks that have a table in this network namespace. Raises KernelError."""
+        try:
+            names = generation.table_names()
+        except OSError as error:
+            raise KernelError(
+                f"nftables: cannot list tables: {error.strerror}",
+                operation="list",
+                object="tables",
+                errno=error.errno,
+            ) from None
+        return sorted(
+            {name.removeprefix(_PREFIX).replace("_", "-") for name in names if name.startswith(_PREFIX)}
+        )
+
+    def _apply(self, plan: FirewallPlan) -> None:
+        self._run(ruleset.replacement(plan))
+        self._fingerprint = generation.fingerprint(table_name(self.network))
+
+    def _change(self, changes: str, commit: Callable[[], object]) -> None:
+        """Make *changes* in the kernel, then *commit* them here; if they do not fit there, apply all anew."""
+        try:
+            self._run(changes)
+        except KernelError:
+            saved = (dict(self._ports), dict(self._dnats), dict(self._redirects))
+            commit()
+            plan = self.plan
+            try:
+                if plan is not None:
+                    self._apply(plan)
+            except KernelError:
+                self._ports, self._dnats, self._redirects = saved
+                raise
+        else:
+            commit()
+
+    def _changes(self, verb: str, elements: dict[str, list[str]]) -> str:
+        return ruleset.element_changes(verb, "inet", self.network, elements)
+
+    def _port_changes(self, verb: str, port: PortPlan) -> str:
+        any_address = self._plan is not None and self._plan.subnet is None
+        elements = ruleset.port_elements(port, any_address=any_address)
+        return ruleset.element_changes(verb, "bridge", self.network, elements)
+
+    def _run(self, commands: str) -> None:
+        with self._journal:
+            run_nft(commands, f"network {self.network}")
+
+
+def run_nft(commands: str, what: str) -> None:
+    """Run *commands* as one transaction. Raises KernelError with nft's first line, or PermissionDenied."""
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"],
+            input=commands,
+            capture_output=True,
+            text=True,
+            timeout=NFT_TIMEOUT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise KernelError(
+            "nft is not installed", fix="apt-get install nftables", operation="nft -f -", object=what, errno=2
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise KernelError(
+            f"nftables: {what}: nft did not answer in {NFT_TIMEOUT_S} s",
+            operation="nft -f -",
+            object=what,
+            errno=110,
+        ) from None
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["unknown error"])[0]
+        if "Operation not permitted" in reason:
+            raise PermissionDenied(
+                f"nftables: {what}: {reason}", fix="run as root or with CAP_NET_ADMIN", operation="nft -f -"
+            )
+        raise KernelError(f"nftables: {what}: {reason}", operation="nft -f -", object=what, errno=None)
+
+
+def _translation(dnat: Dnat) -> Translation:
+    return Translation(dnat.protocol, dnat.host_ip, dnat.host_port, dnat.guest_ip, dnat.guest_port)
+
+
+def _discard(kept: dict[_Item, None], gone: Iterable[_Item]) -> None:
+    for item in gone:
+        kept.pop(item, None)
