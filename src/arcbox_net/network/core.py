@@ -98,7 +98,7 @@ class Network:
                 await self._kernel(self._start_kernel)
                 await self._start_services()
                 await self._kernel(self._start_forwards)
-                self._watch = Watch(self.name, self._layout, self._repair, self._links_changed)
+                self._watch = Watch(self._site.firewall, self._layout, self._repair, self._links_changed)
                 await self._watch.start()
             except BaseException:
                 await self._tear_down()

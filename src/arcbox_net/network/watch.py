@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from arcbox_net.host.linux.firewall_monitor import FirewallMonitor
 from arcbox_net.host.linux.monitor import LinkMonitor
+from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.recipes.site import Layout
 
 DEBOUNCE_S = 0.05
@@ -28,7 +29,7 @@ class Watch:
 
     def __init__(
         self,
-        network: str,
+        firewall: Firewall,
         layout: Layout,
         repair: Callable[[], Awaitable[None]],
         links_changed: Callable[[], Awaitable[None]],
@@ -36,7 +37,7 @@ class Watch:
         self._layout = layout
         self._repair = repair
         self._links_changed = links_changed
-        self._firewall = FirewallMonitor(network, self._request_repair)
+        self._firewall = FirewallMonitor(firewall, self._request_repair)
         self._links = LinkMonitor(self._on_link)
         self._repairs: deque[float] = deque(maxlen=REPAIRS_MAX)
         self._counts = {"repairs": 0, "repairs_refused": 0, "link_events": 0}

@@ -1,4 +1,4 @@
-"""Just enough nfnetlink for conntrack.py, generation.py, guard.py and nft_monitor.py: codec and socket.
+"""Just enough nfnetlink for conntrack.py, generation.py, guard.py and firewall_monitor.py: codec and socket.
 
 A message is a netlink header (length, type, flags, sequence, port id), a netfilter header (family, version,
 resource id in network order) and attributes (length, type, value, padded to 4). Values are in network order.
@@ -93,7 +93,7 @@ class NfnetlinkSocket:
 
     def __init__(self) -> None:
         self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
         )
         self._socket.bind((0, 0))
         self._socket.settimeout(10)

@@ -2,7 +2,7 @@
 
 Owns what shall be there (the plan and its ports and forwards). Every change is one `nft -f -` transaction;
 when one fails because someone removed or changed our tables, they are applied anew, also in one transaction.
-guard.py covers the gap until nft_monitor.py has noticed such a removal.
+guard.py covers the gap until firewall_monitor.py has noticed such a removal.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Firewall:
         )
 
     def apply(self, plan: FirewallPlan) -> None:
-        """Put the tables of *plan* in place of any that are there. Raises KernelError, nothing changed then."""
+        """Replace any tables there are by those of *plan*. On KernelError nothing has changed."""
         with self._lock:
             self._apply(plan)
             self._plan = plan
@@ -148,7 +148,7 @@ class Firewall:
             return number in self._journal
 
     @staticmethod
-    def owned() -> list[str]:
+    def owned_networks() -> list[str]:
         """Names of the networks that have a table in this network namespace. Raises KernelError."""
         try:
             names = generation.table_names()

@@ -1,8 +1,8 @@
 """Notices within milliseconds when someone else removes or changes our tables, and says so. Changes nothing.
 
-The kernel multicasts every ruleset transaction: its objects, then the generation number. Transactions that name
-one of our tables and that the firewall did not make itself are reported, once for a burst. An audit finds what
-the multicast lost (a full socket buffer).
+The kernel multicasts every ruleset transaction: its objects, then the generation number. Transactions that
+name one of our tables and that the firewall did not make itself are reported, once for a burst. An audit
+finds what the multicast lost (a full socket buffer).
 """
 
 from __future__ import annotations
