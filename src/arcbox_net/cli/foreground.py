@@ -1,0 +1,78 @@
+"""Waiting for a command as a shell does: its signals, its stops, its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FORWARDED = (
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+)
+FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+SI_KERNEL = 0x80  # sigaction(2): sent by the kernel; a terminal's go to its whole foreground group
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep the signals that are meant for the command, from before it is forked until it has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
+    try:
+        yield
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def wait_for(pid: int) -> int:
+    """Wait for child *pid* inside `signals_held`, passing signals on. Returns its `waitpid` status.
+
+    A Ctrl-C reaches a command in the terminal's foreground group by itself, and is not sent twice. A command
+    that stops (Ctrl-Z) stops us too, so that the shell gets its prompt back; `fg` continues both.
+    """
+    while True:
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            if ended == 0:
+                break
+            if not os.WIFSTOPPED(status):
+                return status
+            os.kill(os.getpid(), signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        arrived = signal.sigwaitinfo({*FORWARDED, signal.SIGCHLD})
+        number = signal.Signals(arrived.si_signo)
+        if number is signal.SIGCHLD:
+            continue
+        if number in FROM_TERMINAL and arrived.si_code == SI_KERNEL and _shares_our_group(pid):
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def end_like(status: int) -> int:
+    """The exit status to end with; a command killed by a signal makes us die of the same one."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return 128 + number
+    return os.WEXITSTATUS(status)
+
+
+def _shares_our_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == os.getpgrp()
+    except ProcessLookupError:
+        return True

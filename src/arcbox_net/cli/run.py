@@ -1,0 +1,288 @@
+"""`arcbox-net run`: a command as a guest, in a network namespace of its own or as a VM with a TAP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from arcbox_net.cli import common, output
+from arcbox_net.errors import ArcboxNetError, ConfigError
+from arcbox_net.rules import ForwardRule
+
+if TYPE_CHECKING:
+    from arcbox_net.manager import NetworkManager
+    from arcbox_net.network.messages import NetworkStatus
+
+PRIVATE_ONLY = (
+    "file",
+    "mode",
+    "subnet",
+    "egress",
+    "mtu",
+    "bridge",
+    "nic",
+    "isolated",
+    "host_access",
+    "dns",
+)
+
+
+class WithCommand(click.Command):
+    """A command line whose part after `--` is another command, untouched."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta["command"] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "-- CMD…"]
+
+
+@click.command("run", cls=WithCommand)
+@click.argument("network", metavar="[NAME]", type=common.NetworkName(), required=False)
+@common.network_options
+@click.option(
+    "--name", "port", metavar="PORT", help="The guest's name, also in DNS. Default: one is made up."
+)
+@click.option("--mac", metavar="MAC", help="The guest's MAC address.")
+@click.option("--ip", metavar="ADDRESS", help="The guest's address. Default: the next free one.")
+@click.option(
+    "--dhcp", is_flag=True, help="Ask for the address by DHCP, from inside. Default in bridge mode."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    network: str | None,
+    port: str | None,
+    mac: str | None,
+    ip: str | None,
+    dhcp: bool,
+    queues: int | None,
+    forwards: tuple[ForwardRule, ...],
+    **options: Any,
+) -> None:
+    """Run CMD as a guest of network NAME, or of a private network that ends with it.
+
+    \b
+    arcbox-net run -- curl https://example.org
+    arcbox-net run dev -p 8080:80 -- python3 -m http.server 80
+    arcbox-net run --mode host-only -- bash
+    arcbox-net run dev -- qemu-system-x86_64 -m 1G -nographic disk.img
+    arcbox-net run dev -- firecracker --config-file vm.json
+
+    CMD gets a network namespace with an eth0, and an /etc/resolv.conf that names the network's DNS. Its
+    signals and its exit status pass through (127: not found). The files it sees are the host's.
+
+    A VM monitor stays in the host's namespace and gets a TAP instead. For qemu-system-*, "-netdev
+    tap,id=abx0,fd=…" and a virtio "-device" are added; for another card give your own -device with
+    netdev=abx0. For cloud-hypervisor, "--net fd=…" is added. firecracker opens a TAP by its name: with
+    --config-file the interface is added to a copy of the file, else it is printed for your API call.
+    """
+    words: list[str] = ctx.meta.get("command", [])
+    if not words:
+        raise click.UsageError(
+            "no command given: put it after --, as in  arcbox-net run -- curl example.org", ctx
+        )
+    if network is not None:
+        given = next((name for name in PRIVATE_ONLY if options[name]), None)
+        if given is not None:
+            raise click.UsageError(
+                f"--{given.replace('_', '-')} describes a new network, but '{network}' names a running one",
+                ctx,
+            )
+        config = None
+    else:
+        config = common.build_config(None, queues=queues, **options)
+    common.check_guest(mac, ip, port)
+    common.require_admin("run")
+    from arcbox_net.cli.foreground import end_like, signals_held
+    from arcbox_net.cli.monitor import monitor_of
+    from arcbox_net.manager import NetworkManager
+
+    with signals_held():
+        with contextlib.ExitStack() as stack:
+            if config is None:
+                assert network is not None
+                manager = common.connect(network)
+            else:
+                manager = NetworkManager(config)
+                with output.progress("starting a network"):
+                    stack.enter_context(manager)
+            guest = _Guest(manager, port, mac, ip, forwards)
+            monitor = monitor_of(words)
+            if monitor is not None:
+                status = _run_monitor(stack, guest, monitor, words, queues)
+            else:
+                status = _run_command(stack, guest, words, dhcp)
+    ctx.exit(end_like(status))
+
+
+class _Guest:
+    """The one guest of this run: what was asked for it, and how it leaves."""
+
+    def __init__(
+        self,
+        manager: NetworkManager,
+        port: str | None,
+        mac: str | None,
+        ip: str | None,
+        forwards: Sequence[ForwardRule],
+    ) -> None:
+        self.manager = manager
+        self.port = port
+        self.mac = mac
+        self.ip = ip
+        self._forwards = forwards
+
+    @contextlib.contextmanager
+    def attached(self, attach: Callable[[], Any]) -> Iterator[Any]:
+        """The attachment that *attach* makes, with the forwards of `-p`; all of it goes at the end."""
+        attachment = attach()
+        name = attachment.port.name
+        exposed: list[str] = []
+        try:
+            for rule in self._forwards:
+                import dataclasses
+
+                mine = rule if rule.guest is not None else dataclasses.replace(rule, guest=name)
+                exposed.append(self.manager.expose(mine).rule)
+            yield attachment
+        finally:
+            for spec in exposed:
+                with contextlib.suppress(ArcboxNetError):
+                    self.manager.unexpose(spec)
+            with contextlib.suppress(ArcboxNetError):
+                self.manager.detach(name)
+
+
+def _run_command(stack: contextlib.ExitStack, guest: _Guest, words: list[str], dhcp: bool) -> int:
+    from arcbox_net.cli.foreground import wait_for
+    from arcbox_net.host.linux.guest_process import GuestProcess
+
+    network = guest.manager.status()
+    dhcp = dhcp or network.subnet is None
+    process = GuestProcess.fork(lambda order: _become(words, order))
+    try:
+        stack.enter_context(
+            guest.attached(
+                lambda: guest.manager.attach_netns(
+                    process.pid, name=guest.port, mac=guest.mac, ip=guest.ip, configure=not dhcp
+                )
+            )
+        )
+        process.release({"resolv_conf": resolv_conf(network), "dhcp": dhcp})
+    except BaseException:
+        process.kill()
+        raise
+    return wait_for(process.pid)
+
+
+def _become(words: list[str], order: dict[str, Any]) -> int:
+    """In the guest's namespaces: an address if it has none, the resolver, then the command."""
+    from arcbox_net.host.linux import guest_process
+
+    text = order["resolv_conf"]
+    if order["dhcp"]:
+        from arcbox_net.cli.guest_dhcp import configure
+
+        lease = configure("eth0")
+        text = resolv_conf_text(lease.dns, lease.domain) if lease.dns else text
+    for missed in guest_process.dress(text):
+        output.note(missed)
+    guest_process.execute(words)
+
+
+def resolv_conf(network: NetworkStatus) -> str | None:
+    """The resolver configuration of a guest of *network*; None where the network answers no names."""
+    if not network.dns or network.gateway is None:
+        return None
+    return resolv_conf_text([network.gateway], network.domain)
+
+
+def resolv_conf_text(servers: Sequence[object], domain: str | None) -> str:
+    lines = ["# written by arcbox-net for this guest only"]
+    lines += [f"nameserver {server}" for server in servers]
+    if domain:
+        lines.append(f"search {domain}")
+    return "\n".join(lines) + "\n"
+
+
+def _run_monitor(
+    stack: contextlib.ExitStack, guest: _Guest, kind: str, words: list[str], queues: int | None
+) -> int:
+    from arcbox_net.cli import monitor
+    from arcbox_net.cli.foreground import wait_for
+    from arcbox_net.host.linux.guest_process import GuestProcess, execute
+
+    own_mac = monitor.wanted_mac(words)
+    if own_mac is not None and guest.mac is not None and own_mac.lower() != guest.mac.lower():
+        raise ConfigError(
+            f"--mac {guest.mac} and the command's mac={own_mac} differ", field="mac", value=guest.mac
+        )
+    by_name = kind == monitor.FIRECRACKER
+    tap = stack.enter_context(
+        guest.attached(
+            lambda: guest.manager.attach_tap(
+                guest.port,
+                mac=own_mac or guest.mac,
+                ip=guest.ip,
+                queues=1 if by_name else queues,
+                persist=by_name,
+            )
+        )
+    )
+    if by_name:
+        words = _firecracker(stack, words, tap.ifname, tap.mac)
+        fds: tuple[int, ...] = ()
+    else:
+        fds = tuple(tap.fds)
+        words = monitor.with_nic(kind, words, monitor.Nic(mac=tap.mac, mtu=tap.port.mtu, fds=fds))
+
+    def become(_order: dict[str, Any]) -> int:
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        execute(words)
+
+    process = GuestProcess.fork(become, namespaces=False)
+    try:
+        process.release({})
+    except BaseException:
+        process.kill()
+        raise
+    return wait_for(process.pid)
+
+
+def _firecracker(stack: contextlib.ExitStack, words: list[str], ifname: str, mac: str) -> list[str]:
+    import json
+    import tempfile
+
+    from arcbox_net.cli.monitor import firecracker_config
+
+    if "--config-file" not in words[:-1]:
+        output.note(
+            "tell firecracker: PUT /network-interfaces/abx0 "
+            f'{{"iface_id": "abx0", "host_dev_name": "{ifname}", "guest_mac": "{mac}"}}'
+        )
+        return words
+    at = words.index("--config-file") + 1
+    try:
+        with open(words[at]) as file:
+            document = json.load(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--config-file {words[at]}: {error}", field="config-file", value=words[at]
+        ) from None
+    copy = stack.enter_context(
+        tempfile.NamedTemporaryFile("w", prefix="arcbox-net-", suffix=".json")  # noqa: SIM115
+    )
+    json.dump(firecracker_config(document, ifname, mac), copy)
+    copy.flush()
+    return [*words[:at], copy.name, *words[at + 1 :]]

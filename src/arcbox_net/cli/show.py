@@ -1,0 +1,92 @@
+"""`arcbox-net show`: everything about one network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from arcbox_net.cli import common, output
+
+if TYPE_CHECKING:
+    from arcbox_net.network.messages import ForwardInfo, NetworkStatus, PortInfo
+
+
+@click.command("show")
+@common.network_argument
+@common.json_option
+def command(network: str, as_json: bool) -> None:
+    """Show network NAME: addresses, services, guests, forwards, and what stands in its way."""
+    status = common.connect(network).status()
+    if as_json:
+        output.print_json(status)
+        return
+    click.echo(output.style(status.name, bold=True) + f"  {status.state}")
+    output.facts(_summary(status), indent=2)
+    if status.ports:
+        click.echo()
+        ports_table(status.ports)
+    if status.forwards:
+        click.echo()
+        forwards_table(status.forwards)
+    for warning in status.warnings:
+        output.warn(warning.message, warning.fix)
+
+
+def _summary(status: NetworkStatus) -> list[tuple[str, object]]:
+    return [
+        ("mode", f"{status.mode}, egress {status.egress}"),
+        ("subnet", status.subnet),
+        ("gateway", status.gateway),
+        ("bridge", status.bridge),
+        ("mtu", status.mtu),
+        ("dhcp", f"{status.leases} leases, {status.available_ips} addresses free" if status.dhcp else "off"),
+        ("dns", _dns_text(status)),
+        ("host access", ", ".join(status.host_access)),
+        ("owner", status.owner),
+        ("process", f"{status.pid}, up {output.duration_text(status.uptime_s)}"),
+        ("log", status.log),
+    ]
+
+
+def _dns_text(status: NetworkStatus) -> str:
+    if not status.dns:
+        return "off"
+    upstreams = f", upstreams {', '.join(status.upstreams)}" if status.upstreams else ""
+    return (status.domain or "on") + upstreams
+
+
+def ports_table(ports: list[PortInfo]) -> None:
+    output.table(
+        ("port", "kind", "state", "address", "mac", "interface", "sent", "received"),
+        [
+            (
+                port.name,
+                port.kind,
+                port.state,
+                port.ip,
+                port.mac,
+                port.ifname,
+                output.bytes_text(port.rx_bytes),  # what we received is what the guest sent
+                output.bytes_text(port.tx_bytes),
+            )
+            for port in ports
+        ],
+        right=(6, 7),
+    )
+
+
+def forwards_table(forwards: list[ForwardInfo]) -> None:
+    output.table(
+        ("forward", "guest", "path", "client address", "state"),
+        [
+            (
+                forward.rule,
+                forward.guest_ip or forward.guest,
+                forward.path,
+                "kept" if forward.client_address_preserved else "ours",
+                forward.state,
+            )
+            for forward in forwards
+        ],
+    )
