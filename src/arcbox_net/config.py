@@ -30,6 +30,7 @@ AUTO = "auto"
 SUBNET_NAT = "192.168.64.0/24"
 SUBNET_HOST_ONLY = "10.0.0.0/24"
 
+_OPTION = re.compile(r"[0-9]{1,3}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _PORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -94,6 +95,12 @@ class DhcpConfig:
                 f"dhcp.lease_s {self.lease_s}: expected {LEASE_S_MIN} to max_lease_s ({self.max_lease_s})",
                 field="dhcp.lease_s",
                 value=self.lease_s,
+            )
+        if self.addresses_per_port_max < 1:
+            raise ConfigError(
+                f"dhcp.addresses_per_port_max {self.addresses_per_port_max}: at least 1",
+                field="dhcp.addresses_per_port_max",
+                value=self.addresses_per_port_max,
             )
         if self.match not in ("client-id", "mac"):
             raise ConfigError(
@@ -365,7 +372,7 @@ def parse_endpoint(field: str, text: str, default: int) -> tuple[str, int]:
 def parse_host_access(text: str) -> HostAccess:
     """`8080`, `8080/tcp` or `53/udp`. Raises ConfigError."""
     number, _, protocol = str(text).partition("/")
-    if not number.isascii() or not number.isdigit():
+    if not re.fullmatch(r"[0-9]{1,5}", number):
         raise ConfigError(f"host_access {text!r}: expected PORT[/tcp|udp]", field="host_access", value=text)
     return HostAccess(protocol=protocol or "tcp", host_port=int(number))
 
@@ -457,16 +464,17 @@ def _dhcp(body: Any, where: str) -> DhcpConfig:
             raise ConfigError(f"{where}.pool: expected [first, last]", field=f"{where}.pool", value=str(pool))
         values["pool"] = (pool[0], pool[1])
     if "reservations" in values:
-        values["reservations"] = tuple(_reservation(item, f"{where}.reservations") for item in values["reservations"])
+        items = _items(values["reservations"], f"{where}.reservations")
+        values["reservations"] = tuple(_reservation(item, f"{where}.reservations") for item in items)
     if "options" in values:
         options = values["options"]
-        if not isinstance(options, Mapping) or not all(str(key).isdigit() for key in options):
+        if not isinstance(options, Mapping) or not all(_OPTION.fullmatch(str(key)) for key in options):
             raise ConfigError(f"{where}.options: expected number = text", field=f"{where}.options", value=str(options))
         values["options"] = {int(key): str(text) for key, text in options.items()}
     if "search" in values:
         values["search"] = tuple(_texts(values["search"], f"{where}.search"))
     if "routes" in values:
-        routes = [_texts(item, f"{where}.routes") for item in values["routes"]]
+        routes = [_texts(item, f"{where}.routes") for item in _items(values["routes"], f"{where}.routes")]
         if any(len(item) != 2 for item in routes):
             raise ConfigError(f"{where}.routes: expected [[cidr, router]]", field=f"{where}.routes", value=str(routes))
         values["routes"] = tuple((item[0], item[1]) for item in routes)
@@ -524,6 +532,12 @@ def _typed(values: Mapping[str, Any], field: str, types: tuple[type, ...], where
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
         raise ConfigError(f"{where}.{field}: {value!r} is not {wanted}", field=f"{where}.{field}", value=str(value))
+
+
+def _items(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where}: expected a list, got {value!r}", field=where, value=str(value))
+    return list(value)
 
 
 def _texts(value: Any, where: str) -> list[str]:
