@@ -1,15 +1,22 @@
-"""Networks for virtual machines and processes. Public names; importing this package stays cheap."""
+"""Networks for virtual machines and processes. Public names, loaded when they are used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from arcbox_net.config import DhcpConfig, DnsConfig, Egress, HostAccess, NetConfig, NetworkMode, Reservation
-from arcbox_net.errors import ArcboxNetError
-from arcbox_net.rules import ForwardRule, parse_forward
-
 if TYPE_CHECKING:
-    from arcbox_net.manager import NetworkManager, NetnsAttachment, TapAttachment
+    from arcbox_net.config import (
+        DhcpConfig,
+        DnsConfig,
+        Egress,
+        HostAccess,
+        NetConfig,
+        NetworkMode,
+        Reservation,
+    )
+    from arcbox_net.errors import ArcboxNetError
+    from arcbox_net.manager import NetnsAttachment, NetworkManager, TapAttachment
+    from arcbox_net.rules import ForwardRule, parse_forward
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,11 +35,24 @@ __all__ = [
     "parse_forward",
 ]
 
+_HOME = {
+    "ArcboxNetError": "errors",
+    "ForwardRule": "rules",
+    "parse_forward": "rules",
+    "NetworkManager": "manager",
+    "NetnsAttachment": "manager",
+    "TapAttachment": "manager",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # The manager pulls in msgspec and http.client; `from arcbox_net import NetConfig` need not pay for them.
-    if name in ("NetworkManager", "TapAttachment", "NetnsAttachment"):
-        from arcbox_net import manager
+    # Every module of the package runs this file first: `arcbox-net ls` must not pay for the configuration.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return getattr(manager, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"arcbox_net.{_HOME.get(name, 'config')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
