@@ -83,16 +83,16 @@ def command(
     common.check_guest(mac, ip, hostname)
     manager = common.connect(network)
     if tap:
-        attached = manager.attach_tap(
+        manager.attach_tap(
             port, mac=mac, ip=ip, hostname=hostname, queues=queues, persist=True, owner_uid=owner_uid
         )
-        info = attached.port
     else:
         assert netns is not None
         target = int(netns) if netns.isdigit() else netns
-        info = manager.attach_netns(
+        manager.attach_netns(
             target, name=port, mac=mac, ip=ip, hostname=hostname, ifname=ifname, configure=not no_configure
-        ).port
+        )
+    info = next(item for item in manager.ports() if item.name == port)
     if as_json:
         output.print_json(info)
     else:

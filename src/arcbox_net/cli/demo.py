@@ -133,9 +133,9 @@ class Demo:
 
     def _guest(self, manager: NetworkManager) -> tuple[_Guest, str]:
         guest = self._stack.enter_context(contextlib.closing(_Guest()))
-        port = manager.attach_netns(guest.process.pid, name=GUEST, hostname=GUEST, configure=False).port
+        port = manager.attach_netns(guest.process.pid, name=GUEST, hostname=GUEST, configure=False)
         guest.process.release({})
-        return guest, f"a namespace with {port.mac} on {port.ifname}"
+        return guest, f"a namespace with {port.ifname}, {port.mac}"
 
     def _dhcp(self, guest: _Guest) -> tuple[dict[str, Any], str]:
         lease = guest.ask(step="dhcp", hostname=GUEST)

@@ -1,4 +1,4 @@
-"""The guest's side of `demo`: runs inside its namespace; one request line in, one answer line out, until EOF."""
+"""The guest's side of `demo`: runs inside its namespace, one request line in, one answer line out."""
 
 from __future__ import annotations
 

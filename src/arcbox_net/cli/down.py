@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from arcbox_net.cli import common, output
+from arcbox_net.cli import common, glance, output
 from arcbox_net.errors import ArcboxNetError, NotRunning
 
 
@@ -21,9 +21,7 @@ def command(network: str | None, everything: bool) -> None:
     if network is not None:
         _down(network)
         return
-    from arcbox_net.cli.ls import known_networks
-
-    names, failed = known_networks(), None
+    names, failed = glance.names(), None
     for name in names:
         try:
             _down(name)

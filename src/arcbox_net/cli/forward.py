@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from arcbox_net.cli import common, output
-from arcbox_net.rules import ForwardRule
+
+if TYPE_CHECKING:
+    from arcbox_net.rules import ForwardRule
 
 
 @click.group("forward")

@@ -6,22 +6,21 @@ from typing import Any
 
 import click
 
-from arcbox_net import paths
-from arcbox_net.cli import common, output
-from arcbox_net.errors import ArcboxNetError
+from arcbox_net.cli import common, glance, output
+
+FIELDS = ("mode", "subnet", "gateway", "bridge", "uptime_s", "pid")
 
 
 @click.command("ls")
 @common.json_option
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 def command(as_json: bool, quiet: bool) -> None:
-    """List the networks. `dead` ones lost their process: `down NAME` or `up NAME` clears up."""
-    names = known_networks()
+    """List the networks. A `dead` one lost its process: `up` revives it, `down` removes what it left."""
     if quiet:
-        for name in names:
+        for name in glance.names():
             click.echo(name)
         return
-    found = [_look(name) for name in names]
+    found = [_row(name, status) for name, status in glance.networks().items()]
     if as_json:
         output.print_json(found)
     elif not found:
@@ -41,28 +40,12 @@ def command(as_json: bool, quiet: bool) -> None:
                 )
                 for item in found
             ],
+            right=(5,),
         )
 
 
-def known_networks() -> list[str]:
-    """Names of the networks that run, and of dead ones with a runtime directory."""
-    from arcbox_net.manager import running_networks
-
-    try:
-        left = {entry.name for entry in paths.runtime_root().iterdir() if entry.is_dir()}
-    except OSError:
-        left = set()
-    return sorted(left | set(running_networks()))
-
-
-def _look(name: str) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(("mode", "subnet", "gateway", "bridge", "ports", "uptime_s", "pid"))
-    row = {"name": name, "state": "dead", **row}
-    try:
-        status = common.connect(name).status()
-    except ArcboxNetError:
-        return row
-    for field in ("state", "mode", "subnet", "gateway", "bridge", "uptime_s", "pid"):
-        row[field] = getattr(status, field)
-    row["ports"] = len(status.ports)
+def _row(name: str, status: dict[str, Any] | None) -> dict[str, Any]:
+    known = status or {"state": "dead"}
+    row = {"name": name, "state": known["state"], **{field: known.get(field) for field in FIELDS}}
+    row["ports"] = len(known["ports"]) if status else None
     return row

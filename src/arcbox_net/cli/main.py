@@ -37,7 +37,8 @@ class Failure(click.ClickException):
     def __init__(self, error: ArcboxNetError) -> None:
         super().__init__(error.message)
         self.error = error
-        self.exit_code = 2 if isinstance(error, ConfigError) else int(error.facts.get("exit_status", 1))
+        status = 2 if isinstance(error, ConfigError) else int(error.facts.get("exit_status", 1))
+        self.exit_code = status  # type: ignore[misc]  # click means one class a status
 
     def show(self, file: IO[Any] | None = None) -> None:
         head = style("arcbox-net: ", stream=sys.stderr, fg="red", bold=True)

@@ -53,9 +53,13 @@ def print_json(value: Any) -> None:
     """Print *value* (structs of `network.messages`, or plain JSON types) as indented JSON."""
     import json
 
+    click.echo(json.dumps(value, indent=2, default=_struct))
+
+
+def _struct(value: Any) -> Any:
     import msgspec
 
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2))
+    return msgspec.to_builtins(value)
 
 
 def note(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcbox_net.cli import common, output
+from arcbox_net.cli.network_options import build_config, network_options
 from arcbox_net.errors import ArcboxNetError, ConfigError
 from arcbox_net.rules import ForwardRule
 
@@ -47,7 +48,7 @@ class WithCommand(click.Command):
 
 @click.command("run", cls=WithCommand)
 @click.argument("network", metavar="[NAME]", type=common.NetworkName(), required=False)
-@common.network_options
+@network_options
 @click.option(
     "--name", "port", metavar="PORT", help="The guest's name, also in DNS. Default: one is made up."
 )
@@ -100,7 +101,7 @@ def command(
             )
         config = None
     else:
-        config = common.build_config(None, queues=queues, **options)
+        config = build_config(None, queues=queues, **options)
     common.check_guest(mac, ip, port)
     common.require_admin("run")
     from arcbox_net.cli.foreground import end_like, signals_held
@@ -146,7 +147,7 @@ class _Guest:
     def attached(self, attach: Callable[[], Any]) -> Iterator[Any]:
         """The attachment that *attach* makes, with the forwards of `-p`; all of it goes at the end."""
         attachment = attach()
-        name = attachment.port.name
+        name = attachment.port
         exposed: list[str] = []
         try:
             for rule in self._forwards:
@@ -244,7 +245,7 @@ def _run_monitor(
         fds: tuple[int, ...] = ()
     else:
         fds = tuple(tap.fds)
-        words = monitor.with_nic(kind, words, monitor.Nic(mac=tap.mac, mtu=tap.port.mtu, fds=fds))
+        words = monitor.with_nic(kind, words, monitor.Nic(mac=tap.mac, mtu=tap.mtu, fds=fds))
 
     def become(_order: dict[str, Any]) -> int:
         for fd in fds:

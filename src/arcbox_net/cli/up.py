@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcbox_net.cli import common, output
+from arcbox_net.cli.network_options import build_config, network_options
 
 if TYPE_CHECKING:
     from arcbox_net.manager import NetworkManager
@@ -17,7 +18,7 @@ FOREGROUND_POLL_S = 0.5
 
 @click.command("up")
 @common.network_argument
-@common.network_options
+@network_options
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, then take the network down.")
 @common.json_option
 def command(network: str, foreground: bool, as_json: bool, **options: Any) -> None:
@@ -30,7 +31,7 @@ def command(network: str, foreground: bool, as_json: bool, **options: Any) -> No
     arcbox-net up lan --bridge br0
     arcbox-net up dev -f networks.toml
     """
-    config = common.build_config(network, **options)
+    config = build_config(network, **options)
     from arcbox_net.manager import NetworkManager
 
     manager = NetworkManager(config, name=network)

@@ -67,7 +67,7 @@ class GuestProcess:
         return child
 
     def release(self, order: dict[str, Any]) -> None:
-        """Let the child go on. Returns when its command is executed or it said `started`. Raises what failed."""
+        """Let the child go on; returns once its command is executed or it said `started`, raises what failed."""
         with contextlib.suppress(BrokenPipeError):
             self._channel.send(json.dumps(order).encode())
         self._expect("")

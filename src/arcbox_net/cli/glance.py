@@ -1,0 +1,48 @@
+"""A look at the networks that costs next to nothing, for `ls` and for completion.
+
+The manager's client decodes into checked types and takes 60 ms to import; here one GET on each socket and the
+JSON as it comes will do.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from arcbox_net import paths
+
+TIMEOUT_S = 5.0
+ANSWER_BYTES_MAX = 16 << 20
+
+
+def networks() -> dict[str, dict[str, Any] | None]:
+    """Every network of this user by name: its status, or None when its process is dead."""
+    return {name: get(name, "/v1/network") for name in names()}
+
+
+def names() -> list[str]:
+    """Networks that were not taken down: their socket is there, whether or not anyone listens."""
+    try:
+        found = [entry.name for entry in paths.runtime_root().iterdir() if (entry / "api.sock").exists()]
+    except OSError:
+        return []
+    return sorted(found)
+
+
+def get(network: str, path: str) -> Any:
+    """The decoded answer to GET *path*, None when there is none."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(str(paths.api_socket(network)))
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+            answer = bytearray()
+            while chunk := connection.recv(65536):
+                answer += chunk
+                if len(answer) > ANSWER_BYTES_MAX:
+                    return None
+        head, _, body = bytes(answer).partition(b"\r\n\r\n")
+        return json.loads(body) if head.split(b" ", 2)[1:2] == [b"200"] else None
+    except (OSError, ValueError):
+        return None
