@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -47,6 +48,7 @@ from arcbox_net.rules import ForwardRule, parse_forward
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
+LOG_BYTES_MAX = 1 << 20
 
 _serial = itertools.count()
 T = TypeVar("T")
@@ -121,7 +123,7 @@ class NetworkManager:
         Raises SubnetConflict, PermissionDenied, HostPortInUse, InterfaceNotFound, AlreadyRunning …; then nothing
         is left behind.
         """
-        if self.state == "running":
+        if self._process is not None and self._process.poll() is None:
             return
         self._spawn(detached=False)
 
@@ -359,7 +361,7 @@ class NetworkManager:
         try:
             with contextlib.suppress(NotRunning):
                 self._client.call("DELETE", "/network")
-            if not select.select([end], [], [], STOP_TIMEOUT_S)[0]:
+            if not _readable(end, STOP_TIMEOUT_S):
                 raise ArcboxNetError(
                     f"network {self.name} (pid {pid}) does not stop",
                     fix=f"kill -9 {pid}, then arcbox-net down {self.name}",
@@ -417,7 +419,7 @@ def _run_network(
     log_path = paths.log_file(name)
     try:
         log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = open(log_path, "ab")  # noqa: SIM115 - the child's from here on
+        log = open(log_path, "wb" if _size(log_path) > LOG_BYTES_MAX else "ab")  # noqa: SIM115 - closed below
     except OSError as error:
         os.close(ready)
         os.close(answer_end)
@@ -452,17 +454,27 @@ def _run_network(
     return process, json.loads(line)
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _read_line(fd: int, timeout_s: float) -> bytes:
     line = b""
     deadline = time.monotonic() + timeout_s
     while not line.endswith(b"\n"):
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not _readable(fd, deadline - time.monotonic()):
             return b""
         chunk = os.read(fd, 65536)
         if not chunk:
             return b""
         line += chunk
     return line
+
+
+def _readable(fd: int, timeout_s: float) -> bool:
+    poll = select.poll()  # not select(): an embedding program may hold more than 1024 fds
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0, int(timeout_s * 1000))))
 
 
 def _tap_attachment(port: PortInfo, fds: list[int]) -> TapAttachment:

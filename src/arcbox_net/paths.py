@@ -27,7 +27,7 @@ def state_root() -> Path:
 
 
 def runtime_dir(network: str) -> Path:
-    """Holds lock, api.sock, fd.sock, status.json and log of one running network; mode 0700."""
+    """Holds lock, api.sock and fd.sock of one running network, and nothing when it stopped; mode 0700."""
     return runtime_root() / network
 
 
@@ -44,7 +44,8 @@ def lock_file(network: str) -> Path:
 
 
 def log_file(network: str) -> Path:
-    return runtime_dir(network) / "log"
+    """Kept beside the state, so that it can be read after the network ended."""
+    return state_root() / f"{network}.log"
 
 
 def state_file(network: str) -> Path:

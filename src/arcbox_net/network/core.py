@@ -32,6 +32,7 @@ from arcbox_net.config import (
 from arcbox_net.errors import ArcboxNetError, ConfigError, RecordNotFound
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
+from arcbox_net.host.plan import TapPlan
 from arcbox_net.network import messages as m
 from arcbox_net.network.addressing import Addressing
 from arcbox_net.network.ports import Port, PortRequest, PortTable, connect, disconnect, port_infos
@@ -246,6 +247,15 @@ class Network:
                 self.close_fds(fds)
                 await self._forget_port(name, (request.hostname or name).lower(), ip)
                 raise
+
+    async def open_tap(self, name: str) -> tuple[m.PortInfo, list[int]]:
+        """The queues of an attached TAP once more. Raises PortNotFound; no fds when the port is no TAP."""
+        async with self._change:
+            port = self._ports.get(name)
+            fds: list[int] = []
+            if isinstance(port.plan, TapPlan):
+                fds = await self._kernel(self._site.links.open_tap, port.plan.ifname, port.plan.queues)
+            return (await self._port_info(name)), fds
 
     async def detach(self, name: str) -> None:
         """Remove the port, its device and its address. Raises PortNotFound."""

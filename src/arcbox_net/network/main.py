@@ -12,80 +12,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import pwd
 import resource
-import shutil
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 from arcbox_net import paths
 from arcbox_net.config import NetConfig, check_network_name, config_from_mapping
-from arcbox_net.errors import AlreadyRunning, ArcboxNetError, PermissionDenied, StartFailed
+from arcbox_net.errors import ArcboxNetError, StartFailed
+from arcbox_net.network.lock import NetworkLock, live_networks
 
 log = logging.getLogger("arcbox_net")
-
-
-class NetworkLock:
-    """The right to be the network *name*: an flock that ends with the process, whatever happens to it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        directory = paths.runtime_dir(name)
-        try:
-            for part in (paths.runtime_root(), directory):
-                part.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = os.open(paths.lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise PermissionDenied(
-                f"{directory}: {error.strerror}",
-                fix="run as the user who owns it, or set ARCBOX_NET_RUNTIME_DIR",
-                operation="create runtime directory",
-            ) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(self._fd, 20, 0).decode(errors="replace").strip()
-            os.close(self._fd)
-            raise AlreadyRunning(
-                f"network {name} is running already (pid {pid or 'unknown'})",
-                fix=f"arcbox-net show {name}, or arcbox-net down {name}",
-                network=name,
-                pid=int(pid) if pid.isdigit() else None,
-            ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
-
-    def release(self, *, remove_directory: bool) -> None:
-        """Give the name up. The directory goes first: whoever locks a removed file must find a new one."""
-        if remove_directory:
-            shutil.rmtree(paths.runtime_dir(self.name), ignore_errors=True)
-        else:
-            for path in (paths.api_socket(self.name), paths.fd_socket(self.name)):
-                path.unlink(missing_ok=True)
-        os.close(self._fd)
-
-
-def live_networks() -> list[str]:
-    """Names whose process holds its lock."""
-    found = []
-    with contextlib.suppress(OSError):
-        for directory in sorted(paths.runtime_root().iterdir()):
-            with contextlib.suppress(OSError):
-                fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    found.append(directory.name)
-                finally:
-                    os.close(fd)
-    return found
 
 
 async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: bool, ready_fd: int) -> None:
@@ -192,7 +134,7 @@ def remove_leftovers(name: str) -> bool:
         return leftovers or existed
     finally:
         links.close()
-        lock.release(remove_directory=True)
+        lock.release()
 
 
 def _tell(fd: int, body: dict[str, Any]) -> None:
@@ -226,6 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = config_from_mapping(json.load(sys.stdin))
         _raise_nofile()
         lock = NetworkLock(name)
+        log.info("network %s starts as pid %d", name, os.getpid())
         asyncio.run(
             serve(
                 name,
@@ -235,6 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
                 ready_fd=options.ready_fd,
             )
         )
+        if options.ephemeral:
+            paths.log_file(name).unlink(missing_ok=True)
         return 0
     except ArcboxNetError as error:
         log.error("%s", error)
@@ -251,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         if lock is not None:
-            lock.release(remove_directory=True)
+            lock.release()
 
 
 if __name__ == "__main__":

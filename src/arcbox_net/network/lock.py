@@ -1,0 +1,103 @@
+"""Who is the network NAME: a file lock that ends with the process, whatever happens to it.
+
+An open-file-description lock, because it can be asked for without being taken (unlike flock) and is not lost
+when the process closes another descriptor of the same file (unlike POSIX locks).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+
+from arcbox_net import paths
+from arcbox_net.errors import AlreadyRunning, PermissionDenied
+
+ATTEMPTS_MAX = 16
+_FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
+
+
+class NetworkLock:
+    """Held from construction to `release`. Raises AlreadyRunning, PermissionDenied."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        for _ in range(ATTEMPTS_MAX):
+            fd = _open(name)
+            if not _take(fd):
+                pid = os.pread(fd, 20, 0).decode(errors="replace").strip()
+                os.close(fd)
+                raise AlreadyRunning(
+                    f"network {name} is running already (pid {pid or 'unknown'})",
+                    fix=f"look at it: arcbox-net show {name}, or stop it: arcbox-net down {name}",
+                    network=name,
+                    pid=int(pid) if pid.isdigit() else None,
+                )
+            if _is_current(fd, name):
+                break
+            os.close(fd)  # its owner removed the directory between our open and our lock
+        else:
+            raise AlreadyRunning(f"network {name} is being stopped", fix="try again", network=name, pid=None)
+        self._fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Give the name up, and with it the runtime directory: sockets and the lock file itself."""
+        shutil.rmtree(paths.runtime_dir(self.name), ignore_errors=True)
+        os.close(self._fd)
+
+
+def live_networks() -> list[str]:
+    """Names whose process holds its lock, sorted."""
+    found = []
+    with contextlib.suppress(OSError):
+        for directory in sorted(paths.runtime_root().iterdir()):
+            with contextlib.suppress(OSError):
+                fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    if _is_held(fd):
+                        found.append(directory.name)
+                finally:
+                    os.close(fd)
+    return found
+
+
+def _open(name: str) -> int:
+    directory = paths.runtime_dir(name)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for part in (directory.parent, directory):
+            part.chmod(0o700)
+        return os.open(paths.lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return _open(name)  # removed by an ending process between mkdir and open
+    except OSError as error:
+        raise PermissionDenied(
+            f"{directory}: {error.strerror}",
+            fix="run as the user who owns it, or set ARCBOX_NET_RUNTIME_DIR",
+            operation="create runtime directory",
+        ) from None
+
+
+def _take(fd: int) -> bool:
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _is_held(fd: int) -> bool:
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _is_current(fd: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(paths.lock_file(name)))
+    except FileNotFoundError:
+        return False
