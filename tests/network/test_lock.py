@@ -1,0 +1,70 @@
+"""The right to be a network: one holder, visible to others, gone with its process."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from arcbox_net import paths
+from arcbox_net.errors import AlreadyRunning
+from arcbox_net.network.lock import NetworkLock, live_networks
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCBOX_NET_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+def held_by_another_process(name):
+    code = (
+        "import sys; from arcbox_net.network.lock import NetworkLock;"
+        f"lock = NetworkLock({name!r}); print('held', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+def test_k17_second_holder_is_refused_with_the_first_ones_pid():
+    process = held_by_another_process("dev")
+    try:
+        with pytest.raises(AlreadyRunning) as caught:
+            NetworkLock("dev")
+        assert caught.value.pid == process.pid
+        assert caught.value.network == "dev"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_k17_lock_of_a_killed_process_is_free():
+    process = held_by_another_process("dev")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert live_networks() == []
+    NetworkLock("dev").release()
+
+
+def test_live_networks_names_holders_without_disturbing_them():
+    lock = NetworkLock("one")
+    process = held_by_another_process("two")
+    try:
+        assert live_networks() == ["one", "two"]
+        assert live_networks() == ["one", "two"], "asking must not release our own lock"
+    finally:
+        process.kill()
+        process.communicate()
+    assert live_networks() == ["one"]
+    lock.release()
+    assert live_networks() == []
+
+
+def test_release_removes_the_runtime_directory_and_a_new_holder_gets_a_new_one():
+    lock = NetworkLock("dev")
+    directory = paths.runtime_dir("dev")
+    assert directory.stat().st_mode & 0o777 == 0o700
+    lock.release()
+    assert not directory.exists()
+    NetworkLock("dev").release()
