@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 
 from arcbox_net.addresses import format_mac, parse_mac
@@ -14,10 +15,13 @@ from arcbox_net.network.ports import Port
 from arcbox_net.network.state import State
 from arcbox_net.recipes.gateway import is_guest_address
 from arcbox_net.recipes.site import Layout
+from arcbox_net.services.dhcp.clock import system_clock
+from arcbox_net.services.dhcp.commit import LeaseWriter
 from arcbox_net.services.dhcp.leases import LeaseTable
-from arcbox_net.services.dhcp.records import ALLOCATED, POOL, RESERVED, Lease, LeaseChange
-from arcbox_net.services.dhcp.server import DhcpSettings
-from arcbox_net.services.dhcp.shell import DhcpService, system_clock
+from arcbox_net.services.dhcp.messages import OPT_ROUTER
+from arcbox_net.services.dhcp.records import ALLOCATED, POOL, RESERVED, Lease
+from arcbox_net.services.dhcp.settings import DhcpSettings
+from arcbox_net.services.dhcp.shell import DhcpService
 
 LeaseListener = Callable[[str | None, IPv4Address, bool], None]
 
@@ -32,6 +36,7 @@ class Addressing:
         self._state = state
         self._settings = dhcp_settings(config, layout, domain)
         self._table: LeaseTable
+        self._writer: LeaseWriter
         self._service: DhcpService | None = None
 
     async def start(self, port_of: Callable[[bytes], str | None], listener: LeaseListener) -> None:
@@ -40,10 +45,13 @@ class Addressing:
         leases = await loop.run_in_executor(None, self._state.leases)
         inside = [lease for lease in leases if is_guest_address(self._layout, lease.ip)]
         self._table = LeaseTable(self._settings, inside, now=system_clock())
-        for item in self._config.dhcp.reservations:
-            ip = self._checked(item.ip)
-            change = self._table.reserve(parse_mac(item.mac), ip, item.hostname, system_clock())
-            await self._commit([change])
+        self._writer = LeaseWriter(self._table, self._state)
+        await self._writer.commit(
+            [
+                self._table.reserve(parse_mac(item.mac), self._checked(item.ip), item.hostname, system_clock())
+                for item in self._config.dhcp.reservations
+            ]
+        )
         if self._config.has_dhcp:
 
             def on_lease(lease: Lease, active: bool) -> None:
@@ -56,6 +64,7 @@ class Addressing:
                 ifname=self._layout.bridge,
                 port_of=port_of,
                 on_lease=on_lease,
+                writer=self._writer,
             )
             await service.start()
             self._service = service
@@ -64,19 +73,35 @@ class Addressing:
                 listener(lease.hostname, lease.ip, True)
 
     async def stop(self) -> None:
+        """Forget what programs and ports had; leases and reservations stay on the disk."""
+        if not hasattr(self, "_writer"):
+            return
+        try:
+            await self._release_allocated(lambda _: True)
+        finally:
+            if self._service is not None:
+                await self._service.stop()
+            else:
+                await self._writer.close()
+
+    async def rebind(self) -> None:
+        """Serve again on a bridge that was deleted and made anew."""
         if self._service is not None:
-            await self._service.stop()
+            await self._service.rebind()
 
     async def keep_only_ports(self, ports: dict[str, Port]) -> None:
-        """Free what a run that was killed had allocated, but for the ports that are still there."""
-        changes = []
+        """Free what ports of a run that was killed had, but for those that are still there."""
+
+        def is_gone(lease: Lease) -> bool:
+            port = ports.get(lease.port) if lease.port is not None else None
+            return lease.port is not None and (port is None or port.ip != lease.ip)
+
+        await self._release_allocated(is_gone)
+
+    async def _release_allocated(self, chosen: Callable[[Lease], bool]) -> None:
         now = system_clock()
-        for lease in self._table.view(now):
-            if lease.kind == ALLOCATED and lease.port is not None:
-                port = ports.get(lease.port)
-                if port is None or port.ip != lease.ip:
-                    changes.append(self._table.release(lease.ip, now))
-        await self._commit(changes)
+        held = [lease for lease in self._table.view(now) if lease.kind == ALLOCATED and chosen(lease)]
+        await self._writer.commit([self._table.release(lease.ip, now) for lease in held])
 
     async def allocate(
         self, holder: str, *, ip: str | None, mac: str | None, hostname: str | None, port: str | None = None
@@ -93,7 +118,7 @@ class Addressing:
             port=port,
             now=system_clock(),
         )
-        await self._commit_or_undo(change)
+        await self._writer.commit([change])
         assert change.lease is not None
         return lease_info(change.lease)
 
@@ -102,18 +127,25 @@ class Addressing:
         if hostname is not None:
             check_port_name(hostname, field="hostname")
         change = self._table.reserve(parse_mac(mac), self._checked(ip), hostname, system_clock())
-        await self._commit_or_undo(change)
+        await self._writer.commit([change])
         assert change.lease is not None
         return lease_info(change.lease)
 
     async def release(self, ip: IPv4Address) -> None:
-        """Forget who has *ip*. Raises AddressNotFound."""
-        lease = next((lease for lease in self._table.view(system_clock()) if lease.ip == ip), None)
-        if lease is None:
-            raise AddressNotFound(f"{ip} is not allocated", fix="list them: lease ls", address=str(ip))
+        """Forget who has *ip*, and its reservation. Raises AddressNotFound."""
         now = system_clock()
-        change = self._table.unreserve(ip, now) if lease.kind == RESERVED else self._table.release(ip, now)
-        await self._commit([change])
+        lease = next((lease for lease in self._table.view(now) if lease.ip == ip), None)
+        if lease is None:
+            raise AddressNotFound(
+                f"{ip} is not allocated", fix=f"list them: arcbox-net lease ls {self._network}", address=str(ip)
+            )
+        is_reserved = lease.kind == RESERVED
+        await self._writer.commit([self._table.unreserve(ip, now) if is_reserved else self._table.release(ip, now)])
+
+    async def release_port(self, ip: IPv4Address) -> None:
+        """The port that had *ip* is gone; a reservation stays."""
+        with contextlib.suppress(AddressNotFound):
+            await self._writer.commit([self._table.release(ip, system_clock())])
 
     def view(self) -> list[LeaseInfo]:
         now = system_clock()
@@ -147,30 +179,18 @@ class Addressing:
             )
         return ip
 
-    async def _commit_or_undo(self, change: LeaseChange) -> None:
-        try:
-            await self._commit([change])
-        except BaseException:
-            self._table.release(change.ip, system_clock())
-            raise
-
-    async def _commit(self, changes: Sequence[LeaseChange]) -> None:
-        if not changes:
-            return
-        if self._service is not None:
-            await self._service.commit(changes)
-        else:
-            await asyncio.get_running_loop().run_in_executor(None, self._state.commit_leases, changes)
-
 
 def dhcp_settings(config: NetConfig, layout: Layout, domain: str) -> DhcpSettings:
     """What the DHCP core needs, from the configuration and the layout in force."""
     assert layout.address is not None and layout.subnet is not None and layout.gateway is not None
     dhcp = config.dhcp
+    options = {number: dhcp.option_payload(number) for number in dhcp.options}
+    if layout.router not in (None, layout.gateway):
+        options[OPT_ROUTER] = layout.router.packed  # the LAN's own router, in mode bridge
     return DhcpSettings(
         subnet=layout.subnet,
         gateway=layout.gateway,
-        router=layout.router,
+        router=layout.router is not None,
         pool=pool_of(config, layout.subnet),
         dns=(layout.gateway,) if config.has_dns else (),
         domain=domain,
@@ -179,7 +199,7 @@ def dhcp_settings(config: NetConfig, layout: Layout, domain: str) -> DhcpSetting
         lease_s=dhcp.lease_s,
         max_lease_s=dhcp.max_lease_s,
         match=dhcp.match,
-        options={number: dhcp.option_payload(number) for number in dhcp.options},
+        options=options,
         routes=tuple((IPv4Network(cidr), IPv4Address(router)) for cidr, router in dhcp.routes),
         addresses_per_port_max=dhcp.addresses_per_port_max,
     )

@@ -89,6 +89,7 @@ class Network:
         self._dns: DnsService | None = None
         self._names: LocalNames
         self._watch: Watch | None = None
+        self._bridge_index = 0
 
     # -- start and stop --------------------------------------------------------------------------------------
 
@@ -99,7 +100,13 @@ class Network:
                 await self._kernel(self._start_kernel)
                 await self._start_services()
                 await self._kernel(self._start_forwards)
-                self._watch = Watch(self._site.firewall, self._layout, self._repair, self._links_changed)
+                self._watch = Watch(
+                    self._site.firewall,
+                    self._layout,
+                    self._repair,
+                    self._links_changed,
+                    self._surroundings_changed,
+                )
                 await self._watch.start()
             except BaseException:
                 await self._tear_down()
@@ -138,6 +145,7 @@ class Network:
         self._recipe.apply(self._site, layout, self._contents())
         for port in self._ports:
             self._site.links.enslave(port.plan.ifname, layout.bridge)
+        self._bridge_index = self._site.links.find_bridge(layout.bridge)
 
     async def _start_services(self) -> None:
         config, layout = self.config, self._layout
@@ -271,7 +279,7 @@ class Network:
         self._remove_name(hostname, "port")
         await self._kernel(self._state.delete, "ports", name)
         if self._addressing is not None and ip is not None:
-            await self._addressing.release(ip)
+            await self._addressing.release_port(ip)
         await self._guests_changed()
 
     async def ports(self) -> list[m.PortInfo]:
@@ -378,7 +386,7 @@ class Network:
         warnings = await self._kernel(self._foreign_warnings)
         return m.NetworkStatus(
             name=self.name,
-            state="running",
+            state="conflict" if self._warnings else "running",
             mode=layout.mode,
             egress=layout.egress,
             pid=os.getpid(),
@@ -458,13 +466,30 @@ class Network:
     async def _repair(self) -> None:
         """Make the kernel look as planned again: somebody flushed a table or deleted a link."""
         async with self._change:
-            await self._kernel(self._repair_kernel)
+            before, self._bridge_index = self._bridge_index, await self._kernel(self._repair_kernel)
+            if self._addressing is not None and before != self._bridge_index:
+                await self._addressing.rebind()
 
-    def _repair_kernel(self) -> None:
+    async def _surroundings_changed(self) -> None:
+        """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""
+        if self._layout.subnet is None:
+            return
+        clashes = await self._kernel(self._site.links.conflicts, self._layout.subnet, {self._layout.bridge})
+        self._warnings = [
+            m.Warning_(
+                code="subnet-conflict",
+                message=f"{clash} overlaps this network's {self._layout.subnet}",
+                fix="move this network: arcbox-net down, then up with another --subnet",
+            )
+            for clash in clashes[:1]
+        ]
+
+    def _repair_kernel(self) -> int:
         self._recipe.apply(self._site, self._layout, self._contents())
         for link in self._site.links.owned(self.name):
             if link.port is not None and link.bridge != self._layout.bridge:
                 self._site.links.enslave(link.ifname, self._layout.bridge)
+        return self._site.links.find_bridge(self._layout.bridge)
 
     async def _links_changed(self) -> None:
         """Detach ports whose device is gone: the monitor closed its TAP, or the namespace ended."""

@@ -13,19 +13,28 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from arcbox_net.host.linux.firewall_monitor import FirewallMonitor
-from arcbox_net.host.linux.monitor import LinkMonitor
+from arcbox_net.host.linux.monitor import Event, LinkMonitor
 from arcbox_net.host.linux.nftables import Firewall
+from arcbox_net.host.plan import IFNAME_PREFIX
 from arcbox_net.recipes.site import Layout
 
 DEBOUNCE_S = 0.05
 REPAIRS_MAX = 5
 REPAIR_WINDOW_S = 60.0
+_REPAIR = "repair"
+_PORTS = "ports"
+_SURROUNDINGS = "surroundings"
+_BRIDGE_BROKEN = ("link-removed", "link-renamed", "link-down", "mtu-changed", "address-removed")
 
 log = logging.getLogger("arcbox_net.watch")
 
 
 class Watch:
-    """Ties the kernel's notifications to `repair` (our state was changed) and `links_changed` (a device went)."""
+    """Ties the kernel's notifications to what they ask for.
+
+    `repair`: our state was changed. `links_changed`: a guest's device went. `surroundings_changed`: addresses or
+    routes of the host came, which may now overlap the network's subnet.
+    """
 
     def __init__(
         self,
@@ -33,14 +42,16 @@ class Watch:
         layout: Layout,
         repair: Callable[[], Awaitable[None]],
         links_changed: Callable[[], Awaitable[None]],
+        surroundings_changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._layout = layout
         self._repair = repair
         self._links_changed = links_changed
+        self._surroundings_changed = surroundings_changed
         self._firewall = FirewallMonitor(firewall, self._request_repair)
         self._links = LinkMonitor(self._on_link)
         self._repairs: deque[float] = deque(maxlen=REPAIRS_MAX)
-        self._counts = {"repairs": 0, "repairs_refused": 0, "link_events": 0}
+        self._counts = {"repairs": 0, "repairs_refused": 0}
         self._wanted: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
@@ -57,3 +68,54 @@ class Watch:
 
     def stats(self) -> dict[str, int]:
         return dict(self._counts)
+
+    def _on_link(self, event: Event) -> None:
+        """Ours are the bridge and the ports; everything else on the host is looked at for what it does to us."""
+        if event.ifname == self._layout.bridge or event.old == self._layout.bridge:
+            if event.kind in _BRIDGE_BROKEN and self._layout.owns_bridge:
+                self._request_repair()
+        elif event.ifname.startswith(IFNAME_PREFIX):
+            if event.kind in ("link-removed", "link-renamed"):
+                self._request(_PORTS)
+            elif event.kind == "master-changed" and event.detail != self._layout.bridge:
+                self._request_repair()
+        elif event.kind in ("address-added", "route-added", "resync"):
+            self._request(_SURROUNDINGS)
+        if event.kind == "resync":
+            self._request_repair()
+            self._request(_PORTS)
+
+    def _request_repair(self) -> None:
+        self._request(_REPAIR)
+
+    def _request(self, what: str) -> None:
+        self._wanted.add(what)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        while self._wanted:
+            await asyncio.sleep(DEBOUNCE_S)
+            wanted, self._wanted = self._wanted, set()
+            try:
+                if _PORTS in wanted:
+                    await self._links_changed()
+                if _REPAIR in wanted and self._may_repair():
+                    await self._repair()
+                if _SURROUNDINGS in wanted:
+                    await self._surroundings_changed()
+            except Exception:
+                log.exception("repair failed")
+
+    def _may_repair(self) -> bool:
+        now = time.monotonic()
+        if len(self._repairs) == REPAIRS_MAX and now - self._repairs[0] < REPAIR_WINDOW_S:
+            self._counts["repairs_refused"] += 1
+            loop = asyncio.get_running_loop()
+            loop.call_later(REPAIR_WINDOW_S - (now - self._repairs[0]), self._request_repair)
+            log.error("somebody keeps undoing this network's kernel state; next repair within %d s", REPAIR_WINDOW_S)
+            return False
+        self._repairs.append(now)
+        self._counts["repairs"] += 1
+        log.warning("this network's kernel state was changed by somebody else; putting it right")
+        return True

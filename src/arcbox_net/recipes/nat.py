@@ -23,10 +23,12 @@ class NatRecipe:
     def apply(self, site: Site, layout: Layout, contents: Contents) -> None:
         apply_gateway(site, layout, contents, masquerade=True)
         # Replies arrive on the uplink, whichever it is at that moment, so forwarding is on for all of them.
-        sysctl.enable_forwarding(site.network, site.record_dir, live=site.live_networks())
+        sysctl.enable_forwarding(
+            site.network, [layout.bridge], site.record_dir, live=[*site.live_networks(), site.network]
+        )
 
     def remove(self, site: Site, layout: Layout) -> None:
-        sysctl.restore_forwarding(site.network, site.record_dir, live=site.live_networks())
+        sysctl.restore_forwarding(site.network, site.record_dir, live=list(site.live_networks()))
         remove_gateway(site, layout)
 
 
