@@ -10,7 +10,7 @@ import dataclasses
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from arcbox_net.host.linux import nfnetlink
 from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
@@ -104,6 +104,17 @@ def forget_guests(addresses: Collection[IPv4Address]) -> int:
     if not gone:
         return 0
     return _forget(lambda entry: entry.original.src in gone or entry.reply.src in gone, translated=False)
+
+
+def forget_subnet(subnet: IPv4Network) -> int:
+    """Delete every entry from or to an address of *subnet*, which did not exist until now."""
+    first, last = int(subnet.network_address), int(subnet.broadcast_address)
+
+    def matches(entry: Entry) -> bool:
+        ends = (entry.original.src, entry.original.dst, entry.reply.src)
+        return any(first <= address <= last for address in ends)
+
+    return _forget(matches, translated=False)
 
 
 def entries(*, translated: bool = False) -> list[Entry]:

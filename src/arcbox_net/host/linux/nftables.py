@@ -16,6 +16,7 @@ from typing import TypeVar
 from arcbox_net.errors import KernelError, PermissionDenied
 from arcbox_net.host.linux import conntrack, generation, ruleset
 from arcbox_net.host.linux.conntrack import Translation
+from arcbox_net.host.linux.guard import Guard
 from arcbox_net.host.linux.ruleset import render
 from arcbox_net.host.plan import Dnat, FirewallPlan, HostAccessRedirect, PortPlan, table_name
 
@@ -37,6 +38,7 @@ class Firewall:
         self._dnats: dict[Dnat, None] = {}
         self._redirects: dict[HostAccessRedirect, None] = {}
         self._journal = generation.OwnChanges()
+        self._guard = Guard(network)
         self._fingerprint: bytes | None = None
 
     @property
@@ -129,6 +131,7 @@ class Firewall:
     def remove(self) -> None:
         """Remove both tables; nothing happens when there are none. Raises KernelError."""
         with self._lock:
+            self._guard.close()
             self._run(ruleset.removal(self.network))
             self._plan = self._fingerprint = None
             self._ports.clear()
@@ -164,8 +167,13 @@ class Firewall:
         )
 
     def _apply(self, plan: FirewallPlan) -> None:
+        fresh = self._plan is None and self.network not in self.owned_networks()
+        if fresh and plan.subnet is not None:
+            # Connections pass by their conntrack entry: an old one to these addresses must not.
+            conntrack.forget_subnet(plan.subnet)
         self._run(ruleset.replacement(plan))
         self._fingerprint = generation.fingerprint(table_name(self.network))
+        self._guard.open(plan)
 
     def _change(self, changes: str, commit: Callable[[], object]) -> None:
         """Make *changes* in the kernel, then *commit* them here; if they do not fit there, apply all anew."""

@@ -5,11 +5,13 @@ Two tables of one name, because each family sees what the other cannot:
     bridge abx_NAME   every frame a guest sends, as it enters its port: whose it may be (MAC, IPv4, ARP)
     inet abx_NAME     every packet that is routed or for the host: where it may go, and NAT
 
-Packets of established connections meet one rule of the inet table per hook; the rest runs once a connection.
+A packet of a known connection meets one rule per hook of the inet table: `ct status confirmed`, which is true once
+a packet of that connection has passed all of this, and for answers and ICMP errors that belong to it. Unlike `ct
+state established` it also holds for a UDP flow that nobody answers. The rest runs for a connection's first packet.
 Ports and forwards are elements of sets and maps, so that they come and go without replacing a rule.
 
 Accepted packets carry SEEN_MARK from the rule that accepts them to the guard (guard.py), which runs next on
-the same hook, clears the mark, and drops what lacks it: what passes while these tables are missing.
+the same hook and drops what lacks it: what would pass while these tables are missing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from arcbox_net.host.plan import Dnat, FirewallPlan, HostAccessRedirect, PortPla
 # 16-31, Istio and wg-quick low values). It is set only between our rule and the guard's.
 SEEN_MARK = 0x2000
 
-# RFC 4787 REQ-5, RFC 5382 REQ-5. ICMP (RFC 5508 REQ-2) is in guard.py: nft's language has no ICMP timeouts.
+# RFC 4787 REQ-5, RFC 5382 REQ-5. nft's language has no timeouts for ICMP (RFC 5508 REQ-2).
 UDP_IDLE_S = 300
 TCP_ESTABLISHED_S = 7440
 TCP_TRANSITORY_S = 240
@@ -391,7 +393,7 @@ def _forward_chains(plan: FirewallPlan, subnet: IPv4Network, bridge: str) -> lis
     return [
         _chain(
             "forward",
-            "ct state established,related accept",
+            "ct status confirmed accept",
             f"iifname {bridge} goto from_guests",
             f"oifname {bridge} goto to_guests",
             hook="filter hook forward priority filter",
@@ -446,7 +448,7 @@ def _input_chains(plan: FirewallPlan, bridge: str) -> list[str]:
         ),
         _chain(
             "guests_to_host",
-            "ct state established,related accept",
+            "ct status confirmed accept",
             *allowed,
             _drop("not a service of the gateway"),
             comment="the gateway's services, and nothing else of this host",
