@@ -27,7 +27,9 @@ def test_codes_are_unique():
     assert len({cls.code for cls in found}) == len(found)
 
 
-@pytest.mark.parametrize("body", [{}, {"code": "never-heard-of", "message": 7, "facts": None}, {"facts": {"fix": 1}}])
+@pytest.mark.parametrize(
+    "body", [{}, {"code": "never-heard-of", "message": 7, "facts": None}, {"facts": {"fix": 1}}]
+)
 def test_unknown_or_broken_error_is_still_an_error(body):
     assert isinstance(errors.from_json(body), errors.ArcboxNetError)
 

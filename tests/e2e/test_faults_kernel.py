@@ -1,0 +1,139 @@
+"""K9, K10: others change the kernel under a running network: links vanish, rulesets are flushed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from arcbox_net import NetConfig, NetworkManager
+from tests.support.machine import Machine, cpu_share, udhcpc
+from tests.support.netns import wait_until
+from tests.support.peers import http_server, refused
+
+pytestmark = [pytest.mark.fault]
+GATEWAY = "192.168.64.1"
+
+
+@pytest.fixture
+def network(machine: Machine) -> Iterator[NetworkManager]:
+    with machine.network(NetConfig(), name="dev") as started:
+        yield started
+
+
+def online(machine: Machine, guest: object) -> bool:
+    done = guest.run(f"ping -c 1 -W 1 {machine.world_ip}", check=False)  # type: ignore[attr-defined]
+    return bool(done.returncode == 0)
+
+
+@pytest.mark.parametrize("how", ["flush ruleset", "delete table inet abx_dev", "delete table bridge abx_dev"])
+def test_k10_removed_rules_come_back(machine: Machine, network: NetworkManager, how: str) -> None:
+    guest = machine.guest(network, "vm1")
+    network.expose("0.0.0.0:8080:vm1:80")
+    rules = machine.run("nft list ruleset").stdout
+    for _ in range(3):
+        machine.run(f"nft {how}")
+        wait_until(lambda: machine.run("nft list ruleset").stdout == rules, message=f"the rules after {how}")
+        assert online(machine, guest)
+        with http_server(guest), http_server(machine, 8000):
+            assert refused(machine.world, machine.host_ip, 8080) is None
+            assert refused(guest, GATEWAY, 8000) is not None
+
+
+def test_k10_changed_rules_are_put_right(machine: Machine, network: NetworkManager) -> None:
+    rules = machine.run("nft list ruleset").stdout
+    machine.run("nft add rule inet abx_dev forward accept", check=False)
+    machine.run("nft flush table inet abx_dev")
+    wait_until(lambda: machine.run("nft list ruleset").stdout == rules, timeout=30)
+
+
+def test_k10_rules_of_others_survive_our_repair(machine: Machine, network: NetworkManager) -> None:
+    machine.run("nft add table inet theirs")
+    machine.run("nft delete table inet abx_dev")
+    wait_until(lambda: "table inet abx_dev" in machine.run("nft list ruleset").stdout)
+    assert "table inet theirs" in machine.run("nft list ruleset").stdout
+
+
+def test_k10_foreign_drop_is_reported_and_not_overridden(machine: Machine, network: NetworkManager) -> None:
+    guest = machine.guest(network)
+    assert online(machine, guest)
+    machine.drop_forwarded("lockdown")
+    assert not online(machine, guest)
+    wait_until(
+        lambda: any("lockdown" in warning.message for warning in network.status().warnings), timeout=30
+    )
+    assert "policy drop" in machine.run("nft list table ip lockdown").stdout
+
+
+def test_k9_deleted_guest_link_is_reported_and_costs_nothing(
+    machine: Machine, network: NetworkManager
+) -> None:
+    for number in range(20):
+        name = f"vm{number}"
+        with network.attach_tap(name) as tap:
+            machine.run(f"ip link del {tap.ifname}", check=False)
+            machine.run(f"ip link set {tap.ifname} nomaster", check=False)
+    assert cpu_share(network.pid) < 0.5
+    machine.guest(network, "next")
+    names = {port.name: port.state for port in network.ports()}
+    assert names.pop("next") == "up"
+    assert set(names.values()) <= {"gone", "down"}
+
+
+def test_k9_port_whose_link_vanished_can_be_attached_again(machine: Machine, network: NetworkManager) -> None:
+    guest = machine.guest(network, "vm1")
+    guest.run("ip link del eth0")
+    wait_until(lambda: [port.state for port in network.ports()] in ([], ["gone"]))
+    if network.ports():
+        network.detach("vm1")
+    again = machine.guest(network, "vm1")
+    assert online(machine, again)
+
+
+def test_k9_renamed_downed_and_resized_links_do_not_disturb_others(
+    machine: Machine, network: NetworkManager
+) -> None:
+    victim, other = machine.guest(network, "victim"), machine.guest(network, "other")
+    ifname = next(port.ifname for port in network.ports() if port.name == "victim")
+    for number in range(10):
+        machine.run(f"ip link set {ifname} down")
+        machine.run(f"ip link set {ifname} mtu {1300 + number}")
+        machine.run(f"ip link set {ifname} up")
+    assert online(machine, other)
+    wait_until(lambda: online(machine, victim))
+    assert cpu_share(network.pid) < 0.5
+    assert network.state == "running"
+
+
+def test_k9_lost_bridge_comes_back_with_its_guests(machine: Machine, network: NetworkManager) -> None:
+    guest = machine.bare_guest(network, "vm1")
+    udhcpc(guest)
+    for _ in range(3):
+        machine.run("ip link del abx-dev")
+        wait_until(lambda: "abx-dev" in machine.links(), timeout=15, message="the bridge is back")
+        wait_until(lambda: online(machine, guest), timeout=15, message="the guest is online again")
+        assert udhcpc(guest)["ip"] == guest.ip
+    assert "dev.internal" in guest.run(f"dig +tries=1 @{GATEWAY} vm1.dev.internal").stdout
+    assert cpu_share(network.pid) < 0.5
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["ip addr flush dev abx-dev", "ip link set abx-dev down", "ip addr del 192.168.64.1/24 dev abx-dev"],
+)
+def test_k9_gateway_address_and_bridge_state_come_back(
+    machine: Machine, network: NetworkManager, change: str
+) -> None:
+    guest = machine.guest(network)
+    machine.run(change)
+    wait_until(lambda: online(machine, guest), timeout=15, message=f"online again after {change}")
+
+
+def test_uplink_that_goes_and_comes_is_used_again(machine: Machine, network: NetworkManager) -> None:
+    guest = machine.guest(network)
+    assert online(machine, guest)
+    machine.run("ip link set up0 down")
+    assert not online(machine, guest)
+    machine.run("ip link set up0 up")
+    machine.run(f"ip route replace default via {machine.world_ip}")
+    wait_until(lambda: online(machine, guest))

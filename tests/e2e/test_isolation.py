@@ -1,0 +1,205 @@
+"""What a guest cannot do: reach the host, other networks or isolated neighbours, or pretend to be another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from arcbox_net import DnsConfig, HostAccess, NetConfig, NetworkMode
+from tests.support.machine import Machine, udhcpc
+from tests.support.netns import Namespace, wait_until
+from tests.support.peers import exchange_udp, http_server, refused
+
+GATEWAY = "192.168.64.1"
+
+
+def counts(namespace: Namespace, host: str) -> bool:
+    """Whether an echo request is answered."""
+    return namespace.run(f"ping -c 1 -W 1 {host}", check=False).returncode == 0
+
+
+def test_h1_guest_reaches_no_port_of_the_host(machine: Machine) -> None:
+    machine.run("ip addr add 198.51.100.7/32 dev lo")
+    with machine.network(NetConfig()) as network:
+        guest = machine.guest(network)
+        guest.run(f"ip route add 127.0.0.2/32 via {GATEWAY}", check=False)
+        guest.sysctl("net.ipv4.conf.eth0.route_localnet", 1)
+        with http_server(machine, 80), http_server(machine, 8000, "127.0.0.1"):
+            for address in (GATEWAY, machine.host_ip, "198.51.100.7", "192.168.64.255"):
+                assert refused(guest, address, 80) is not None, address
+            assert refused(guest, GATEWAY, 8000) is not None
+
+
+def test_h1_loopback_of_the_host_is_closed_even_to_crafted_routes(machine: Machine) -> None:
+    with machine.network(NetConfig()) as network:
+        guest = machine.guest(network)
+        guest.sysctl("net.ipv4.conf.all.route_localnet", 1)
+        guest.run("ip addr del 127.0.0.1/8 dev lo")
+        guest.run(f"ip route add 127.0.0.0/8 via {GATEWAY} src {guest.ip}")
+        with http_server(machine, 80):
+            assert refused(guest, "127.0.0.1", 80) is not None
+
+
+def test_h1_host_access_opens_exactly_the_listed_port(machine: Machine) -> None:
+    config = NetConfig(host_access=(HostAccess("tcp", 8000),))
+    with machine.network(config) as network:
+        guest = machine.guest(network)
+        with http_server(machine, 8000, "127.0.0.1"), http_server(machine, 8001, "127.0.0.1"):
+            guest.run(f"curl -sS --max-time 10 http://{GATEWAY}:8000/")
+            assert refused(guest, GATEWAY, 8001) is not None
+
+
+def test_gateway_answers_echo_dns_and_dhcp_only(machine: Machine) -> None:
+    with machine.network(NetConfig()) as network:
+        guest = machine.bare_guest(network)
+        udhcpc(guest)
+        assert counts(guest, GATEWAY)
+        assert "status:" in guest.run(f"dig +tries=1 @{GATEWAY} host.internal").stdout
+
+
+def test_networks_do_not_reach_each_other(machine: Machine) -> None:
+    with (
+        machine.network(NetConfig(subnet="192.168.64.0/24"), name="one") as one,
+        machine.network(NetConfig(subnet="192.168.65.0/24"), name="two") as two,
+    ):
+        first, second = machine.guest(one), machine.guest(two)
+        with http_server(second):
+            assert refused(first, second.ip, 80) is not None
+            assert not counts(first, second.ip)
+            assert not counts(first, "192.168.65.1")
+            first.run("ip route add 192.168.65.0/24 via 192.168.64.1")
+            assert refused(first, second.ip, 80) is not None
+
+
+def test_l8_isolated_guests_see_neither_unicast_nor_broadcast_of_each_other(machine: Machine) -> None:
+    with machine.network(NetConfig(isolated=True)) as network:
+        one, two = machine.guest(network, "one"), machine.guest(network, "two")
+        assert counts(one, GATEWAY)
+        assert not counts(one, two.ip)
+        assert one.run(["arping", "-c", "1", "-w", "1", two.ip], check=False).returncode != 0
+        # By the gateway's router: it neither forwards back nor sends a redirect.
+        one.run(f"ip route add {two.ip}/32 via {GATEWAY}")
+        assert not counts(one, two.ip)
+
+
+def test_host_only_guests_reach_each_other_and_the_gateway_but_nothing_outside(machine: Machine) -> None:
+    with machine.network(NetConfig(mode=NetworkMode.HOST_ONLY), name="lab") as network:
+        one, two = machine.bare_guest(network, "one"), machine.guest(network, "two")
+        lease = udhcpc(one)
+        assert "router" not in lease
+        assert counts(one, two.ip)
+        assert counts(one, lease["serverid"])
+        one.run(f"ip route add default via {lease['serverid']}")
+        with http_server(machine.world):
+            assert refused(one, machine.world_ip, 80) is not None
+            assert not counts(one, machine.world_ip)
+            assert refused(one, machine.host_ip, 80) is not None
+
+
+def test_host_only_network_leaks_no_query(machine: Machine, world_dns: Path) -> None:
+    machine.cli("up lab --mode host-only")
+    guest = machine.namespace("g")
+    machine.cli("attach", "lab", "vm1", "--netns", guest.path)
+    gateway = machine.cli_json("show lab")["gateway"]
+    assert "REFUSED" in guest.run(f"dig +tries=1 @{gateway} web.test").stdout
+    assert guest.run(f"dig +short @{gateway} vm1").stdout.strip()
+    assert "web.test" not in world_dns.read_text()
+    machine.cli("down lab")
+
+
+def test_l1_frame_with_anothers_mac_is_dropped(machine: Machine) -> None:
+    with machine.network(NetConfig()) as network:
+        one, two = machine.guest(network, "one"), machine.guest(network, "two")
+        assert counts(one, GATEWAY)
+        one.run("ip link set eth0 down")
+        one.run(f"ip link set eth0 address {two.mac}")
+        one.run("ip link set eth0 up")
+        one.run(f"ip route replace default via {GATEWAY}")
+        assert not counts(one, GATEWAY)
+        assert counts(two, GATEWAY)
+
+
+def test_l4_packet_with_anothers_address_is_dropped(machine: Machine) -> None:
+    with machine.network(NetConfig()) as network:
+        one, two = machine.guest(network, "one"), machine.guest(network, "two")
+        one.run("ip addr add 192.168.64.200/24 dev eth0")
+        assert counts(one, GATEWAY)
+        assert one.run(f"ping -c 1 -W 1 -I 192.168.64.200 {GATEWAY}", check=False).returncode != 0
+        assert one.run(f"ping -c 1 -W 1 -I 192.168.64.200 {two.ip}", check=False).returncode != 0
+
+
+def test_l3_gratuitous_arp_for_the_gateway_is_dropped(machine: Machine) -> None:
+    with machine.network(NetConfig()) as network:
+        attacker, victim = machine.guest(network, "attacker"), machine.guest(network, "victim")
+        assert counts(victim, GATEWAY)
+        true_mac = victim.json(f"ip -j neigh show {GATEWAY}")[0]["lladdr"]
+        attacker.run(f"ip addr add {GATEWAY}/32 dev eth0")
+        for mode in ("-U", "-A"):
+            attacker.run(f"arping {mode} -c 2 -w 2 -I eth0 {GATEWAY}", check=False)
+        assert counts(victim, GATEWAY)
+        assert victim.json(f"ip -j neigh show {GATEWAY}")[0]["lladdr"] == true_mac
+
+
+def test_d19_guests_own_dhcp_server_is_not_heard(machine: Machine, tmp_path: Path) -> None:
+    with machine.network(NetConfig(dhcp=_no_dhcp())) as network:
+        rogue, victim = machine.guest(network, "rogue"), machine.bare_guest(network, "victim")
+        server = rogue.popen(
+            [
+                *["dnsmasq", "--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--user=root"],
+                *[f"--pid-file={tmp_path / 'pid'}", f"--dhcp-leasefile={tmp_path / 'leases'}"],
+                *[
+                    "--interface=eth0",
+                    "--dhcp-range=192.168.64.100,192.168.64.120,1h",
+                    "--dhcp-authoritative",
+                ],
+            ]
+        )
+        try:
+            wait_until(lambda: ":67 " in rogue.run("ss -Hlun").stdout)
+            assert udhcpc(victim, "-t", "2", check=False) == {}
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _no_dhcp() -> object:
+    from arcbox_net import DhcpConfig
+
+    return DhcpConfig(enabled=False)
+
+
+def test_h3_api_is_on_no_address(machine: Machine) -> None:
+    with machine.network(NetConfig(), name="dev") as network:
+        guest = machine.guest(network)
+        listeners = machine.run("ss -Hltn").stdout.split("\n")
+        assert {line.split()[3] for line in listeners if line} <= {f"{GATEWAY}:53"}
+        assert exchange_udp(guest, GATEWAY, 5353, b"x", timeout=0.5) is None
+        assert oct((machine.runtime / "dev").stat().st_mode)[-3:] == "700"
+        for name in ("api.sock", "fd.sock"):
+            assert oct((machine.runtime / "dev" / name).stat().st_mode)[-3:] == "600"
+        abstract = [line for line in Path("/proc/net/unix").read_text().splitlines() if "@" in line]
+        assert not any("arcbox" in line or "abx" in line for line in abstract)
+
+
+def test_foreign_drop_policy_is_reported(machine: Machine) -> None:
+    machine.drop_forwarded("strict")
+    with machine.network(NetConfig(), name="dev") as network:
+        assert any("strict" in warning.message for warning in network.status().warnings)
+        assert "strict" in machine.cli("show dev").stdout
+        assert "strict" in machine.cli("doctor", check=False).stdout
+
+
+def test_dns_of_the_network_is_no_open_resolver_for_the_world(machine: Machine) -> None:
+    with machine.network(NetConfig(dns=DnsConfig(upstreams=(machine.world_ip,)))):
+        machine.world.run(f"ip route add 192.168.64.0/24 via {machine.host_ip}")
+        done = machine.world.run(f"dig +tries=1 +time=1 @{GATEWAY} host.internal", check=False)
+        assert "ANSWER SECTION" not in done.stdout
+
+
+def test_guest_is_not_heard_with_an_address_it_took_itself(machine: Machine) -> None:
+    with machine.network(NetConfig()) as network:
+        guest = machine.guest(network)
+        guest.run("ip addr flush dev eth0")
+        guest.run("ip addr add 192.168.64.250/24 dev eth0")
+        guest.run(f"ip route replace default via {GATEWAY}")
+        with http_server(machine.world):
+            assert refused(guest, machine.world_ip, 80) is not None

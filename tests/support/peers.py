@@ -1,0 +1,205 @@
+"""Servers that tests talk to from both sides: HTTP, TCP with half-close, UDP echo, a DNS upstream, iperf3.
+
+Each runs in a namespace: its sockets are made there, and threads of the test run serve them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import socket
+import socketserver
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.netns import Namespace, wait_until
+
+CHUNK = bytes(range(256)) * 256
+
+
+def body_of(size: int) -> bytes:
+    """The *size* bytes that `GET /bytes/SIZE` returns."""
+    return (CHUNK * (size // len(CHUNK) + 1))[:size]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path.startswith("/bytes/"):
+            self._answer(body_of(int(self.path.removeprefix("/bytes/"))))
+        else:
+            self._answer(f"{self.client_address[0]}\n".encode())
+
+    def do_POST(self) -> None:
+        received = self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(hashlib.sha256(received).hexdigest().encode())
+
+    do_PUT = do_POST
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class _Http(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        pass  # clients that go away are part of many tests
+
+
+class _Drain(socketserver.StreamRequestHandler):
+    """Reads until the client's end, and only then answers with the digest of all of it, and 1 MiB."""
+
+    def handle(self) -> None:
+        digest = hashlib.sha256()
+        while received := self.rfile.read(65536):
+            digest.update(received)
+        self.wfile.write(digest.hexdigest().encode() + b"\n" + body_of(1 << 20))
+
+
+class _Tcp(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def handle_error(self, *_: Any) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def http_server(where: Namespace, port: int = 80, address: str = "0.0.0.0") -> Iterator[None]:
+    """GET / answers the client's address, GET /bytes/N that many bytes, POST the SHA-256 of the body."""
+    with _serving(where.call(lambda: _Http((address, port), _Handler))):
+        yield
+
+
+@contextlib.contextmanager
+def drain_server(where: Namespace, port: int, address: str = "0.0.0.0") -> Iterator[None]:
+    """A server that answers only after the client's half-close."""
+    with _serving(where.call(lambda: _Tcp((address, port), _Drain))):
+        yield
+
+
+@contextlib.contextmanager
+def udp_echo(where: Namespace, port: int, address: str = "0.0.0.0") -> Iterator[None]:
+    """Sends each datagram back, with the address it came from in front."""
+
+    def bound() -> socket.socket:
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind((address, port))
+        made.settimeout(0.1)
+        return made
+
+    with where.call(bound) as server:
+        ending = threading.Event()
+
+        def serve() -> None:
+            while not ending.is_set():
+                with contextlib.suppress(OSError):
+                    datagram, client = server.recvfrom(65536)
+                    server.sendto(f"{client[0]} ".encode() + datagram, client)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            thread.join()
+
+
+@contextlib.contextmanager
+def dns_server(where: Namespace, address: str, directory: Path, *options: str) -> Iterator[Path]:
+    """A DNS server that knows `*.test` as its own address; yields the log of the queries it got."""
+    log = directory / f"dns-{address}.log"
+    log.touch()
+    server = where.popen(
+        [
+            *["dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"],
+            *["--user=root", f"--pid-file={directory / 'dnsmasq.pid'}", "--bind-interfaces"],
+            *[f"--listen-address={address}", "--except-interface=lo", f"--address=/test/{address}"],
+            *["--txt-record=text.test,hello world", "--log-queries", f"--log-facility={log}", *options],
+        ]
+    )
+    try:
+        wait_until(
+            lambda: (
+                where.run(["dig", "+tries=1", "+time=1", f"@{address}", "up.test"], check=False).returncode
+                == 0
+            )
+        )
+        log.write_text("")
+        yield log
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextlib.contextmanager
+def iperf3_server(where: Namespace, port: int = 5201) -> Iterator[None]:
+    server = where.popen(["iperf3", "-s", "-p", str(port)], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: f":{port}" in where.run("ss -Hltn").stdout)
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextlib.contextmanager
+def _serving(server: socketserver.BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def connect(where: Namespace, address: str, port: int, *, timeout: float = 10.0) -> socket.socket:
+    """A TCP connection made from *where*."""
+    return where.call(lambda: socket.create_connection((address, port), timeout=timeout))
+
+
+def exchange_udp(
+    where: Namespace, address: str, port: int, text: bytes, *, timeout: float = 2.0
+) -> bytes | None:
+    """The answer to one datagram sent from *where*, or None."""
+
+    def ask() -> bytes | None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(timeout)
+            client.connect((address, port))
+            try:
+                client.send(text)
+                return client.recv(65536)
+            except OSError:
+                return None
+
+    return where.call(ask)
+
+
+def refused(where: Namespace, address: str, port: int, *, timeout: float = 1.0) -> str | None:
+    """Why a TCP connection from *where* fails (an errno name or "timeout"), None when it succeeds."""
+    import errno
+
+    def ask() -> str | None:
+        try:
+            socket.create_connection((address, port), timeout=timeout).close()
+        except TimeoutError:
+            return "timeout"
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, str(error))
+        return None
+
+    return where.call(ask)
