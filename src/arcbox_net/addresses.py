@@ -115,10 +115,13 @@ class IpAllocator:
         self, holder: str, usable: Callable[[ipaddress.IPv4Address], bool] | None = None
     ) -> ipaddress.IPv4Address:
         """Give *holder* the next free address of the pool that *usable* accepts. Raises PoolExhausted."""
-        for i in range(self.size):
+        # A guest can ask often while nothing is free: the search is skipped then.
+        for i in range(self.size if len(self._holders) < self.size or self.available else 0):
             value = self._first + (self._next - self._first + i) % self.size
+            if value in self._holders:
+                continue
             address = ipaddress.IPv4Address(value)
-            if value not in self._holders and (usable is None or usable(address)):
+            if usable is None or usable(address):
                 self._holders[value] = holder
                 self._next = self._first + (value - self._first + 1) % self.size
                 return address

@@ -26,6 +26,7 @@ LEASE_S_MIN = 120
 LEASE_S_DEFAULT = 3600
 LEASE_S_MAX = 7 * 86400
 ADDRESSES_PER_PORT_MAX = 4
+DHCP_REQUESTS_PER_S = 20
 AUTO = "auto"
 SUBNET_NAT = "192.168.64.0/24"
 SUBNET_HOST_ONLY = "10.0.0.0/24"
@@ -75,7 +76,8 @@ class Reservation:
 class DhcpConfig:
     """The DHCP server. `enabled=None`: on for NAT and host-only, off for bridge.
 
-    `options` maps an option number to its payload: text, or hex with the prefix `0x`.
+    `options` maps an option number to its payload: text, or hex with the prefix `0x`. `requests_per_s` is the
+    limit for each guest; 0 is none.
     """
 
     enabled: bool | None = None
@@ -88,6 +90,7 @@ class DhcpConfig:
     search: tuple[str, ...] = ()
     routes: tuple[tuple[str, str], ...] = ()
     addresses_per_port_max: int = ADDRESSES_PER_PORT_MAX
+    requests_per_s: int = DHCP_REQUESTS_PER_S
 
     def __post_init__(self) -> None:
         if not LEASE_S_MIN <= self.lease_s <= self.max_lease_s <= 0xFFFFFFFE:
@@ -101,6 +104,12 @@ class DhcpConfig:
                 f"dhcp.addresses_per_port_max {self.addresses_per_port_max}: at least 1",
                 field="dhcp.addresses_per_port_max",
                 value=self.addresses_per_port_max,
+            )
+        if self.requests_per_s < 0:
+            raise ConfigError(
+                f"dhcp.requests_per_s {self.requests_per_s}: expected 0 or more",
+                field="dhcp.requests_per_s",
+                value=self.requests_per_s,
             )
         if self.match not in ("client-id", "mac"):
             raise ConfigError(
@@ -455,7 +464,7 @@ def load_networks(path: str | Path) -> dict[str, NetConfig]:
 def _dhcp(body: Any, where: str) -> DhcpConfig:
     values = dict(_known(body, DhcpConfig, where))
     _typed(values, "enabled", (bool, type(None)), where)
-    for field in ("lease_s", "max_lease_s", "addresses_per_port_max"):
+    for field in ("lease_s", "max_lease_s", "addresses_per_port_max", "requests_per_s"):
         _typed(values, field, (int,), where)
     _typed(values, "match", (str,), where)
     if values.get("pool") is not None:

@@ -202,6 +202,7 @@ def dhcp_settings(config: NetConfig, layout: Layout, domain: str) -> DhcpSetting
         options=options,
         routes=tuple((IPv4Network(cidr), IPv4Address(router)) for cidr, router in dhcp.routes),
         addresses_per_port_max=dhcp.addresses_per_port_max,
+        requests_per_s=dhcp.requests_per_s,
     )
 
 

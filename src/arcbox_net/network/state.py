@@ -1,13 +1,14 @@
 """What a network remembers across restarts and crashes: one SQLite file. Owns the schema and its migrations.
 
-A call that returned is on the disk (WAL, synchronous=FULL). A call that raised StateError is undone for every later
-call, and after a crash it may be found either way (the disk refused to say). The next call simply tries again: a full
-disk that was emptied needs no restart.
+A call that returned is on the disk (WAL, synchronous=FULL). A call that raised StateError is undone for
+every later call, and after a crash it may be found either way (the disk refused to say). The next call simply
+tries again: a full disk that was emptied needs no restart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sqlite3
@@ -28,19 +29,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE leases (
             ip INTEGER PRIMARY KEY, kind TEXT NOT NULL, state TEXT NOT NULL, identity BLOB NOT NULL, mac BLOB,
-            client_id BLOB, hostname TEXT, port TEXT, holder TEXT, lease_s INTEGER NOT NULL,
-            expires_wall REAL, expires_mono REAL, boot TEXT NOT NULL
+            client_id BLOB, hostname TEXT, named INTEGER NOT NULL, port TEXT, holder TEXT,
+            lease_s INTEGER NOT NULL, expires_wall REAL, expires_mono REAL, boot TEXT NOT NULL
         )""",
         """CREATE TABLE entries (
-            "table" TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("table", key)
+            "table" TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+            PRIMARY KEY ("table", key)
         ) WITHOUT ROWID""",
     ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
+LEASE_COLUMNS = tuple(field.name for field in dataclasses.fields(Lease))
+_REPLACE_LEASE = (
+    f"REPLACE INTO leases ({', '.join(LEASE_COLUMNS)}) VALUES ({', '.join('?' * len(LEASE_COLUMNS))})"
+)
 
 
 class State:
-    """One network's file. Thread-safe; every method blocks on the disk, so an event loop calls it from a thread."""
+    """One network's file. Thread-safe; every method blocks on the disk, so a loop calls it from a thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,11 +70,8 @@ class State:
     def leases(self) -> list[Lease]:
         """All leases, in the order of their addresses."""
         with self._reading() as db:
-            rows = db.execute(
-                "SELECT ip, kind, state, identity, mac, client_id, hostname, port, holder, lease_s,"
-                " expires_wall, expires_mono, boot FROM leases ORDER BY ip"
-            ).fetchall()
-        return [Lease(IPv4Address(row[0]), *row[1:]) for row in rows]
+            rows = db.execute(f"SELECT {', '.join(LEASE_COLUMNS)} FROM leases ORDER BY ip").fetchall()
+        return [_lease(row) for row in rows]
 
     def commit_leases(self, changes: Sequence[LeaseChange]) -> None:
         """Write *changes* in their order as one transaction."""
@@ -84,7 +87,7 @@ class State:
             if gone:
                 db.executemany("DELETE FROM leases WHERE ip = ?", gone)
             if kept:
-                db.executemany("REPLACE INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
+                db.executemany(_REPLACE_LEASE, kept)
 
         self._write(write)
 
@@ -140,7 +143,7 @@ class State:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
-            # One process owns the file, and the lock says so; it also keeps the index of the WAL out of a shared file.
+            # One process owns the file, and the lock says so; it also makes the shared index file unnecessary.
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
@@ -154,7 +157,8 @@ class State:
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
             raise StateError(
-                f"{self.path} was written by a newer arcbox-net (schema {version}, this one reads {SCHEMA_VERSION})",
+                f"{self.path} was written by a newer arcbox-net"
+                f" (schema {version}, this one reads {SCHEMA_VERSION})",
                 fix="use the newer version, or move the file away to start without its leases",
                 path=str(self.path),
                 schema=version,
@@ -218,28 +222,19 @@ def remove_state(path: Path) -> None:
 
 
 def _make_directories(directory: Path) -> None:
-    """Like makedirs, with 0700 for every directory that is new (makedirs applies a mode to the last one only)."""
+    """Like makedirs, with 0700 for every new directory (makedirs applies a mode to the last one only)."""
     for level in [*reversed(directory.parents), directory]:
         with contextlib.suppress(FileExistsError):
             os.mkdir(level, 0o700)
 
 
+def _lease(row: tuple[Any, ...]) -> Lease:
+    values = dict(zip(LEASE_COLUMNS, row, strict=True))
+    return Lease(**(values | {"ip": IPv4Address(row[0]), "named": bool(values["named"])}))
+
+
 def _row(ip: int, lease: Lease) -> tuple[Any, ...]:
-    return (
-        ip,
-        lease.kind,
-        lease.state,
-        lease.identity,
-        lease.mac,
-        lease.client_id,
-        lease.hostname,
-        lease.port,
-        lease.holder,
-        lease.lease_s,
-        lease.expires_wall,
-        lease.expires_mono,
-        lease.boot,
-    )
+    return (ip, *(getattr(lease, column) for column in LEASE_COLUMNS[1:]))
 
 
 def _check_table(table: str) -> None:
