@@ -9,7 +9,6 @@ nic.py moves NICs, routes.py finds subnets in use.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 import socket
@@ -17,10 +16,10 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from arcbox_net.errors import ConfigError, InterfaceNotFound, KernelError
-from arcbox_net.host.linux import nic, routes, rtnl, tap
+from arcbox_net.host.linux import routes, rtnl, tap
 from arcbox_net.host.linux.namespace import in_netns, open_netns, same_netns
 from arcbox_net.host.linux.netlink import (
     NLM_F_CREATE,
@@ -51,8 +50,7 @@ LINK_GROUP: Final = 0x61627800  # "abx\0"
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class OwnedLink:
+class OwnedLink(NamedTuple):
     """A link of ours. `kind`: bridge, tap or veth. `network` is '' for one whose maker was killed before
     naming it.
     """
@@ -246,10 +244,14 @@ class Links:
         self, ifname: str, bridge: str, journal: Callable[[dict[str, Any]], None]
     ) -> dict[str, Any]:
         """Put a NIC under a bridge of ours, which takes over its addresses and routes. See nic.py."""
+        from arcbox_net.host.linux import nic  # bridge mode only
+
         return nic.adopt(self._rt, self._inside, ifname, bridge, journal)
 
     def return_nic(self, saved: dict[str, Any]) -> None:
         """Give a NIC back as *saved* says it was."""
+        from arcbox_net.host.linux import nic
+
         nic.give_back(self._rt, self._inside, saved)
 
     # Helpers, in call order

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import socket
 from collections.abc import Collection
 from ipaddress import IPv4Network
-from typing import Final
+from typing import Final, NamedTuple
 
 from arcbox_net.host.linux import rtnl
 from arcbox_net.host.linux.rtsocket import RouteSocket
@@ -16,8 +15,7 @@ from arcbox_net.host.linux.rtsocket import RouteSocket
 DEFAULT_PREFIX_MAX: Final = 1
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RouteClash:
+class RouteClash(NamedTuple):
     """A route or an address of the host that overlaps a subnet. `text` is as `ip` prints it."""
 
     network: IPv4Network

@@ -4,11 +4,10 @@ and friends.
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 import socket
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from arcbox_net.host.linux.netlink import Message, attrs, iter_attrs, mapping_get_u32, text
 
@@ -121,8 +120,7 @@ TCMSG: Final = struct.Struct("=BxxxiIII")
 CACHEINFO: Final = struct.Struct("=IIII")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LinkStats:
+class LinkStats(NamedTuple):
     """Counters of a link, seen from the host: a port's rx is what its guest sent."""
 
     rx_packets: int = 0
@@ -135,8 +133,7 @@ class LinkStats:
     tx_dropped: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """An interface as the kernel reports it. `kind`: bridge, veth, tun, … or '' for a NIC; `master` 0:
     none.
     """
@@ -161,19 +158,17 @@ class Link:
         return bool(self.flags & IFF_UP)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """An address of a link, with the payload it came in."""
 
     ifindex: int
     interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface
     scope: int
     flags: int
-    raw: bytes = dataclasses.field(default=b"", compare=False, repr=False)
+    raw: bytes = b""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """A route, with the payload it came in. `ifindexes`: all links that it leaves by."""
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -187,7 +182,7 @@ class Route:
     ifindexes: tuple[int, ...]
     flags: int = 0
     nexthop_id: int = 0
-    raw: bytes = dataclasses.field(default=b"", compare=False, repr=False)
+    raw: bytes = b""
 
 
 def link_of(message: Message) -> Link:
