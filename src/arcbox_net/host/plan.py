@@ -110,7 +110,11 @@ def bridge_ifname(network: str) -> str:
 
 def port_ifname(network: str, index: int) -> str:
     """`abx-HHHHH_N`; '_' cannot occur in a network name, so it never equals a bridge's."""
-    return f"abx-{_digest(network, 5)}_{index}"
+    return f"{port_prefix(network)}{index}"
+
+
+def port_prefix(network: str) -> str:
+    return f"{IFNAME_PREFIX}{_digest(network, 5)}_"
 
 
 def alias(network: str, port: str | None = None) -> str:

@@ -75,12 +75,18 @@ class BridgeRecipe:
                 mac=stable_mac(site.network, "bridge"),
             )
         )
-        if layout.nic and NIC_JOURNAL not in site.journal.items("journal"):
+        if layout.nic:
+            self._adopt_nic(site, layout.nic, layout.bridge)
 
-            def note(saved: dict[str, Any]) -> None:
-                site.journal.put("journal", NIC_JOURNAL, saved)
+    def _adopt_nic(self, site: Site, nic: str, bridge: str) -> None:
+        """Put the NIC under the bridge; after a crash or a repair, finish what the journal says was begun."""
 
-            site.links.adopt_nic(layout.nic, layout.bridge, note)
+        def note(saved: dict[str, Any]) -> None:
+            site.journal.put("journal", NIC_JOURNAL, saved)
+
+        begun = site.journal.items("journal").get(NIC_JOURNAL)
+        if not begun or not site.links.readopt_nic(begun):
+            site.links.adopt_nic(nic, bridge, note)
 
     def remove(self, site: Site, layout: Layout) -> None:
         saved = site.journal.items("journal").get(NIC_JOURNAL)

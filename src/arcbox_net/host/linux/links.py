@@ -41,7 +41,9 @@ from arcbox_net.host.plan import (
     TapPlan,
     VethPlan,
     alias,
+    bridge_ifname,
     parse_alias,
+    port_prefix,
 )
 
 __all__ = ["LinkStats", "Links", "OwnedLink", "RouteClash"]
@@ -192,7 +194,9 @@ class Links:
         a name that is taken there fails before anything exists.
         """
         self._refuse_own_netns(netns_fd)
-        self._ours_or_none(plan.ifname, plan.network, "veth")
+        half_made = self._ours_or_none(plan.ifname, plan.network, "veth")
+        if half_made is not None and not half_made.alias:
+            self._rt.delete_link(half_made)
         self._rt.new_link(*_veth_pair(plan, netns_fd), operation="create veth", ifname=plan.ifname)
         try:
             self._apply_port(plan, self._rt.need_link(plan.ifname))
@@ -209,15 +213,24 @@ class Links:
         """Links of ours, of one network or of all."""
         links = self._rt.links()
         ifnames = {link.ifindex: link.ifname for link in links}
-        return [
-            found
-            for link in links
-            if (found := _owned(link, ifnames)) and (network is None or found.network == network)
-        ]
+        found = [_owned(link, ifnames) for link in links if _is_ours(link)]
+        return [link for link in found if network is None or link.network == network or _fits(link, network)]
 
     def link_stats(self) -> dict[str, LinkStats]:
         """Counters of our links by name."""
         return {link.ifname: link.stats for link in self._rt.links(stats=True) if _is_ours(link)}
+
+    def addresses(self, ifname: str) -> list[IPv4Interface]:
+        """The IPv4 addresses of a link; none when there is no such link."""
+        link = self._rt.link(ifname)
+        found = [] if link is None else self._rt.addresses(socket.AF_INET)
+        return [
+            address.interface
+            for address in found
+            if link is not None
+            and address.ifindex == link.ifindex
+            and isinstance(address.interface, IPv4Interface)
+        ]
 
     def remove(self, ifname: str) -> bool:
         """Remove a link of ours. False when there is none of that name; KernelError when it is not ours."""
@@ -247,6 +260,12 @@ class Links:
         from arcbox_net.host.linux import nic  # bridge mode only
 
         return nic.adopt(self._rt, self._inside, ifname, bridge, journal)
+
+    def readopt_nic(self, saved: dict[str, Any]) -> bool:
+        """Finish or repeat an adoption. False when *saved* is of another boot or NIC: adopt afresh then."""
+        from arcbox_net.host.linux import nic
+
+        return nic.readopt(self._rt, self._inside, saved)
 
     def return_nic(self, saved: dict[str, Any]) -> None:
         """Give a NIC back as *saved* says it was."""
@@ -483,9 +502,14 @@ def _is_ours(link: Link) -> bool:
     return link.group == LINK_GROUP and not link.alias and link.ifname.startswith(IFNAME_PREFIX)
 
 
-def _owned(link: Link, ifnames: dict[int, str]) -> OwnedLink | None:
-    if not _is_ours(link):
-        return None
+def _fits(link: OwnedLink, network: str) -> bool:
+    """Is a link that was never named called as one of *network*?"""
+    if link.network:
+        return False
+    return link.ifname == bridge_ifname(network) or link.ifname.startswith(port_prefix(network))
+
+
+def _owned(link: Link, ifnames: dict[int, str]) -> OwnedLink:
     network, port = parse_alias(link.alias) or ("", None)
     return OwnedLink(
         ifname=link.ifname,

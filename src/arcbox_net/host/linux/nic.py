@@ -73,18 +73,27 @@ def adopt(
     saved = snapshot(rt, inside, link, hub)
     journal(saved)
     try:
-        _set(rt, hub, attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(link.mac)))
-        _set(rt, link, up=True)
-        _move_ipv6_conf(inside, saved["ipv6"], bridge)
-        _set(rt, link, attr_u32(rtnl.IFLA_MASTER, hub.ifindex))
-        _set(rt, hub, up=True)
-        _take_away(rt, saved, link)
-        _write_ipv6(inside, ifname, "disable_ipv6", "1")
-        _put(rt, saved, hub)
+        _move(rt, inside, saved, link, hub)
     except BaseException:
         give_back(rt, inside, saved)
         raise
     return saved
+
+
+def readopt(rt: RouteSocket, inside: Inside, saved: Saved) -> bool:
+    """Do again what `adopt` did, after a crash in its middle or when somebody undid a part of it.
+
+    False when *saved* is of another boot or of a NIC that is gone; then it is worth nothing.
+    """
+    links = rt.links()
+    link = next((found for found in links if found.ifindex == saved["ifindex"]), None)
+    hub = next((found for found in links if found.ifname == saved["bridge"]), None)
+    if saved["boot_id"] != _boot_id() or link is None or hub is None or link.mac != saved["mac"]:
+        return False
+    if link.master not in (0, hub.ifindex):
+        return False
+    _move(rt, inside, saved, link, hub)
+    return True
 
 
 def give_back(rt: RouteSocket, inside: Inside, saved: Saved) -> None:
@@ -110,6 +119,19 @@ def give_back(rt: RouteSocket, inside: Inside, saved: Saved) -> None:
     if link.up != saved["up"]:
         _set(rt, link, up=saved["up"])
     _put(rt, saved, link)
+
+
+def _move(rt: RouteSocket, inside: Inside, saved: Saved, link: Link, hub: Link) -> None:
+    if hub.mac != link.mac:
+        _set(rt, hub, attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(link.mac)))
+    _set(rt, link, up=True)
+    _move_ipv6_conf(inside, saved["ipv6"], hub.ifname)
+    if link.master != hub.ifindex:
+        _set(rt, link, attr_u32(rtnl.IFLA_MASTER, hub.ifindex))
+    _set(rt, hub, up=True)
+    _take_away(rt, saved, link)
+    _write_ipv6(inside, link.ifname, "disable_ipv6", "1")
+    _put(rt, saved, hub)
 
 
 def check_nic(link: Link, ifnames: dict[int, str], inside: Inside, sysfs: Path = SYSFS_NET) -> None:

@@ -22,6 +22,9 @@ class RouteClash(NamedTuple):
     text: str
     ifname: str
 
+    def __str__(self) -> str:
+        return self.text
+
 
 def find_clashes(rt: RouteSocket, subnet: IPv4Network, ignore: Collection[str] = ()) -> list[RouteClash]:
     """What of the host overlaps *subnet*, but for links named in *ignore*: routes first, then addresses."""
