@@ -26,9 +26,9 @@ LOCK: Final = "forwarding.lock"
 
 def enable_forwarding(
     network: str,
+    ifnames: Collection[str],
     record_dir: Path,
     *,
-    ifnames: Collection[str] = (),
     live: Collection[str] | None = None,
 ) -> None:
     """Let the host forward IPv4, for *network*. *live*: the networks that run; records of others are dropped.
