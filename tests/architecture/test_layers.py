@@ -24,7 +24,7 @@ BELOW: dict[str, set[str]] = {
     "network": {"recipes", "services", "relay", "host", "ports", "dataplane"},
     "netspeed": {"relay"},
     "manager": {"network"},
-    "cli": {"manager", "network", "netspeed", "host"},
+    "cli": {"manager", "network", "netspeed", "services", "host"},
 }
 # The package's front door names the manager's classes, and imports them when they are first used.
 FRONT_DOOR = Path(PACKAGE, "__init__.py")

@@ -1,40 +1,43 @@
-"""`arcbox-net demo`: the whole thing at work on this machine: no image, no internet, nothing left behind."""
+"""`arcbox-net demo`: all of it at work on this machine: no image, no internet, nothing left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from arcbox_net.cli import common, output
+from arcbox_net.errors import ArcboxNetError
 
 if TYPE_CHECKING:
-    from arcbox_net.host.linux.guest_process import GuestProcess
+    from arcbox_net.cli.demo_guest import Guest
+    from arcbox_net.cli.demo_speed import Speed
     from arcbox_net.manager import NetworkManager
+    from arcbox_net.network.messages import NetworkStatus
+
+T = TypeVar("T")
 
 BODY_BYTES = 16 << 20
 SPEED_S = 1.0
 GUEST = "guest"
 STATIC_NAME, STATIC_ADDRESS = "printer", "198.51.100.7"  # TEST-NET-2: nobody's address
-COLUMNS = (14, 58, 9)
+COLUMNS = (13, 60, 7)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table."""
+    """One line of the table. `facts`: the numbers in it, for --json."""
 
     step: str
-    result: str
     ok: bool
+    result: str
     seconds: float
     facts: dict[str, Any]
 
@@ -51,279 +54,180 @@ def command(ctx: click.Context, as_json: bool) -> None:
     everything it made.
     """
     common.require_admin("demo")
-    demo = Demo(quiet=as_json)
+    table = Table(shown=not as_json)
     started = time.monotonic()
-    demo.run()
+    with contextlib.suppress(_CannotGoOn):
+        run(table)
     took = time.monotonic() - started
-    failed = [row for row in demo.rows if not row.ok]
+    failed = sum(not row.ok for row in table.rows)
     if as_json:
-        output.print_json(
-            {"ok": not failed, "seconds": took, "steps": [dataclasses.asdict(row) for row in demo.rows]}
-        )
+        steps = [dataclasses.asdict(row) for row in table.rows]
+        output.print_json({"ok": failed == 0, "seconds": round(took, 3), "steps": steps})
     else:
-        click.echo()
-        verdict = (
-            f"{len(failed)} of {len(demo.rows)} steps failed"
-            if failed
-            else f"all {len(demo.rows)} steps passed"
-        )
-        click.echo(output.style(verdict, bold=True, fg="red" if failed else "green") + f" in {took:.1f} s")
+        count = len(table.rows)
+        verdict = f"{failed} of {count} steps failed" if failed else f"all {count} steps passed"
+        colour = "red" if failed else "green"
+        click.echo("\n" + output.style(verdict, bold=True, fg=colour) + f" in {took:.1f} s")
     ctx.exit(1 if failed else 0)
 
 
-class Demo:
-    """Runs the steps in order and keeps their rows. The first failure that later steps build on ends it."""
+class Table:
+    """Runs steps and shows each as a row when it is done."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, shown: bool) -> None:
         self.rows: list[Row] = []
-        self._quiet = quiet
-        self._stack = contextlib.ExitStack()
+        self._shown = shown
+        if shown:
+            click.echo(output.style(_line("step", "result", "time"), bold=True))
 
-    def run(self) -> None:
-        if not self._quiet:
-            self._line("step", "result", "time", "", bold=True)
-        with self._stack, contextlib.suppress(_Ended):
-            self._steps()
-        return
+    def need(self, step: str, run: Callable[[], tuple[T, str, dict[str, Any]]]) -> T:
+        """Run a step that later ones build on, and return what it made."""
+        made = self._run(step, run)
+        if made is None:
+            raise _CannotGoOn
+        return made
 
-    def _steps(self) -> None:
-        from arcbox_net.cli.demo_guest import http_server
+    def show(self, step: str, run: Callable[[], tuple[str, dict[str, Any]]]) -> None:
+        """Run a step whose failure does not keep the others from running."""
+        self._run(step, lambda: (True, *run()))
 
-        body = os.urandom(BODY_BYTES)
-        web = self._stack.enter_context(contextlib.closing(_Closing(http_server("127.0.0.1", body))))
-        speed = self._stack.enter_context(_speed_server())
-        manager = self._step("network", lambda: self._start(web.l4_port, speed.l4_port))
-        guest = self._step("guest", lambda: self._guest(manager))
-        lease = self._step("DHCP", lambda: self._dhcp(guest))
-        status = manager.status()
-        for name, expected in (
-            (f"{GUEST}.{status.domain}", lease["ip"]),
-            ("host.internal", status.gateway),
-            (f"{STATIC_NAME}.{status.domain}", STATIC_ADDRESS),
-        ):
-            self._step(
-                "name",
-                lambda name=name, expected=expected: self._resolve(guest, name, expected),
-                needed=False,
-            )
-        self._step("outbound HTTP", lambda: self._outbound(guest, web.l4_port, body), needed=False)
-        self._step("inbound HTTP", lambda: self._inbound(guest, manager, lease["ip"]), needed=False)
-        for reverse in (False, True):
-            self._step(
-                "from the host" if reverse else "to the host",
-                lambda reverse=reverse: self._speed(guest, speed, status.gateway, reverse),
-                needed=False,
-            )
-        self._step("clean-up", lambda: self._clean(manager), needed=False)
-
-    def _start(self, http_port: int, speed_port: int) -> tuple[NetworkManager, str]:
-        from arcbox_net.config import DnsConfig, HostAccess, NetConfig
-        from arcbox_net.manager import NetworkManager
-
-        name = f"demo-{os.getpid()}"
-        config = NetConfig(
-            host_access=(HostAccess("tcp", http_port), HostAccess("tcp", speed_port)),
-            dns=DnsConfig(records={STATIC_NAME: (STATIC_ADDRESS,)}),
-        )
-        manager = NetworkManager(config, name=name)
-        manager.start()
-        self._stack.callback(manager.stop)
-        status = manager.status()
-        return manager, f"{name}: {status.mode} {status.subnet}, gateway {status.gateway}"
-
-    def _guest(self, manager: NetworkManager) -> tuple[_Guest, str]:
-        guest = self._stack.enter_context(contextlib.closing(_Guest()))
-        port = manager.attach_netns(guest.process.pid, name=GUEST, hostname=GUEST, configure=False)
-        guest.process.release({})
-        return guest, f"a namespace with {port.ifname}, {port.mac}"
-
-    def _dhcp(self, guest: _Guest) -> tuple[dict[str, Any], str]:
-        lease = guest.ask(step="dhcp", hostname=GUEST)
-        term = output.duration_text(lease["lease_s"])
-        return lease, f"{lease['ip']} for {term} from {lease['server']}, MTU {lease['mtu']}"
-
-    def _resolve(self, guest: _Guest, name: str, expected: str | None) -> tuple[dict[str, Any], str]:
-        answer = guest.ask(step="resolve", name=name)
-        if answer["addresses"] != [expected]:
-            raise _Wrong(f"{name} is {', '.join(answer['addresses'])}, expected {expected}")
-        return {"name": name, **answer}, f"{name} is {expected}"
-
-    def _outbound(self, guest: _Guest, http_port: int, body: bytes) -> tuple[dict[str, Any], str]:
-        answer = guest.ask(step="fetch", host="host.internal", http_port=http_port, path="/body")
-        return answer, _checked(answer, hashlib.sha256(body).hexdigest(), f"from host.internal:{http_port}")
-
-    def _inbound(self, guest: _Guest, manager: NetworkManager, ip: str) -> tuple[dict[str, Any], str]:
-        from arcbox_net.cli.demo_guest import get
-
-        served = guest.ask(step="serve_http", host=ip, size=BODY_BYTES)
-        host_port = _free_l4_port()
-        forward = manager.expose(f"127.0.0.1:{host_port}:{GUEST}:{served['http_port']}")
-        answer = get("127.0.0.1", host_port, "/body")
-        answer["forward"] = forward.rule
-        return answer, _checked(answer, served["sha256"], f"through 127.0.0.1:{host_port}")
-
-    def _speed(
-        self, guest: _Guest, speed: _SpeedServer, gateway: str | None, reverse: bool
-    ) -> tuple[dict[str, Any], str]:
-        answer = guest.ask(
-            step="speed",
-            host=gateway,
-            speed_port=speed.l4_port,
-            seconds=SPEED_S,
-            reverse=reverse,
-            tool=speed.tool,
-        )
-        return answer, f"{answer['gbit_s']:.1f} Gbit/s TCP ({answer['tool']})"
-
-    def _clean(self, manager: NetworkManager) -> tuple[dict[str, Any], str]:
-        self._stack.close()
-        left = [name for name in _interfaces() if name.startswith("abx-") and name in self._made(manager)]
-        if left:
-            raise _Wrong(f"left behind: {', '.join(left)}")
-        return {}, "guest, interfaces, rules and the network are gone"
-
-    def _made(self, manager: NetworkManager) -> set[str]:
-        from arcbox_net.host.plan import bridge_ifname, port_ifname
-
-        return {bridge_ifname(manager.name), *(port_ifname(manager.name, i) for i in range(8))}
-
-    def _step(self, name: str, run: Callable[[], tuple[Any, str]], *, needed: bool = True) -> Any:
-        from arcbox_net.errors import ArcboxNetError
+    def _run(self, step: str, run: Callable[[], tuple[T, str, dict[str, Any]]]) -> T | None:
+        from arcbox_net.cli.demo_guest import GuestError
 
         started = time.monotonic()
-        value: Any = None
+        made: T | None = None
+        facts: dict[str, Any] = {}
         try:
-            value, result = run()
-            ok = True
-        except (_Wrong, ArcboxNetError, OSError, ValueError) as error:
-            result, ok = str(error), False
-        facts = value if isinstance(value, dict) else {}
-        row = Row(name, result, ok, time.monotonic() - started, facts)
+            made, result, facts = run()
+        except (_Wrong, GuestError, ArcboxNetError, OSError, ValueError) as error:
+            result = str(error)
+        row = Row(step, made is not None, result, time.monotonic() - started, facts)
         self.rows.append(row)
-        if not self._quiet:
-            self._line(row.step, row.result, _time_text(row.seconds), "ok" if ok else "FAILED", ok=ok)
-        if needed and not ok:
-            raise _Ended
-        return value
+        if self._shown:
+            mark = output.style("ok", fg="green") if row.ok else output.style("FAILED", fg="red", bold=True)
+            click.echo(_line(step, result, _time_text(row.seconds)) + "  " + mark)
+            sys.stdout.flush()
+        return made
 
-    def _line(
-        self, step: str, result: str, took: str, mark: str, *, ok: bool = True, bold: bool = False
-    ) -> None:
-        text = f"{step.ljust(COLUMNS[0])}  {result.ljust(COLUMNS[1])}  {took.rjust(COLUMNS[2])}"
-        shown = output.style(mark, fg="green" if ok else "red", bold=not ok)
-        click.echo(output.style(text, bold=True) if bold else f"{text}  {shown}".rstrip())
-        sys.stdout.flush()
+
+def run(table: Table) -> None:
+    """Every step, in order. What one makes is removed when this returns, however it returns."""
+    from arcbox_net.cli.demo_http import BodyServer
+    from arcbox_net.cli.demo_speed import serving
+
+    with contextlib.ExitStack() as stack:
+        web = stack.enter_context(contextlib.closing(BodyServer("127.0.0.1", os.urandom(BODY_BYTES))))
+        speed = stack.enter_context(serving())
+        manager, status = table.need("network", partial(_network, stack, web.l4_port, speed.l4_port))
+        guest = table.need("guest", partial(_guest, stack, manager))
+        lease = table.need("DHCP", partial(_dhcp, guest))
+        names = {
+            f"{GUEST}.{status.domain}": lease["ip"],
+            "host.internal": str(status.gateway),
+            f"{STATIC_NAME}.{status.domain}": STATIC_ADDRESS,
+        }
+        for name, address in names.items():
+            table.show("name", partial(_name, guest, name, address))
+        table.show("outbound HTTP", partial(_outbound, guest, web))
+        table.show("inbound HTTP", partial(_inbound, guest, manager, lease["ip"]))
+        for reverse in (False, True):
+            table.show("speed", partial(_speed, guest, speed, str(status.gateway), reverse))
+        table.show("clean-up", partial(_clean_up, stack, manager, status))
 
 
 class _Wrong(Exception):
-    """A step ran and its result is not what it must be."""
+    """A step ran, and what came out is not what must come out."""
 
 
-class _Ended(Exception):
-    """A step failed that the others need."""
+class _CannotGoOn(Exception):
+    """A step failed that the others build on."""
 
 
-class _Guest:
-    """A process in its own namespace that does what `ask` says."""
+def _network(
+    stack: contextlib.ExitStack, *host_ports: int
+) -> tuple[tuple[NetworkManager, NetworkStatus], str, dict[str, Any]]:
+    from arcbox_net.config import DnsConfig, HostAccess, NetConfig
+    from arcbox_net.manager import NetworkManager
 
-    def __init__(self) -> None:
-        from arcbox_net.host.linux.guest_process import GuestProcess
-
-        ours_in, theirs_out = os.pipe()
-        theirs_in, ours_out = os.pipe()
-        self._answers: IO[str] = os.fdopen(ours_in)
-        self._requests: IO[str] = os.fdopen(ours_out, "w")
-
-        def body(_order: dict[str, Any]) -> int:
-            from arcbox_net.cli.demo_guest import serve
-            from arcbox_net.host.linux import guest_process
-
-            os.close(ours_out)
-            guest_process.started()
-            with os.fdopen(theirs_in) as requests, os.fdopen(theirs_out, "w") as answers:
-                return serve(requests, answers)
-
-        self.process: GuestProcess = GuestProcess.fork(body)
-        os.close(theirs_in)
-        os.close(theirs_out)
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        self._requests.write(json.dumps(request) + "\n")
-        self._requests.flush()
-        line = self._answers.readline()
-        if not line:
-            raise _Wrong("the guest process ended")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise _Wrong(answer["error"])
-        return answer
-
-    def close(self) -> None:
-        self._requests.close()
-        self._answers.close()
-        self.process.kill()
-
-
-class _Closing:
-    """An HTTP server with the `close` that `contextlib.closing` wants."""
-
-    def __init__(self, server: Any) -> None:
-        self._server = server
-        self.l4_port: int = server.server_address[1]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _SpeedServer:
-    """Where the guest measures: iperf3 (`tool` is its path) or our own."""
-
-    l4_port: int
-    tool: str | None
-
-
-@contextlib.contextmanager
-def _speed_server() -> Any:
-    tool = shutil.which("iperf3")
-    if tool is None:
-        from arcbox_net.netspeed import SpeedServer
-
-        with SpeedServer("127.0.0.1") as server:
-            yield _SpeedServer(server.port, None)
-        return
-    import signal
-
-    l4_port = _free_l4_port()
-    devnull = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
-    pid = os.posix_spawn(
-        tool, [tool, "-s", "-B", "127.0.0.1", "-p", str(l4_port)], dict(os.environ), file_actions=[devnull]
+    config = NetConfig(
+        host_access=tuple(HostAccess("tcp", number) for number in host_ports),
+        dns=DnsConfig(records={STATIC_NAME: (STATIC_ADDRESS,)}),
     )
-    try:
-        yield _SpeedServer(l4_port, tool)
-    finally:
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
+    manager = NetworkManager(config)
+    stack.enter_context(manager)
+    status = manager.status()
+    facts = {"name": status.name, "subnet": status.subnet, "gateway": status.gateway}
+    return (manager, status), f"{status.mode} {status.subnet}, gateway {status.gateway}", facts
 
 
-def _checked(answer: dict[str, Any], sha256: str, where: str) -> str:
-    if answer["status"] != 200 or answer["sha256"] != sha256:
-        raise _Wrong(f"HTTP {answer['status']}, {answer['bytes']} bytes {where}: SHA-256 differs")
-    return f"{output.bytes_text(answer['bytes'])} {where}, SHA-256 {sha256[:8]}… equal"
+def _guest(stack: contextlib.ExitStack, manager: NetworkManager) -> tuple[Guest, str, dict[str, Any]]:
+    from arcbox_net.cli.demo_guest import IFNAME, Guest
+
+    guest = stack.enter_context(contextlib.closing(Guest()))
+    port = manager.attach_netns(guest.process.pid, name=GUEST, ifname=IFNAME, configure=False)
+    guest.process.release({})
+    return guest, f"a network namespace with {port.ifname}, {port.mac}", {"mac": port.mac}
 
 
-def _free_l4_port() -> int:
+def _dhcp(guest: Guest) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    lease = guest.ask(step="dhcp", hostname=GUEST)
+    term = output.duration_text(lease["lease_s"])
+    return lease, f"{lease['ip']} from {lease['server']} for {term}, MTU {lease['mtu']}", lease
+
+
+def _name(guest: Guest, name: str, expected: str) -> tuple[str, dict[str, Any]]:
+    found = guest.ask(step="resolve", name=name)["addresses"]
+    if found != [expected]:
+        raise _Wrong(f"{name} is {', '.join(found)}, not {expected}")
+    return f"{name} is {expected}", {"name": name, "addresses": found}
+
+
+def _outbound(guest: Guest, web: Any) -> tuple[str, dict[str, Any]]:
+    arrived = guest.ask(step="fetch", host="host.internal", l4_port=web.l4_port)
+    return _same(arrived, web.sha256, f"from host.internal:{web.l4_port}"), arrived
+
+
+def _inbound(guest: Guest, manager: NetworkManager, ip: str) -> tuple[str, dict[str, Any]]:
+    from arcbox_net.cli.demo_http import fetch
+    from arcbox_net.cli.demo_speed import free_l4_port
+
+    served = guest.ask(step="serve", host=ip, size=BODY_BYTES)
+    host_port = free_l4_port()
+    forward = manager.expose(f"127.0.0.1:{host_port}:{GUEST}:{served['l4_port']}")
+    arrived = fetch("127.0.0.1", host_port)
+    said = _same(arrived, served["sha256"], f"through 127.0.0.1:{host_port}")
+    return said, {**arrived, "forward": forward.rule}
+
+
+def _same(arrived: dict[str, Any], sha256: str, way: str) -> str:
+    if arrived["status"] != 200 or arrived["sha256"] != sha256:
+        raise _Wrong(f"HTTP {arrived['status']}, {arrived['bytes']} bytes {way}, and the SHA-256 differs")
+    return f"{output.bytes_text(arrived['bytes'])} {way}, SHA-256 equal"
+
+
+def _speed(guest: Guest, speed: Speed, gateway: str, reverse: bool) -> tuple[str, dict[str, Any]]:
+    found = guest.ask(
+        step="speed", host=gateway, l4_port=speed.l4_port, tool=speed.tool, seconds=SPEED_S, reverse=reverse
+    )
+    way = "host to guest" if reverse else "guest to host"
+    return f"{found['gbit_s']:.1f} Gbit/s TCP {way} ({found['tool']})", {"way": way, **found}
+
+
+def _clean_up(
+    stack: contextlib.ExitStack, manager: NetworkManager, status: NetworkStatus
+) -> tuple[str, dict[str, Any]]:
     import socket
 
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    ours = {status.bridge, *(port.ifname for port in manager.ports())}
+    stack.close()
+    left = [name for _, name in socket.if_nameindex() if name in ours]
+    if left or manager.state != "stopped":
+        raise _Wrong(f"left behind: {', '.join(left) or 'the network process'}")
+    return "guest, interfaces, rules and network are gone", {}
 
 
-def _interfaces() -> list[str]:
-    import socket
-
-    return [name for _, name in socket.if_nameindex()]
+def _line(step: str, result: str, took: str) -> str:
+    return f"{step.ljust(COLUMNS[0])}  {result.ljust(COLUMNS[1])}  {took.rjust(COLUMNS[2])}"
 
 
 def _time_text(seconds: float) -> str:

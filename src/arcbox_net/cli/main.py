@@ -14,21 +14,21 @@ import click
 from arcbox_net.cli.output import style
 from arcbox_net.errors import ArcboxNetError, ConfigError
 
-VERBS = (
-    "up",
-    "down",
-    "ls",
-    "show",
-    "run",
-    "attach",
-    "detach",
-    "forward",
-    "lease",
-    "dns",
-    "doctor",
-    "demo",
-    "completion",
-)
+VERBS = {
+    "up": "arcbox_net.cli.up",
+    "down": "arcbox_net.cli.down",
+    "ls": "arcbox_net.cli.ls",
+    "show": "arcbox_net.cli.show",
+    "run": "arcbox_net.cli.run",
+    "attach": "arcbox_net.cli.attach",
+    "detach": "arcbox_net.cli.detach",
+    "forward": "arcbox_net.cli.forward",
+    "lease": "arcbox_net.cli.lease",
+    "dns": "arcbox_net.cli.dns",
+    "doctor": "arcbox_net.cli.doctor",
+    "demo": "arcbox_net.cli.demo",
+    "completion": "arcbox_net.cli.completion",
+}
 
 
 class Failure(click.ClickException):
@@ -56,7 +56,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command = importlib.import_module(f"arcbox_net.cli.{cmd_name}").command
+        command = importlib.import_module(VERBS[cmd_name]).command
         assert isinstance(command, click.Command)
         return command
 

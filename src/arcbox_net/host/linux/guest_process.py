@@ -67,14 +67,14 @@ class GuestProcess:
         return child
 
     def release(self, order: dict[str, Any]) -> None:
-        """Let the child go on; returns once its command is executed or it said `started`, raises what failed."""
+        """Let the child go on, until its command is executed or it said `started`. Raises what failed."""
         with contextlib.suppress(BrokenPipeError):
             self._channel.send(json.dumps(order).encode())
         self._expect("")
         self._channel.close()
 
     def kill(self) -> None:
-        """End a child that was not released, and collect it."""
+        """End the child at once, and collect it."""
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
