@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from arcbox_net.cli import common, output
+from arcbox_net.config import QUEUES_MAX, check_ifname
 from arcbox_net.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 @click.option("--mac", metavar="MAC", help="The guest's MAC address. Default: one made from the names.")
 @click.option("--ip", metavar="ADDRESS", help="The guest's address. Default: the next free one.")
 @click.option("--hostname", metavar="HOST", help="The guest's name in DNS. Default: PORT.")
-@click.option("--queues", type=int, help="--tap: queue pairs. Default: the network's.")
+@click.option(
+    "--queues", type=click.IntRange(1, QUEUES_MAX), help="--tap: queue pairs. Default: the network's."
+)
 @click.option(
     "--owner",
     "owner_uid",
@@ -81,6 +84,7 @@ def command(
     if not tap and (queues is not None or owner_uid is not None):
         raise click.UsageError("--queues and --owner go with --tap")
     common.check_guest(mac, ip, hostname)
+    check_ifname("ifname", ifname)
     manager = common.connect(network)
     if tap:
         manager.attach_tap(

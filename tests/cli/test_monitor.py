@@ -1,0 +1,133 @@
+"""The flags that VM monitors get."""
+
+from __future__ import annotations
+
+import pytest
+
+from arcbox_net.cli.monitor import (
+    CLOUD_HYPERVISOR,
+    FIRECRACKER,
+    QEMU,
+    Nic,
+    firecracker_config,
+    monitor_of,
+    wanted_mac,
+    with_nic,
+)
+from arcbox_net.errors import ConfigError
+
+MAC = "02:00:00:00:00:01"
+ONE = Nic(MAC, 1500, (7,))
+FOUR = Nic(MAC, 9000, (7, 8, 9, 10))
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("qemu-system-x86_64", QEMU),
+        ("/usr/bin/qemu-system-aarch64", QEMU),
+        ("qemu-kvm", QEMU),
+        ("/usr/libexec/qemu-kvm", QEMU),
+        ("kvm", QEMU),
+        ("cloud-hypervisor", CLOUD_HYPERVISOR),
+        ("./firecracker", FIRECRACKER),
+        ("qemu-img", None),
+        ("curl", None),
+        ("bash", None),
+    ],
+)
+def test_a_vm_monitor_is_known_by_its_name(program: str, kind: str | None) -> None:
+    assert monitor_of([program, "-h"]) == kind
+
+
+@pytest.mark.parametrize(
+    ("words", "nic", "added"),
+    [
+        (
+            "qemu-system-x86_64 -m 1G",
+            ONE,
+            f"-netdev tap,id=abx0,fd=7,vhost=off -device virtio-net-pci,netdev=abx0,mac={MAC},host_mtu=1500",
+        ),
+        (
+            "qemu-system-x86_64",
+            FOUR,
+            "-netdev tap,id=abx0,fds=7:8:9:10,vhost=off "
+            f"-device virtio-net-pci,netdev=abx0,mac={MAC},host_mtu=9000,mq=on,vectors=10",
+        ),
+        (
+            "qemu-system-x86_64 -M microvm,acpi=off",
+            ONE,
+            "-netdev tap,id=abx0,fd=7,vhost=off "
+            f"-device virtio-net-device,netdev=abx0,mac={MAC},host_mtu=1500",
+        ),
+        (
+            "qemu-system-s390x",
+            ONE,
+            f"-netdev tap,id=abx0,fd=7,vhost=off -device virtio-net-ccw,netdev=abx0,mac={MAC},host_mtu=1500",
+        ),
+        (
+            "qemu-system-x86_64 -device e1000,netdev=abx0,mac=02:00:00:00:00:09",
+            ONE,
+            "-netdev tap,id=abx0,fd=7,vhost=off",
+        ),
+        ("cloud-hypervisor --kernel k", ONE, f"--net fd=7,mac={MAC},mtu=1500"),
+        ("cloud-hypervisor", FOUR, f"--net fd=[7,8,9,10],mac={MAC},mtu=9000,num_queues=8"),
+    ],
+)
+def test_the_card_is_added_after_what_the_user_wrote(words: str, nic: Nic, added: str) -> None:
+    command = words.split()
+    kind = monitor_of(command)
+    assert kind is not None
+    assert with_nic(kind, command, nic) == command + added.split()
+
+
+def test_the_users_own_card_gets_the_ports_mac_when_it_names_none() -> None:
+    command = ["qemu-system-x86_64", "-device", "e1000e,netdev=abx0,id=card", "-m", "1G"]
+    assert with_nic(QEMU, command, ONE)[2] == f"e1000e,netdev=abx0,id=card,mac={MAC}"
+    assert wanted_mac(command) is None
+
+
+def test_the_users_own_mac_is_the_ports() -> None:
+    assert wanted_mac(["qemu-system-x86_64", "-device", "e1000,mac=02:00:00:00:00:09,netdev=abx0"]) == (
+        "02:00:00:00:00:09"
+    )
+
+
+@pytest.mark.parametrize("flag", ["-netdev", "--netdev"])
+def test_a_netdev_of_that_id_is_refused(flag: str) -> None:
+    with pytest.raises(ConfigError, match="abx0"):
+        with_nic(QEMU, ["qemu-system-x86_64", flag, "user,id=abx0"], ONE)
+
+
+def test_other_cards_of_the_user_stay_as_they_are() -> None:
+    command = ["qemu-system-x86_64", "-netdev", "user,id=n1", "-device", "e1000,netdev=n1"]
+    assert with_nic(QEMU, command, ONE)[: len(command)] == command
+
+
+def test_cloud_hypervisors_one_net_flag_takes_ours_as_well() -> None:
+    command = ["cloud-hypervisor", "--net", "tap=tap0", "--kernel", "k"]
+    assert with_nic(CLOUD_HYPERVISOR, command, ONE) == [
+        "cloud-hypervisor",
+        "--net",
+        f"fd=7,mac={MAC},mtu=1500",
+        "tap=tap0",
+        "--kernel",
+        "k",
+    ]
+
+
+def test_firecrackers_configuration_gets_the_tap_beside_its_own() -> None:
+    document = {"boot-source": {}, "network-interfaces": [{"iface_id": "eth9"}, {"iface_id": "abx0", "x": 1}]}
+    assert firecracker_config(document, "abx-0_1", MAC) == {
+        "boot-source": {},
+        "network-interfaces": [
+            {"iface_id": "eth9"},
+            {"iface_id": "abx0", "host_dev_name": "abx-0_1", "guest_mac": MAC},
+        ],
+    }
+
+
+@pytest.mark.parametrize("document", [[], 1, None, {"network-interfaces": {}}])
+def test_what_is_no_firecracker_configuration_is_refused(document: object) -> None:
+    with pytest.raises(ConfigError):
+        firecracker_config(document, "abx-0_1", MAC)
