@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
@@ -51,6 +52,7 @@ class Port:
     plan: TapPlan | VethPlan
     hostname: str
     netns: str | None = None
+    attached_ns: int = dataclasses.field(default_factory=time.time_ns)
 
     @property
     def name(self) -> str:
@@ -69,6 +71,7 @@ class Port:
             "ips": [str(ip) for ip in plan.ips],
             "hostname": self.hostname,
             "netns": self.netns,
+            "attached_ns": self.attached_ns,
             "queues": plan.queues if isinstance(plan, TapPlan) else 1,
             "persist": isinstance(plan, TapPlan) and plan.persist,
         }
@@ -205,7 +208,7 @@ class PortTable:
             plan = TapPlan(**common, queues=row["queues"], persist=row["persist"])
         else:
             plan = VethPlan(**common)
-        return Port(row["kind"], plan, row["hostname"], row["netns"])
+        return Port(row["kind"], plan, row["hostname"], row["netns"], row["attached_ns"])
 
     def _free_ifname(self) -> str:
         taken = {port.plan.ifname for port in self._ports.values()}

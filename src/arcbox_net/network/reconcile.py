@@ -22,7 +22,8 @@ log = logging.getLogger("arcbox_net.reconcile")
 def adopt_ports(site: Site, state: State, ports: PortTable, leftovers: Sequence[OwnedLink]) -> None:
     """Keep every port whose row and device both exist; drop rows without device and devices without row."""
     present = {link.ifname: link for link in leftovers if link.port is not None}
-    for name, row in state.items("ports").items():
+    # In the order of attachment, because a forward that names no guest means the first one.
+    for name, row in sorted(state.items("ports").items(), key=lambda item: item[1]["attached_ns"]):
         link = present.pop(row["ifname"], None)
         if link is None or link.port != name:
             state.delete("ports", name)
