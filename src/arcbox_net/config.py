@@ -140,9 +140,7 @@ class DhcpConfig:
                 f"dhcp.options {number}: {text!r} is not hex", field="dhcp.options", value=text
             ) from None
         if not 1 <= len(payload) <= 255:
-            raise ConfigError(
-                f"dhcp.options {number}: 1 to 255 bytes", field="dhcp.options", value=text
-            )
+            raise ConfigError(f"dhcp.options {number}: 1 to 255 bytes", field="dhcp.options", value=text)
         return payload
 
 
@@ -170,7 +168,9 @@ class DnsConfig:
             check_domain("dns.domain_upstreams", suffix)
             if not upstreams:
                 raise ConfigError(
-                    f"dns.domain_upstreams {suffix!r}: no upstream given", field="dns.domain_upstreams", value=suffix
+                    f"dns.domain_upstreams {suffix!r}: no upstream given",
+                    field="dns.domain_upstreams",
+                    value=suffix,
                 )
             for upstream in upstreams:
                 parse_endpoint("dns.domain_upstreams", upstream, 53)
@@ -240,14 +240,18 @@ class NetConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, NetworkMode):
-            raise ConfigError(f"mode {self.mode!r}: expected a NetworkMode", field="mode", value=str(self.mode))
+            raise ConfigError(
+                f"mode {self.mode!r}: expected a NetworkMode", field="mode", value=str(self.mode)
+            )
         if self.mac is not None:
             parse_mac(self.mac)
         if not isinstance(self.mtu, int) or not MTU_MIN <= self.mtu <= MTU_MAX:
             raise ConfigError(f"mtu {self.mtu}: expected {MTU_MIN} to {MTU_MAX}", field="mtu", value=self.mtu)
         if not isinstance(self.num_queues, int) or not 1 <= self.num_queues <= QUEUES_MAX:
             raise ConfigError(
-                f"num_queues {self.num_queues}: expected 1 to {QUEUES_MAX}", field="num_queues", value=self.num_queues
+                f"num_queues {self.num_queues}: expected 1 to {QUEUES_MAX}",
+                field="num_queues",
+                value=self.num_queues,
             )
         if self.num_queues > 1 and not self.multiqueue:
             raise ConfigError(
@@ -263,7 +267,9 @@ class NetConfig:
         for i, rule in enumerate(self.forwards):
             for other in self.forwards[:i]:
                 if rule.overlaps(other):
-                    raise ConfigError(f"forwards {other} and {rule} overlap", field="forwards", value=str(rule))
+                    raise ConfigError(
+                        f"forwards {other} and {rule} overlap", field="forwards", value=str(rule)
+                    )
 
     def _check_bridge(self) -> None:
         for field in ("bridge", "nic"):
@@ -272,7 +278,9 @@ class NetConfig:
                 continue
             if self.mode is not NetworkMode.BRIDGE:
                 raise ConfigError(
-                    f"{field} = {ifname!r} needs mode bridge, not {self.mode.value}", field=field, value=ifname
+                    f"{field} = {ifname!r} needs mode bridge, not {self.mode.value}",
+                    field=field,
+                    value=ifname,
                 )
             check_ifname(field, ifname)
         if self.mode is NetworkMode.BRIDGE and (self.bridge is None) == (self.nic is None):
@@ -293,7 +301,9 @@ class NetConfig:
             gateway = _ipv4("gateway", self.gateway)
             if gateway not in subnet.hosts():
                 raise ConfigError(
-                    f"gateway {gateway} is not a host address of {subnet}", field="gateway", value=self.gateway
+                    f"gateway {gateway} is not a host address of {subnet}",
+                    field="gateway",
+                    value=self.gateway,
                 )
         pool_of(self, subnet)
 
@@ -340,7 +350,9 @@ def local_domain(config: NetConfig, network: str) -> str:
 def check_network_name(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
-            f"network name {name!r}: 1 to 32 of a-z 0-9 -, not starting or ending with -", field="name", value=name
+            f"network name {name!r}: 1 to 32 of a-z 0-9 -, not starting or ending with -",
+            field="name",
+            value=name,
         )
     return name
 
@@ -348,7 +360,9 @@ def check_network_name(name: str) -> str:
 def check_port_name(name: str, *, field: str = "port") -> str:
     if not isinstance(name, str) or not _PORT_NAME.fullmatch(name):
         raise ConfigError(
-            f"{field} {name!r}: 1 to 63 letters, digits and -, not starting or ending with -", field=field, value=name
+            f"{field} {name!r}: 1 to 63 letters, digits and -, not starting or ending with -",
+            field=field,
+            value=name,
         )
     return name
 
@@ -400,7 +414,9 @@ def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> N
     for field in ("multiqueue", "isolated", "anti_spoof"):
         _typed(values, field, (bool,), where)
     if "forwards" in values:
-        values["forwards"] = tuple(parse_forward(text) for text in _texts(values["forwards"], f"{where}.forwards"))
+        values["forwards"] = tuple(
+            parse_forward(text) for text in _texts(values["forwards"], f"{where}.forwards")
+        )
     if "host_access" in values:
         items = values["host_access"]
         values["host_access"] = tuple(
@@ -478,14 +494,18 @@ def _dhcp(body: Any, where: str) -> DhcpConfig:
     if "options" in values:
         options = values["options"]
         if not isinstance(options, Mapping) or not all(_OPTION.fullmatch(str(key)) for key in options):
-            raise ConfigError(f"{where}.options: expected number = text", field=f"{where}.options", value=str(options))
+            raise ConfigError(
+                f"{where}.options: expected number = text", field=f"{where}.options", value=str(options)
+            )
         values["options"] = {int(key): str(text) for key, text in options.items()}
     if "search" in values:
         values["search"] = tuple(_texts(values["search"], f"{where}.search"))
     if "routes" in values:
         routes = [_texts(item, f"{where}.routes") for item in _items(values["routes"], f"{where}.routes")]
         if any(len(item) != 2 for item in routes):
-            raise ConfigError(f"{where}.routes: expected [[cidr, router]]", field=f"{where}.routes", value=str(routes))
+            raise ConfigError(
+                f"{where}.routes: expected [[cidr, router]]", field=f"{where}.routes", value=str(routes)
+            )
         values["routes"] = tuple((item[0], item[1]) for item in routes)
     return DhcpConfig(**values)
 
@@ -510,7 +530,9 @@ def _dns(body: Any, where: str) -> DnsConfig:
     for field in ("domain_upstreams", "records"):
         if field in values:
             if not isinstance(values[field], Mapping):
-                raise ConfigError(f"{where}.{field}: expected a table", field=f"{where}.{field}", value=str(values[field]))
+                raise ConfigError(
+                    f"{where}.{field}: expected a table", field=f"{where}.{field}", value=str(values[field])
+                )
             values[field] = {
                 str(name): tuple(_texts([item] if isinstance(item, str) else item, f"{where}.{field}.{name}"))
                 for name, item in values[field].items()
@@ -540,7 +562,9 @@ def _typed(values: Mapping[str, Any], field: str, types: tuple[type, ...], where
     value = values[field]
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-        raise ConfigError(f"{where}.{field}: {value!r} is not {wanted}", field=f"{where}.{field}", value=str(value))
+        raise ConfigError(
+            f"{where}.{field}: {value!r} is not {wanted}", field=f"{where}.{field}", value=str(value)
+        )
 
 
 def _items(value: Any, where: str) -> list[Any]:
@@ -551,7 +575,9 @@ def _items(value: Any, where: str) -> list[Any]:
 
 def _texts(value: Any, where: str) -> list[str]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{where}: expected a list of strings, got {value!r}", field=where, value=str(value))
+        raise ConfigError(
+            f"{where}: expected a list of strings, got {value!r}", field=where, value=str(value)
+        )
     return list(value)
 
 

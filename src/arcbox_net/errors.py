@@ -205,5 +205,7 @@ def _classes(base: type[ArcboxNetError]) -> dict[str, type[ArcboxNetError]]:
 def from_json(body: dict[str, Any]) -> ArcboxNetError:
     """The error that *body* (made by `to_json`) describes, as its own class."""
     cls = _classes(ArcboxNetError).get(str(body.get("code")), ArcboxNetError)
-    facts = {str(key): value for key, value in (body.get("facts") or {}).items() if key not in ("message", "fix")}
+    facts = {
+        str(key): value for key, value in (body.get("facts") or {}).items() if key not in ("message", "fix")
+    }
     return cls(str(body.get("message", "unknown error")), fix=body.get("fix"), **facts)

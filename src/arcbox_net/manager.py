@@ -29,7 +29,7 @@ import msgspec
 from arcbox_net import paths
 from arcbox_net.config import NetConfig, NetworkMode, check_network_name, config_to_mapping
 from arcbox_net.errors import ArcboxNetError, NotRunning, StartFailed, Unsupported, from_json
-from arcbox_net.network.client import Client, not_running
+from arcbox_net.network.client import Client
 from arcbox_net.network.messages import (
     AllocateRequest,
     AttachRequest,
@@ -231,7 +231,13 @@ class NetworkManager:
         fds: list[int] = []
         if persist:
             request = AttachRequest(
-                kind="tap", name=name, mac=mac, ip=address, hostname=hostname, queues=queues, owner_uid=owner_uid
+                kind="tap",
+                name=name,
+                mac=mac,
+                ip=address,
+                hostname=hostname,
+                queues=queues,
+                owner_uid=owner_uid,
             )
             port = self._post("/ports", request, PortInfo)
         else:
@@ -389,7 +395,9 @@ def running_networks() -> list[str]:
 def running_statuses() -> Iterator[NetworkStatus]:
     """The status of every network that runs, by name."""
     try:
-        names = sorted(entry.name for entry in paths.runtime_root().iterdir() if (entry / "api.sock").exists())
+        names = sorted(
+            entry.name for entry in paths.runtime_root().iterdir() if (entry / "api.sock").exists()
+        )
     except OSError:
         return
     for name in names:
@@ -426,7 +434,15 @@ def _run_network(
         raise StartFailed(f"{log_path}: {error.strerror}", network=name, log=str(log_path)) from None
     with log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "arcbox_net.network.main", name, "--ready-fd", str(answer_end), *arguments],
+            [
+                sys.executable,
+                "-m",
+                "arcbox_net.network.main",
+                name,
+                "--ready-fd",
+                str(answer_end),
+                *arguments,
+            ],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -488,4 +504,11 @@ def _tap_attachment(port: PortInfo, fds: list[int]) -> TapAttachment:
     )
 
 
-__all__ = ["NetnsAttachment", "NetworkManager", "TapAttachment", "is_running", "remove_leftovers", "running_networks"]
+__all__ = [
+    "NetnsAttachment",
+    "NetworkManager",
+    "TapAttachment",
+    "is_running",
+    "remove_leftovers",
+    "running_networks",
+]

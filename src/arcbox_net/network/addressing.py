@@ -48,7 +48,9 @@ class Addressing:
         self._writer = LeaseWriter(self._table, self._state)
         await self._writer.commit(
             [
-                self._table.reserve(parse_mac(item.mac), self._checked(item.ip), item.hostname, system_clock())
+                self._table.reserve(
+                    parse_mac(item.mac), self._checked(item.ip), item.hostname, system_clock()
+                )
                 for item in self._config.dhcp.reservations
             ]
         )
@@ -137,10 +139,14 @@ class Addressing:
         lease = next((lease for lease in self._table.view(now) if lease.ip == ip), None)
         if lease is None:
             raise AddressNotFound(
-                f"{ip} is not allocated", fix=f"list them: arcbox-net lease ls {self._network}", address=str(ip)
+                f"{ip} is not allocated",
+                fix=f"list them: arcbox-net lease ls {self._network}",
+                address=str(ip),
             )
         is_reserved = lease.kind == RESERVED
-        await self._writer.commit([self._table.unreserve(ip, now) if is_reserved else self._table.release(ip, now)])
+        await self._writer.commit(
+            [self._table.unreserve(ip, now) if is_reserved else self._table.release(ip, now)]
+        )
 
     async def release_port(self, ip: IPv4Address) -> None:
         """The port that had *ip* is gone; a reservation stays."""

@@ -127,9 +127,19 @@ ENDPOINTS = (
     Endpoint("DELETE", "/ports/{name}", "Detach a guest port", _detach, status=204),
     Endpoint("GET", "/leases", "Leases, reservations and allocations", _leases, list[m.LeaseInfo]),
     Endpoint("DELETE", "/leases/{ip}", "Release a lease", _release_lease, status=204),
-    Endpoint("POST", "/addresses", "Allocate an address", _allocate, m.LeaseInfo, m.AllocateRequest, status=201),
+    Endpoint(
+        "POST", "/addresses", "Allocate an address", _allocate, m.LeaseInfo, m.AllocateRequest, status=201
+    ),
     Endpoint("DELETE", "/addresses/{ip}", "Release an allocated address", _release_lease, status=204),
-    Endpoint("POST", "/reservations", "Reserve an address for a MAC", _reserve, m.LeaseInfo, m.ReserveRequest, status=201),
+    Endpoint(
+        "POST",
+        "/reservations",
+        "Reserve an address for a MAC",
+        _reserve,
+        m.LeaseInfo,
+        m.ReserveRequest,
+        status=201,
+    ),
     Endpoint("GET", "/forwards", "Port forwards", _forwards, list[m.ForwardInfo]),
     Endpoint("POST", "/forwards", "Add a port forward", _expose, m.ForwardInfo, m.ForwardRequest, status=201),
     Endpoint("DELETE", "/forwards", "Remove a port forward", _unexpose, query=("rule",), status=204),
@@ -195,13 +205,15 @@ def _error(error: ArcboxNetError) -> Response:
 
 async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = {"error": {"code": "http", "message": str(error.detail), "fix": None, "facts": {}}}
+    body: dict[str, Any] = {"error": {"code": "http", "message": str(error.detail), "fix": None, "facts": {}}}
     return Response(msgspec.json.encode(body), error.status_code, media_type="application/json")
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _error(ArcboxNetError(f"internal error: {type(error).__name__}: {error}", fix="see the network's log"))
+    return _error(
+        ArcboxNetError(f"internal error: {type(error).__name__}: {error}", fix="see the network's log")
+    )
 
 
 class _PeerChecked(H11Protocol):
@@ -255,5 +267,3 @@ class ApiServer:
             connection.shutdown()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=1)
-
-

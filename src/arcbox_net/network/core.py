@@ -326,7 +326,9 @@ class Network:
         address = _address_or_none(rule.guest)
         if address is not None and not is_guest_address(self._layout, address):
             raise ConfigError(
-                f"{rule.guest} is not a guest's address in {self._layout.subnet}", field="guest", value=rule.guest
+                f"{rule.guest} is not a guest's address in {self._layout.subnet}",
+                field="guest",
+                value=rule.guest,
             )
 
     def _resolve(self, guest: str | None) -> IPv4Address | None:
@@ -361,7 +363,9 @@ class Network:
     async def deregister_dns(self, name: str) -> None:
         async with self._change:
             if name not in await self._kernel(self._state.items, "dns"):
-                raise RecordNotFound(f"no registered name {name!r}", fix=f"arcbox-net dns ls {self.name}", name=name)
+                raise RecordNotFound(
+                    f"no registered name {name!r}", fix=f"arcbox-net dns ls {self.name}", name=name
+                )
             self._remove_name(name, "api")
             await self._kernel(self._state.delete, "dns", name)
 

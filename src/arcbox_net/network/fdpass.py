@@ -119,4 +119,3 @@ class FdServer:
                     await ready
                 finally:
                     loop.remove_writer(connection)
-

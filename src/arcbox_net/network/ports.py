@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
@@ -86,7 +87,7 @@ class PortTable:
         self._ports: dict[str, Port] = {}
         self._next_index = 0
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Port]:
         return iter(list(self._ports.values()))
 
     def __len__(self) -> int:
@@ -170,11 +171,15 @@ class PortTable:
         if request.kind == TAP:
             queues = request.queues or (config.num_queues if config.multiqueue else 1)
             if not 1 <= queues <= QUEUES_MAX:
-                raise ConfigError(f"queues {queues}: expected 1 to {QUEUES_MAX}", field="queues", value=queues)
+                raise ConfigError(
+                    f"queues {queues}: expected 1 to {QUEUES_MAX}", field="queues", value=queues
+                )
             plan = TapPlan(**common, queues=queues, persist=request.persist, owner_uid=request.owner_uid)
             return Port(TAP, plan, hostname)
         if request.kind != NETNS:
-            raise ConfigError(f"kind {request.kind!r}: expected tap or netns", field="kind", value=request.kind)
+            raise ConfigError(
+                f"kind {request.kind!r}: expected tap or netns", field="kind", value=request.kind
+            )
         check_ifname("ifname", request.ifname)
         if (request.netns is None) == (request.pid is None):
             raise ConfigError("name a namespace by netns or by pid", field="netns", value=request.netns)
@@ -268,5 +273,3 @@ def port_infos(site: Site, ports: PortTable) -> list[PortInfo]:
             )
         )
     return found
-
-

@@ -113,7 +113,9 @@ class Watch:
             self._counts["repairs_refused"] += 1
             loop = asyncio.get_running_loop()
             loop.call_later(REPAIR_WINDOW_S - (now - self._repairs[0]), self._request_repair)
-            log.error("somebody keeps undoing this network's kernel state; next repair within %d s", REPAIR_WINDOW_S)
+            log.error(
+                "somebody keeps undoing this network's kernel state; next repair within %d s", REPAIR_WINDOW_S
+            )
             return False
         self._repairs.append(now)
         self._counts["repairs"] += 1

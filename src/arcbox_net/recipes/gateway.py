@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from arcbox_net.addresses import candidate_subnets, stable_mac
-from arcbox_net.config import AUTO, gateway_of, parse_subnet
+from arcbox_net.addresses import candidate_subnets, parse_subnet, stable_mac
+from arcbox_net.config import AUTO, gateway_of
 from arcbox_net.errors import SubnetConflict
 from arcbox_net.host.plan import BridgePlan, FirewallPlan, bridge_ifname
 from arcbox_net.recipes.site import Contents, Layout, Site

@@ -1,6 +1,6 @@
 """A NAT network: guests behind a gateway address, masqueraded by the kernel on their way out.
 
-    guest ── TAP/veth ── bridge (gateway address) ── kernel forwarding ── masquerade ── uplink
+guest ── TAP/veth ── bridge (gateway address) ── kernel forwarding ── masquerade ── uplink
 """
 
 from __future__ import annotations

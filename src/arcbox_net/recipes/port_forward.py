@@ -159,9 +159,7 @@ class PortForwards:
         forward.relay_ids = []
         forward.guest_ip = None
 
-    def _hand_over(
-        self, protocol: str, pairs: Sequence[tuple[socket.socket, tuple[str, int]]]
-    ) -> list[int]:
+    def _hand_over(self, protocol: str, pairs: Sequence[tuple[socket.socket, tuple[str, int]]]) -> list[int]:
         """Give bound sockets to the relay, which closes them from now on."""
         if protocol == "udp":
             return [self._relay.add_udp(held.detach(), target) for held, target in pairs]
@@ -170,7 +168,8 @@ class PortForwards:
                 held.listen(LISTEN_BACKLOG)
             except OSError as error:
                 # Bound while pending, but somebody else came to listen there first.
-                raise _in_use(*held.getsockname()[:2], protocol, error) from None
+                host_ip, host_port = held.getsockname()[:2]
+                raise _in_use(host_ip, host_port, protocol, error) from None
         return self._relay.add_tcp_many([(held.detach(), target) for held, target in pairs])
 
 
