@@ -16,9 +16,10 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from arcbox_net.errors import ConfigError, InterfaceNotFound, KernelError
+from arcbox_net.host.linux import link_messages as messages
 from arcbox_net.host.linux import routes, rtnl, tap
 from arcbox_net.host.linux.namespace import in_netns, open_netns, same_netns
 from arcbox_net.host.linux.netlink import (
@@ -26,47 +27,25 @@ from arcbox_net.host.linux.netlink import (
     NLM_F_REPLACE,
     attr,
     attr_text,
-    attr_u8,
     attr_u32,
-    nested,
 )
+from arcbox_net.host.linux.ownership import LINK_GROUP, OwnedLink, describe, fits, foreign, is_ours
 from arcbox_net.host.linux.routes import RouteClash
 from arcbox_net.host.linux.rtnl import Link, LinkStats
 from arcbox_net.host.linux.rtsocket import RouteSocket
 from arcbox_net.host.plan import (
-    IFNAME_PREFIX,
     TXQUEUELEN,
     BridgePlan,
     PortPlan,
     TapPlan,
     VethPlan,
     alias,
-    bridge_ifname,
     parse_alias,
-    port_prefix,
 )
 
 __all__ = ["LinkStats", "Links", "OwnedLink", "RouteClash"]
 
-LINK_GROUP: Final = 0x61627800  # "abx\0"
 T = TypeVar("T")
-
-
-class OwnedLink(NamedTuple):
-    """A link of ours. `kind`: bridge, tap or veth. `network` is '' for one whose maker was killed before
-    naming it.
-    """
-
-    ifname: str
-    ifindex: int
-    kind: str
-    network: str
-    port: str | None
-    bridge: str | None
-    up: bool
-    carrier: bool
-    mac: str
-    mtu: int
 
 
 class Links:
@@ -96,17 +75,17 @@ class Links:
 
     def apply_bridge(self, plan: BridgePlan) -> int:
         """Make the bridge as planned and return its ifindex. One that is ours is adopted and put right."""
-        link = self._ours_or_none(plan.ifname, plan.network, "bridge")
+        link = self._ours_or_none(plan.ifname, plan.network, "bridge") or self._renamed_bridge(plan)
         if link is None:
             link = self._create_bridge(plan)
-        elif link.mtu != plan.mtu:
-            self._set(link, attr_u32(rtnl.IFLA_MTU, plan.mtu), operation="set MTU of")
+        else:
+            self._adopt_bridge(plan, link)
         if link.mac != plan.mac and not self._has_foreign_port(link):
             self._set(link, attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(plan.mac)), operation="set address of")
         self._rt.new_link(
             attr(rtnl.IFLA_IFALIAS, alias(plan.network).encode()),
             attr_u32(rtnl.IFLA_TXQLEN, TXQUEUELEN),
-            _bridge_settings(),
+            messages.bridge_settings(),
             operation="configure bridge",
             ifname=plan.ifname,
             ifindex=link.ifindex,
@@ -173,7 +152,7 @@ class Links:
     def open_tap(self, ifname: str, queues: int) -> list[int]:
         """One more fd for each of *queues* on a TAP of ours that is there."""
         link = self._rt.need_link(ifname)
-        if not _is_ours(link) or link.kind != "tun":
+        if not is_ours(link) or link.kind != "tun":
             raise KernelError(
                 f"{ifname} is not a TAP of arcbox-net", operation="open TAP", object=ifname, errno=errno.EPERM
             )
@@ -197,7 +176,7 @@ class Links:
         half_made = self._ours_or_none(plan.ifname, plan.network, "veth")
         if half_made is not None and not half_made.alias:
             self._rt.delete_link(half_made)
-        self._rt.new_link(*_veth_pair(plan, netns_fd), operation="create veth", ifname=plan.ifname)
+        self._rt.new_link(*messages.veth_pair(plan, netns_fd), operation="create veth", ifname=plan.ifname)
         try:
             self._apply_port(plan, self._rt.need_link(plan.ifname))
             with RouteSocket(netns_fd) as guest:
@@ -207,18 +186,27 @@ class Links:
                 self.remove(plan.ifname)
             raise
 
+    def apply_port(self, plan: PortPlan) -> None:
+        """Put an existing port of ours right: its name, bridge, flags and sizes, whatever somebody did to
+        them.
+        """
+        link = self._ours_or_none(plan.ifname, plan.network, "tun" if isinstance(plan, TapPlan) else "veth")
+        if link is None:
+            link = self._renamed_port(plan)
+        self._apply_port(plan, link)
+
     # What is there
 
     def owned(self, network: str | None = None) -> list[OwnedLink]:
         """Links of ours, of one network or of all."""
         links = self._rt.links()
         ifnames = {link.ifindex: link.ifname for link in links}
-        found = [_owned(link, ifnames) for link in links if _is_ours(link)]
-        return [link for link in found if network is None or link.network == network or _fits(link, network)]
+        found = [describe(link, ifnames) for link in links if is_ours(link)]
+        return [link for link in found if network is None or link.network == network or fits(link, network)]
 
     def link_stats(self) -> dict[str, LinkStats]:
         """Counters of our links by name."""
-        return {link.ifname: link.stats for link in self._rt.links(stats=True) if _is_ours(link)}
+        return {link.ifname: link.stats for link in self._rt.links(stats=True) if is_ours(link)}
 
     def addresses(self, ifname: str) -> list[IPv4Interface]:
         """The IPv4 addresses of a link; none when there is no such link."""
@@ -237,8 +225,8 @@ class Links:
         link = self._rt.link(ifname)
         if link is None:
             return False
-        if not _is_ours(link):
-            raise _foreign(ifname, "remove")
+        if not is_ours(link):
+            raise foreign(ifname, "remove")
         try:
             self._rt.delete_link(link)
         except KernelError as error:
@@ -283,9 +271,38 @@ class Links:
         if link is None:
             return None
         named = parse_alias(link.alias)
-        if link.kind != kind or not _is_ours(link) or (named is not None and named[0] != network):
-            raise _foreign(ifname, "use")
+        if link.kind != kind or not is_ours(link) or (named is not None and named[0] != network):
+            raise foreign(ifname, "use")
         return link
+
+    def _renamed_bridge(self, plan: BridgePlan) -> Link | None:
+        """The network's bridge under a name that somebody else gave it; it gets its own back."""
+        for link in self._rt.links():
+            if link.kind == "bridge" and parse_alias(link.alias) == (plan.network, None):
+                self._rename(link, plan.ifname)
+                return link._replace(ifname=plan.ifname)
+        return None
+
+    def _renamed_port(self, plan: PortPlan) -> Link:
+        for link in self._rt.links():
+            if parse_alias(link.alias) == (plan.network, plan.port):
+                self._rename(link, plan.ifname)
+                return link._replace(ifname=plan.ifname)
+        raise InterfaceNotFound(
+            f"port {plan.port}: its interface {plan.ifname} is gone",
+            fix="attach it again",
+            interface=plan.ifname,
+        )
+
+    def _rename(self, link: Link, wanted: str) -> None:
+        name = attr_text(rtnl.IFLA_IFNAME, wanted)
+        try:
+            self._set(link, name, operation="rename")
+        except KernelError as error:
+            if error.facts.get("errno") != errno.EBUSY:  # before Linux 6.2, a link that is up keeps its name
+                raise
+            self._set(link, operation="bring down", up=False)
+            self._set(link, name, operation="rename", up=link.up)
 
     def _create_bridge(self, plan: BridgePlan) -> Link:
         # A bridge's MTU follows its ports' until it is changed by hand, and setting what it already is
@@ -296,7 +313,7 @@ class Links:
             attr_u32(rtnl.IFLA_MTU, unwanted),
             attr_u32(rtnl.IFLA_GROUP, LINK_GROUP),
             attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(plan.mac)),
-            _bridge_settings(),
+            messages.bridge_settings(),
             operation="create bridge",
             ifname=plan.ifname,
         )
@@ -315,9 +332,20 @@ class Links:
             raise
         return link
 
+    def _adopt_bridge(self, plan: BridgePlan, link: Link) -> None:
+        if link.mtu != plan.mtu:
+            self._set(link, attr_u32(rtnl.IFLA_MTU, plan.mtu), operation="set MTU of")
+        # With STP on, the kernel takes no forward delay of 0, so STP goes first.
+        self._rt.new_link(
+            messages.bridge_info(attr_u32(rtnl.IFLA_BR_STP_STATE, 0)),
+            operation="switch off STP of",
+            ifname=plan.ifname,
+            ifindex=link.ifindex,
+        )
+
     def _has_foreign_port(self, bridge: Link) -> bool:
         """Is a NIC of the host under *bridge*? Then the bridge has the NIC's address."""
-        return any(link.master == bridge.ifindex and not _is_ours(link) for link in self._rt.links())
+        return any(link.master == bridge.ifindex and not is_ours(link) for link in self._rt.links())
 
     def _apply_gateway(self, bridge: Link, gateway: IPv4Interface) -> None:
         present = [a for a in self._rt.addresses(socket.AF_INET) if a.ifindex == bridge.ifindex]
@@ -346,7 +374,10 @@ class Links:
             operation="configure port",
         )
         self._rt.new_link(
-            _port_flags(plan), operation="set bridge flags of", ifname=plan.ifname, ifindex=link.ifindex
+            messages.port_flags(plan),
+            operation="set bridge flags of",
+            ifname=plan.ifname,
+            ifindex=link.ifindex,
         )
         if plan.anti_spoof:
             self._pin_mac(plan, link)
@@ -432,53 +463,6 @@ def _own_fd(netns: str | int | None) -> int | None:
     return os.dup(netns) if isinstance(netns, int) else open_netns(netns, None)
 
 
-def _bridge_settings() -> bytes:
-    return nested(
-        rtnl.IFLA_LINKINFO,
-        attr(rtnl.IFLA_INFO_KIND, b"bridge"),
-        nested(
-            rtnl.IFLA_INFO_DATA,
-            attr_u32(rtnl.IFLA_BR_STP_STATE, 0),
-            attr_u32(rtnl.IFLA_BR_FORWARD_DELAY, 0),  # a port forwards as soon as it is up
-            # Without a querier on the segment, snooping cuts guests off from multicast (mDNS, IPv6 ND)
-            # after minutes.
-            attr_u8(rtnl.IFLA_BR_MCAST_SNOOPING, 0),
-        ),
-    )
-
-
-def _port_flags(plan: PortPlan) -> bytes:
-    open_port = not plan.anti_spoof
-    return nested(
-        rtnl.IFLA_LINKINFO,
-        attr(rtnl.IFLA_INFO_SLAVE_KIND, b"bridge"),
-        nested(
-            rtnl.IFLA_INFO_SLAVE_DATA,
-            attr_u8(rtnl.IFLA_BRPORT_LEARNING, open_port),
-            attr_u8(rtnl.IFLA_BRPORT_UNICAST_FLOOD, open_port),
-            attr_u8(rtnl.IFLA_BRPORT_ISOLATED, plan.isolated),
-        ),
-    )
-
-
-def _veth_pair(plan: VethPlan, netns_fd: int) -> tuple[bytes, ...]:
-    sizes = attr_u32(rtnl.IFLA_MTU, plan.mtu) + attr_u32(rtnl.IFLA_TXQLEN, TXQUEUELEN)
-    group = attr_u32(rtnl.IFLA_GROUP, LINK_GROUP)
-    peer = (
-        rtnl.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        + attr_text(rtnl.IFLA_IFNAME, plan.guest_ifname)
-        + attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(plan.mac))
-        + attr_u32(rtnl.IFLA_NET_NS_FD, netns_fd)
-        + sizes
-    )
-    info = nested(
-        rtnl.IFLA_LINKINFO,
-        attr(rtnl.IFLA_INFO_KIND, b"veth"),
-        nested(rtnl.IFLA_INFO_DATA, attr(rtnl.VETH_INFO_PEER, peer)),
-    )
-    return attr_text(rtnl.IFLA_IFNAME, plan.ifname), sizes, group, info
-
-
 def _configure_guest(guest: RouteSocket, plan: VethPlan) -> None:
     """Bring the guest's end up, with address and default route when planned; lo last, as it is not ours to
     undo.
@@ -493,43 +477,3 @@ def _configure_guest(guest: RouteSocket, plan: VethPlan) -> None:
         guest.add_default_route(link.ifindex, plan.gateway.packed, ifname=link.ifname)
     loopback = guest.need_link("lo")
     guest.set_link(loopback.ifindex, operation="bring up", ifname="lo", up=True)
-
-
-def _is_ours(link: Link) -> bool:
-    """By our alias; or by group and name, when its maker was killed before it could set the alias."""
-    if parse_alias(link.alias) is not None:
-        return True
-    return link.group == LINK_GROUP and not link.alias and link.ifname.startswith(IFNAME_PREFIX)
-
-
-def _fits(link: OwnedLink, network: str) -> bool:
-    """Is a link that was never named called as one of *network*?"""
-    if link.network:
-        return False
-    return link.ifname == bridge_ifname(network) or link.ifname.startswith(port_prefix(network))
-
-
-def _owned(link: Link, ifnames: dict[int, str]) -> OwnedLink:
-    network, port = parse_alias(link.alias) or ("", None)
-    return OwnedLink(
-        ifname=link.ifname,
-        ifindex=link.ifindex,
-        kind="tap" if link.kind == "tun" else link.kind,
-        network=network,
-        port=port,
-        bridge=ifnames.get(link.master),
-        up=link.up,
-        carrier=link.carrier,
-        mac=link.mac,
-        mtu=link.mtu,
-    )
-
-
-def _foreign(ifname: str, operation: str) -> KernelError:
-    return KernelError(
-        f"{operation} {ifname}: a link of that name exists and is not this network's",
-        fix=f"see `ip -d link show {ifname}`; remove or rename it, or give the network another name",
-        operation=operation,
-        object=ifname,
-        errno=errno.EEXIST,
-    )

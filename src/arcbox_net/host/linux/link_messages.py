@@ -1,0 +1,56 @@
+"""What is sent to the kernel for a bridge, a bridge port and a veth pair."""
+
+from __future__ import annotations
+
+import socket
+
+from arcbox_net.host.linux import rtnl
+from arcbox_net.host.linux.netlink import attr, attr_text, attr_u8, attr_u32, nested
+from arcbox_net.host.linux.ownership import LINK_GROUP
+from arcbox_net.host.plan import TXQUEUELEN, PortPlan, VethPlan
+
+
+def bridge_settings() -> bytes:
+    return bridge_info(
+        attr_u32(rtnl.IFLA_BR_STP_STATE, 0),
+        attr_u32(rtnl.IFLA_BR_FORWARD_DELAY, 0),  # a port forwards as soon as it is up
+        # Without a querier on the segment, snooping soon cuts guests off from multicast (mDNS, IPv6 ND).
+        attr_u8(rtnl.IFLA_BR_MCAST_SNOOPING, 0),
+    )
+
+
+def bridge_info(*settings: bytes) -> bytes:
+    kind = attr(rtnl.IFLA_INFO_KIND, b"bridge")
+    return nested(rtnl.IFLA_LINKINFO, kind, nested(rtnl.IFLA_INFO_DATA, *settings))
+
+
+def port_flags(plan: PortPlan) -> bytes:
+    open_port = not plan.anti_spoof
+    return nested(
+        rtnl.IFLA_LINKINFO,
+        attr(rtnl.IFLA_INFO_SLAVE_KIND, b"bridge"),
+        nested(
+            rtnl.IFLA_INFO_SLAVE_DATA,
+            attr_u8(rtnl.IFLA_BRPORT_LEARNING, open_port),
+            attr_u8(rtnl.IFLA_BRPORT_UNICAST_FLOOD, open_port),
+            attr_u8(rtnl.IFLA_BRPORT_ISOLATED, plan.isolated),
+        ),
+    )
+
+
+def veth_pair(plan: VethPlan, netns_fd: int) -> tuple[bytes, ...]:
+    sizes = attr_u32(rtnl.IFLA_MTU, plan.mtu) + attr_u32(rtnl.IFLA_TXQLEN, TXQUEUELEN)
+    group = attr_u32(rtnl.IFLA_GROUP, LINK_GROUP)
+    peer = (
+        rtnl.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        + attr_text(rtnl.IFLA_IFNAME, plan.guest_ifname)
+        + attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(plan.mac))
+        + attr_u32(rtnl.IFLA_NET_NS_FD, netns_fd)
+        + sizes
+    )
+    info = nested(
+        rtnl.IFLA_LINKINFO,
+        attr(rtnl.IFLA_INFO_KIND, b"veth"),
+        nested(rtnl.IFLA_INFO_DATA, attr(rtnl.VETH_INFO_PEER, peer)),
+    )
+    return attr_text(rtnl.IFLA_IFNAME, plan.ifname), sizes, group, info
