@@ -29,7 +29,7 @@ from arcbox_net.config import (
     local_domain,
     parse_endpoint,
 )
-from arcbox_net.errors import ArcboxNetError, ConfigError, RecordNotFound
+from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound, RecordNotFound
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import TapPlan
@@ -144,7 +144,7 @@ class Network:
         adopt_ports(self._site, self._state, self._ports, leftovers)
         self._recipe.apply(self._site, layout, self._contents())
         for port in self._ports:
-            self._site.links.enslave(port.plan.ifname, layout.bridge)
+            self._site.links.apply_port(port.plan)
         self._bridge_index = self._site.links.find_bridge(layout.bridge)
 
     async def _start_services(self) -> None:
@@ -490,9 +490,9 @@ class Network:
 
     def _repair_kernel(self) -> int:
         self._recipe.apply(self._site, self._layout, self._contents())
-        for link in self._site.links.owned(self.name):
-            if link.port is not None and link.bridge != self._layout.bridge:
-                self._site.links.enslave(link.ifname, self._layout.bridge)
+        for port in self._ports:
+            with contextlib.suppress(InterfaceNotFound):  # its client closed it: _links_changed detaches it
+                self._site.links.apply_port(port.plan)
         return self._site.links.find_bridge(self._layout.bridge)
 
     async def _links_changed(self) -> None:
@@ -500,7 +500,11 @@ class Network:
         async with self._change:
             present = {link.ifname for link in await self._kernel(self._site.links.owned, self.name)}
             for port in self._ports:
-                if port.plan.ifname not in present:
+                if port.plan.ifname in present:
+                    continue
+                try:  # somebody may have renamed it
+                    await self._kernel(self._site.links.apply_port, port.plan)
+                except InterfaceNotFound:
                     log.info("port %s: its device is gone, detaching", port.name)
                     await self._detach(port)
 

@@ -74,7 +74,7 @@ class Watch:
         if event.ifname == self._layout.bridge or event.old == self._layout.bridge:
             if event.kind in _BRIDGE_BROKEN and self._layout.owns_bridge:
                 self._request_repair()
-        elif event.ifname.startswith(IFNAME_PREFIX):
+        elif event.ifname.startswith(IFNAME_PREFIX) or event.old.startswith(IFNAME_PREFIX):
             if event.kind in ("link-removed", "link-renamed"):
                 self._request(_PORTS)
             elif event.kind == "master-changed" and event.detail != self._layout.bridge:
