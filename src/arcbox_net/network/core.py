@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address
@@ -30,6 +31,7 @@ from arcbox_net.config import (
     parse_endpoint,
 )
 from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound, RecordNotFound
+from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import TapPlan
@@ -130,6 +132,11 @@ class Network:
             record_dir=self._record_dir,
             live_networks=self._live_networks,
         )
+        # Two networks that start at once must not both find the same subnet free.
+        with _exclusive(self._record_dir / "start.lock"):
+            self._apply_layout()
+
+    def _apply_layout(self) -> None:
         meta = self._state.items("meta")
         previous = Layout.from_json(meta["layout"]) if "layout" in meta else None
         layout = self._recipe.choose(self._site, previous)
@@ -141,6 +148,7 @@ class Network:
         self._ports = PortTable(self._site, layout)
         self._state.put("meta", "layout", layout.to_json())
         self._state.put("meta", "config", config_to_mapping(self.config))
+        self._state.put("meta", "netns", {"inode": namespace.current_inode()})
         adopt_ports(self._site, self._state, self._ports, leftovers)
         self._recipe.apply(self._site, layout, self._contents())
         for port in self._ports:
@@ -172,9 +180,19 @@ class Network:
         for rule in self.config.forwards:
             self._forwards.add(rule)
         for text in self._state.items("forwards"):
-            self._forwards.add(parse_forward(text))
+            self._restore_forward(parse_forward(text))
         if self.config.host_access and self._layout.gateway:
             self._forwards.open_host_access(self._layout.gateway, self.config.host_access)
+
+    def _restore_forward(self, rule: ForwardRule) -> None:
+        """A forward of an earlier run that was killed: kept, unless its host port has gone to somebody else."""
+        if rule in self.config.forwards:
+            return
+        try:
+            self._forwards.add(rule)
+        except ArcboxNetError as error:
+            log.warning("forward %s of the earlier run is given up: %s", rule, error)
+            self._state.delete("forwards", str(rule))
 
     async def _tear_down(self) -> None:
         if self._watch is not None:
@@ -534,6 +552,16 @@ class Network:
     async def _kernel(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

@@ -65,8 +65,10 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
             fds.start()
             _tell(ready_fd, {"ready": True, "pid": os.getpid()})
             log.info("network %s is ready", name)
+            sweeping = loop.run_in_executor(None, sweep_abandoned)
             await stopping.wait()
             log.info("network %s stops", name)
+            await sweeping
             await fds.stop()
             await api.stop()
         finally:
@@ -137,6 +139,31 @@ def remove_leftovers(name: str) -> bool:
     finally:
         links.close()
         lock.release()
+
+
+def sweep_abandoned() -> None:
+    """Remove networks of library objects that were killed together with their network process: nobody else will."""
+    from arcbox_net.host.linux.namespace import current_inode
+    from arcbox_net.network.state import State
+
+    # A network takes its lock before it makes its state, so what is found first and not locked then is dead.
+    found = sorted(paths.runtime_root().glob("*/state.db"))
+    running = live_networks()
+    for path in found:
+        name = path.parent.name
+        if name in running:
+            continue
+        try:
+            state = State.open(path)
+            try:
+                is_here = state.items("meta").get("netns", {}).get("inode") == current_inode()
+            finally:
+                state.close()
+            if is_here:
+                log.info("network %s was abandoned, removing what it left", name)
+                remove_leftovers(name)
+        except ArcboxNetError as error:
+            log.warning("network %s was abandoned, and cannot be removed: %s", name, error)
 
 
 def _tell(fd: int, body: dict[str, Any]) -> None:

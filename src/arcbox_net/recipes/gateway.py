@@ -76,7 +76,9 @@ def _choose_subnet(site: Site, previous: Layout | None) -> IPv4Network:
             )
         return subnet
     first = site.config.default_subnet()
-    wanted = [previous.subnet] if previous and previous.subnet else []
+    wanted = []
+    if previous and previous.subnet and previous.mode == site.config.mode.value:
+        wanted.append(previous.subnet)
     for subnet in [*wanted, *itertools.islice(candidate_subnets(first), AUTO_SUBNETS_MAX)]:
         if not site.links.conflicts(subnet, ours):
             return subnet

@@ -52,6 +52,11 @@ def open_netns(path: str | None, pid: int | None) -> int:
     return fd
 
 
+def current_inode() -> int:
+    """The inode that identifies the calling thread's network namespace while it exists."""
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
 def same_netns(one: int, other: int) -> bool:
     """Do two namespace fds mean the same namespace?"""
     a, b = os.fstat(one), os.fstat(other)
