@@ -42,12 +42,9 @@ cdef extern from "sys/socket.h" nogil:
         int l_onoff
         int l_linger
 
-    struct timespec:
-        pass
-
     int AF_INET, AF_INET6
     int SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_TYPE, SO_ACCEPTCONN, SO_RCVBUF, SO_SNDBUF
+    int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SO_TYPE, SO_ACCEPTCONN
     int SHUT_RD, SHUT_WR, SHUT_RDWR
     int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, MSG_CTRUNC, MSG_WAITALL
 

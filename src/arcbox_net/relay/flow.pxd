@@ -1,0 +1,335 @@
+"""What one relay thread keeps: rules, flows, timer lists and counters, and the inline steps on them. No I/O.
+
+Theory of operation
+-------------------
+A worker is one thread with one epoll set; everything reachable from its `relay_worker` is touched by that thread
+only. The exceptions are the request list (under `mutex`) and the counters (relaxed atomics, one writer).
+
+An item is what epoll, the ready list and the timers refer to: a rule (its listening socket) or a flow. Epoll's
+64 bits are the item's address with the side (0 client, 1 target) in bit 0.
+
+One turn of the worker: events, then the ready list (items whose budget ran out in the turn before), then timers,
+then requests, and only then are retired items freed: an event of the same batch may still point at one.
+
+Each timer list has one constant timeout and is kept in order of `since_ms`, so only its head needs a look, and an
+idle flow costs no wake-up.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
+from arcbox_net.abi.epoll cimport epoll_event
+from arcbox_net.abi.socket cimport iovec, mmsghdr, sockaddr_in6
+from arcbox_net.abi.threads cimport pthread_cond_t, pthread_mutex_t
+
+cdef enum:
+    CLIENT = 0  # the side that connected to us
+    TARGET = 1  # the side we dialled
+    EVENTS_MAX = 128
+    SLAB_ENTRIES = 64
+    UDP_BURST_MAX = 32
+    UDP_BYTES_MAX = 65536
+    CONTROL_BYTES = 64
+    COPY_BYTES = 65536  # the copy buffer; small enough to stay in the second-level cache
+
+cdef enum item_kind:
+    ITEM_WAKE
+    ITEM_TCP_RULE
+    ITEM_TCP_FLOW
+    ITEM_UDP_RULE
+    ITEM_UDP_FLOW
+
+cdef enum tcp_state:
+    TCP_CONNECTING
+    TCP_OPEN
+
+cdef enum counter:  # the order is that of COUNTERS in splice.pyx
+    ACCEPTED
+    ACTIVE
+    CLOSED
+    RESET
+    REFUSED_LIMIT
+    REFUSED_FDS
+    CONNECT_FAILED
+    CONNECT_TIMEOUT
+    IDLE_TIMEOUT
+    BYTES_IN
+    BYTES_OUT
+    DATAGRAMS_IN
+    DATAGRAMS_OUT
+    DROPPED
+    COUNTER_COUNT
+
+cdef struct relay_item
+cdef struct relay_rule
+
+cdef struct relay_link:
+    relay_link *prev
+    relay_link *next
+    relay_item *item
+
+cdef struct timer_list:
+    relay_link head
+    uint64_t timeout_ms  # 0: never
+
+cdef struct relay_item:
+    uint8_t kind
+    uint8_t retired
+    uint64_t since_ms
+    timer_list *timers  # the list `timer` is on
+    relay_link timer
+    relay_link ready
+
+cdef struct relay_rule:
+    relay_item item
+    uint64_t id
+    int fd
+    uint8_t wildcard  # bound to no address: replies must name the one the client used
+    uint8_t self_dial  # the target is on loopback, where a dial can meet itself
+    uint32_t target_size
+    sockaddr_in6 target  # or a sockaddr_in, as its family says
+    relay_link rule_link
+    relay_link flows
+    uint64_t counters[COUNTER_COUNT]
+
+cdef struct relay_pipe:
+    int read_fd
+    int write_fd
+    uint32_t size
+    relay_pipe *next
+
+cdef struct tcp_side:
+    int fd
+    uint8_t readable  # until a read says otherwise
+    uint8_t writable
+    uint8_t ended  # FIN is in the queue: a short read is not the last one
+    uint8_t urgent  # an urgent mark makes reads short
+    uint8_t failed
+
+cdef struct tcp_way:
+    relay_pipe *pipe
+    uint32_t held  # bytes in the pipe
+    uint8_t bulk
+    uint8_t eof
+    uint8_t fin_sent
+    uint64_t moved
+
+cdef struct tcp_flow:
+    relay_item item
+    relay_link rule_link
+    relay_rule *rule
+    uint64_t opened_ms
+    uint8_t state
+    tcp_side sides[2]
+    tcp_way ways[2]  # ways[i] carries from sides[i] to the other side
+
+cdef struct udp_flow:
+    relay_item item
+    relay_link rule_link
+    relay_rule *rule
+    uint64_t opened_ms
+    int fd
+    uint32_t hash
+    udp_flow *next  # in its bucket
+    sockaddr_in6 client
+    sockaddr_in6 local  # the address of ours the client sent to; family 0 on a specific bind
+    uint64_t moved[2]
+
+cdef union flow_entry:
+    relay_item item
+    flow_entry *next
+    tcp_flow tcp
+    udp_flow udp
+
+cdef struct flow_slab:
+    flow_slab *next
+    flow_entry entries[SLAB_ENTRIES]
+
+cdef struct udp_batch:
+    mmsghdr messages[UDP_BURST_MAX]
+    mmsghdr outgoing[UDP_BURST_MAX]
+    iovec vectors[UDP_BURST_MAX]
+    sockaddr_in6 names[UDP_BURST_MAX]
+    uint8_t controls[UDP_BURST_MAX][CONTROL_BYTES]
+    uint8_t payloads[UDP_BURST_MAX][UDP_BYTES_MAX]
+
+cdef struct flow_row:
+    uint64_t rule_id
+    uint8_t protocol
+    uint8_t state
+    uint8_t half_closed
+    uint64_t age_ms
+    uint64_t idle_ms
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t held
+    sockaddr_in6 client
+
+cdef enum request_kind:
+    REQUEST_ADD
+    REQUEST_REMOVE
+    REQUEST_FLOWS
+    REQUEST_STOP
+
+cdef struct relay_request:
+    int kind
+    int done
+    int failure  # an errno
+    relay_rule **rules
+    size_t count
+    flow_row *rows
+    size_t rows_max
+    relay_request *next
+
+cdef struct relay_worker:
+    relay_item wake
+    int epoll_fd
+    int wake_fd
+    int reserve_fd  # given up for a moment when descriptors run out
+    uint8_t exclusive  # listeners are shared with other workers
+    uint8_t stopping
+    uint64_t now_ms
+    uint64_t wakeups
+    uint64_t hash_seed
+    uint32_t flows_max
+    uint32_t flow_count
+    flow_entry *free_flows
+    flow_slab *slabs
+    relay_link rules
+    relay_link ready
+    relay_link retired
+    timer_list connecting
+    timer_list idle
+    timer_list udp_idle
+    timer_list paused
+    relay_pipe *pipes  # idle ones
+    uint32_t pipe_count
+    uint32_t bucket_mask
+    udp_flow **buckets
+    udp_batch *batch
+    pthread_mutex_t mutex
+    pthread_cond_t answered
+    relay_request *requests
+    relay_request *requests_last
+    uint8_t running
+    uint8_t copy[COPY_BYTES]
+    epoll_event events[EVENTS_MAX]
+
+
+cdef inline void list_reset(relay_link *head) noexcept nogil:
+    head.prev = head
+    head.next = head
+    head.item = NULL
+
+
+cdef inline bint list_empty(const relay_link *head) noexcept nogil:
+    return head.next == head
+
+
+cdef inline void link_append(relay_link *head, relay_link *link) noexcept nogil:
+    link.prev = head.prev
+    link.next = head
+    head.prev.next = link
+    head.prev = link
+
+
+cdef inline void link_remove(relay_link *link) noexcept nogil:
+    """Take *link* off its list; nothing happens when it is on none."""
+    if link.next != NULL:
+        link.prev.next = link.next
+        link.next.prev = link.prev
+        link.next = NULL
+        link.prev = NULL
+
+
+cdef inline void item_init(relay_item *item, uint8_t kind) noexcept nogil:
+    memset(item, 0, sizeof(relay_item))
+    item.kind = kind
+    item.timer.item = item
+    item.ready.item = item
+
+
+cdef inline void item_time(relay_worker *w, relay_item *item, timer_list *timers) noexcept nogil:
+    """(Re)start the item's timer on *timers*."""
+    link_remove(&item.timer)
+    item.timers = timers
+    item.since_ms = w.now_ms
+    link_append(&timers.head, &item.timer)
+
+
+cdef inline void item_touch(relay_worker *w, relay_item *item) noexcept nogil:
+    """Restart the item's timer on the list it is on."""
+    if item.since_ms != w.now_ms:
+        item.since_ms = w.now_ms
+        link_remove(&item.timer)
+        link_append(&item.timers.head, &item.timer)
+
+
+cdef inline void item_queue(relay_worker *w, relay_item *item) noexcept nogil:
+    """Give the item another turn before the next wait."""
+    if item.ready.next == NULL:
+        link_append(&w.ready, &item.ready)
+
+
+cdef inline void count(relay_rule *rule, int which, uint64_t amount) noexcept nogil:
+    abx_store_relaxed_u64(&rule.counters[which], rule.counters[which] + amount)
+
+
+cdef inline flow_entry *flow_acquire(relay_worker *w, relay_rule *rule, uint8_t kind) noexcept nogil:
+    """A zeroed flow of *rule*, or NULL when `flows_max` flows live or memory is short."""
+    cdef flow_slab *slab
+    cdef flow_entry *entry
+    cdef int i
+    if w.flow_count >= w.flows_max:
+        return NULL
+    if w.free_flows == NULL:
+        slab = <flow_slab *>calloc(1, sizeof(flow_slab))
+        if slab == NULL:
+            return NULL
+        slab.next = w.slabs
+        w.slabs = slab
+        for i in range(SLAB_ENTRIES):
+            slab.entries[i].next = w.free_flows
+            w.free_flows = &slab.entries[i]
+    entry = w.free_flows
+    w.free_flows = entry.next
+    memset(entry, 0, sizeof(flow_entry))
+    item_init(&entry.item, kind)
+    w.flow_count += 1
+    count(rule, ACCEPTED, 1)
+    count(rule, ACTIVE, 1)
+    return entry
+
+
+cdef inline void flow_retire(relay_worker *w, relay_item *item, relay_link *rule_link, relay_rule *rule) noexcept nogil:
+    """Take the flow off every list; its memory goes back at the end of the turn."""
+    item.retired = 1
+    link_remove(&item.timer)
+    link_remove(&item.ready)
+    link_remove(rule_link)
+    link_append(&w.retired, &item.ready)
+    count(rule, ACTIVE, <uint64_t>-1)
+
+
+cdef inline void flows_release(relay_worker *w) noexcept nogil:
+    """Free what was retired in this turn."""
+    cdef relay_item *item
+    cdef flow_entry *entry
+    while not list_empty(&w.retired):
+        item = w.retired.next.item
+        link_remove(&item.ready)
+        entry = <flow_entry *>item
+        entry.next = w.free_flows
+        w.free_flows = entry
+        w.flow_count -= 1
+
+
+cdef inline void slabs_free(relay_worker *w) noexcept nogil:
+    cdef flow_slab *slab
+    while w.slabs != NULL:
+        slab = w.slabs
+        w.slabs = slab.next
+        free(slab)
+    w.free_flows = NULL

@@ -1,0 +1,395 @@
+"""The splice relay as Python sees it: rules in, counters out. The work is done by nogil threads (worker.pyx).
+
+    relay = SpliceRelay()
+    relay.start()
+    rule_id = relay.add_tcp(listen_tcp("127.0.0.1", 8080), ("192.168.64.5", 80))
+
+Calls may come from any thread. Rules can be added before `start()` and are all gone after `stop()`.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from arcbox_net.abi.atomics cimport abx_load_relaxed_u64
+from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
+from arcbox_net.abi.socket cimport sockaddr, sockaddr_in, sockaddr_in6
+from arcbox_net.relay.flow cimport (
+    COUNTER_COUNT, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD, REQUEST_FLOWS, REQUEST_REMOVE,
+    REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request, relay_rule, relay_worker,
+)
+from arcbox_net.relay.tcp cimport tcp_tune
+from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, worker_run, worker_wait
+
+import ipaddress
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+
+COUNTERS = (
+    "accepted", "active", "closed", "reset", "refused_limit", "refused_fds", "connect_failed", "connect_timeout",
+    "idle_timeout", "bytes_in", "bytes_out", "datagrams_in", "datagrams_out", "dropped",
+)
+assert len(COUNTERS) == COUNTER_COUNT
+
+cdef enum:
+    WORKERS_MAX = 16
+
+
+cdef class _Rule:
+    """One forward: a part for each worker that serves it, and the listening socket, which it owns."""
+
+    cdef relay_rule *parts[WORKERS_MAX]
+    cdef int fd
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        # Nobody else holds the parts: they were never posted, or the workers have dropped them.
+        for i in range(WORKERS_MAX):
+            free(self.parts[i])
+        if self.fd >= 0:
+            close(self.fd)
+
+
+cdef class SpliceRelay:
+    """Forwards TCP connections and UDP datagrams from listening sockets to fixed targets."""
+
+    cdef relay_worker *workers[WORKERS_MAX]
+    cdef int worker_count
+    cdef uint32_t flows_max
+    cdef dict rules
+    cdef uint64_t last_id
+    cdef uint64_t removed[COUNTER_COUNT]  # what rules that are gone had counted
+    cdef object lock, threads, state
+
+    def __cinit__(
+        self, *, int threads=1, flows_max=16384, connect_timeout_ms=10000, idle_timeout_s=7440, udp_idle_s=300
+    ):
+        cdef int failure
+        if not 1 <= threads <= WORKERS_MAX:
+            raise ValueError(f"threads {threads}: expected 1 to {WORKERS_MAX}")
+        for name, value, least in (
+            ("flows_max", flows_max, threads), ("connect_timeout_ms", connect_timeout_ms, 1),
+            ("idle_timeout_s", idle_timeout_s, 0), ("udp_idle_s", udp_idle_s, 0),
+        ):
+            if not least <= value < 2**31:
+                raise ValueError(f"{name} {value}: expected {least} or more")
+        self.rules = {}
+        self.lock = threading.Lock()
+        self.threads = []
+        self.state = "new"
+        self.flows_max = flows_max
+        for i in range(threads):
+            self.workers[i] = <relay_worker *>calloc(1, sizeof(relay_worker))
+            if self.workers[i] == NULL:
+                raise MemoryError
+            failure = worker_init(self.workers[i], self.flows_max // <uint32_t>threads, threads > 1)
+            if failure:
+                free(self.workers[i])
+                self.workers[i] = NULL
+                raise OSError(failure, f"relay thread: {os.strerror(failure)}")
+            self.worker_count = i + 1
+            self.workers[i].connecting.timeout_ms = connect_timeout_ms
+            self.workers[i].idle.timeout_ms = <uint64_t>idle_timeout_s * 1000
+            self.workers[i].udp_idle.timeout_ms = <uint64_t>udp_idle_s * 1000
+
+    def __dealloc__(self):
+        # A running thread holds a reference to this object, so none runs here.
+        for i in range(self.worker_count):
+            worker_free(self.workers[i])
+            free(self.workers[i])
+
+    def start(self):
+        """Start the threads. A second call does nothing; a stopped relay stays stopped."""
+        with self.lock:
+            if self.state == "running":
+                return
+            self._open_only()
+            _raise_descriptor_limit()
+            for i in range(self.worker_count):
+                self.workers[i].running = 1
+                thread = threading.Thread(target=self._run, args=(i,), name=f"relay-{i}", daemon=True)
+                self.threads.append(thread)
+                thread.start()
+            self.state = "running"
+
+    def stop(self):
+        """Reset every flow, close every listener and join the threads."""
+        with self.lock:
+            if self.state == "stopped":
+                return
+            self._ask(REQUEST_STOP, [])
+            for thread in self.threads:
+                thread.join()
+            self._ask(REQUEST_REMOVE, list(self.rules.values()))
+            self._keep_counts(self.rules.values())
+            self.rules.clear()
+            self.threads.clear()
+            self.state = "stopped"
+
+    def add_tcp(self, int listener_fd, target):
+        """Take over *listener_fd* and forward what it accepts to *target*; the rule's id.
+
+        When this raises, the descriptor is still the caller's.
+        """
+        return self.add_tcp_many([(listener_fd, target)])[0]
+
+    def add_tcp_many(self, forwards):
+        """`add_tcp` for many at once: all are added or none."""
+        return self._add(ITEM_TCP_RULE, list(forwards))
+
+    def add_udp(self, int socket_fd, target):
+        """Take over the bound *socket_fd* and forward its datagrams to *target*; the rule's id."""
+        return self._add(ITEM_UDP_RULE, [(socket_fd, target)])[0]
+
+    def add_udp_many(self, forwards):
+        """`add_udp` for many at once: all are added or none."""
+        return self._add(ITEM_UDP_RULE, list(forwards))
+
+    def remove(self, rule_id):
+        """Close the rule's listener and reset its flows. KeyError when there is no such rule."""
+        self.remove_many([rule_id])
+
+    def remove_many(self, rule_ids):
+        """`remove` for many at once."""
+        with self.lock:
+            gone = {rule_id: self.rules[rule_id] for rule_id in rule_ids}
+            if gone:
+                self._ask(REQUEST_REMOVE, list(gone.values()))
+                self._keep_counts(gone.values())
+            for rule_id in gone:
+                del self.rules[rule_id]
+
+    def stats(self, rule_id=None):
+        """Counters of one rule, or of the whole relay since it was made, with `wakeups` and `rules`."""
+        cdef uint64_t totals[COUNTER_COUNT]
+        cdef uint64_t wakeups = 0
+        cdef int i
+        memset(totals, 0, sizeof(totals))
+        with self.lock:
+            if rule_id is not None:
+                _add_counts(<_Rule>self.rules[rule_id], totals)
+                return {name: totals[i] for i, name in enumerate(COUNTERS)}
+            memcpy(totals, self.removed, sizeof(totals))
+            for rule in self.rules.values():
+                _add_counts(<_Rule>rule, totals)
+            for i in range(self.worker_count):
+                wakeups += abx_load_relaxed_u64(&self.workers[i].wakeups)
+            found = {name: totals[i] for i, name in enumerate(COUNTERS)}
+            return {**found, "wakeups": wakeups, "rules": len(self.rules)}
+
+    def flows(self):
+        """Every live flow, as a dict each."""
+        cdef flow_row *rows
+        cdef relay_request request
+        cdef relay_worker *w
+        found = []
+        rows = <flow_row *>calloc(self.flows_max, sizeof(flow_row))
+        if rows == NULL:
+            raise MemoryError
+        try:
+            with self.lock:
+                for i in range(self.worker_count):
+                    w = self.workers[i]
+                    memset(&request, 0, sizeof(request))
+                    request.kind = REQUEST_FLOWS
+                    request.rows = rows
+                    request.rows_max = self.flows_max
+                    with nogil:
+                        worker_post(w, &request)
+                        worker_wait(w, &request)
+                    found += [_row_dict(&rows[k]) for k in range(<Py_ssize_t>request.count)]
+        finally:
+            free(rows)
+        return found
+
+    def _run(self, int index):
+        cdef relay_worker *w = self.workers[index]
+        # Also keeps SIGPIPE from ending the process: splice has no MSG_NOSIGNAL.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        with nogil:
+            worker_run(w)
+
+    def _add(self, int kind, list forwards):
+        cdef _Rule rule
+        made = []
+        with self.lock:
+            self._open_only()
+            taken = dict.fromkeys(fd for fd, _ in forwards)
+            if len(taken) != len(forwards):
+                raise ValueError("a listener was given twice")
+            for fd, target in forwards:
+                self.last_id += 1
+                made.append(self._make_rule(kind, fd, target, self.last_id))
+            self._ask(REQUEST_ADD, made)
+            ids = []
+            for rule, (fd, _) in zip(made, forwards):
+                rule.fd = fd
+                rule_id = self._first_part(rule).id
+                self.rules[rule_id] = rule
+                ids.append(rule_id)
+            return ids
+
+    cdef relay_rule *_first_part(self, _Rule rule):
+        for i in range(self.worker_count):
+            if rule.parts[i] != NULL:
+                return rule.parts[i]
+        return NULL
+
+    cdef _Rule _make_rule(self, int kind, int fd, target, uint64_t rule_id):
+        """A rule with a part for each worker (UDP: for one, which keeps the table of its clients)."""
+        cdef _Rule rule = _Rule()
+        cdef relay_rule *part
+        family, address, wildcard = _check_socket(kind, fd, target)
+        for i in range(self.worker_count):
+            if kind == ITEM_UDP_RULE and <uint64_t>i != rule_id % <uint64_t>self.worker_count:
+                continue
+            part = <relay_rule *>calloc(1, sizeof(relay_rule))
+            if part == NULL:
+                raise MemoryError
+            rule.parts[i] = part
+            item_init(&part.item, kind)
+            list_reset(&part.flows)
+            part.rule_link.item = &part.item
+            part.id = rule_id
+            part.fd = fd
+            part.wildcard = wildcard
+            part.self_dial = address.is_loopback
+            _fill_address(part, family, address.packed, target[1])
+        if fcntl(fd, F_SETFL, O_NONBLOCK) < 0 or (kind == ITEM_TCP_RULE and tcp_tune(fd) < 0):
+            raise OSError(f"descriptor {fd}: its options cannot be set")
+        return rule
+
+    def _ask(self, int kind, list rules):
+        """Post one request to each worker and wait for all; an OSError when one failed, and then none holds."""
+        cdef relay_request requests[WORKERS_MAX]
+        cdef relay_worker *w
+        cdef int failure = 0
+        memset(requests, 0, sizeof(requests))
+        try:
+            for i in range(self.worker_count):
+                requests[i].kind = kind
+                requests[i].rules = <relay_rule **>calloc(len(rules) + 1, sizeof(relay_rule *))
+                if requests[i].rules == NULL:
+                    raise MemoryError
+                for rule in rules:
+                    if (<_Rule>rule).parts[i] != NULL:
+                        requests[i].rules[requests[i].count] = (<_Rule>rule).parts[i]
+                        requests[i].count += 1
+            for i in range(self.worker_count):
+                w = self.workers[i]
+                with nogil:
+                    worker_post(w, &requests[i])
+            for i in range(self.worker_count):
+                w = self.workers[i]
+                with nogil:
+                    worker_wait(w, &requests[i])
+                failure = requests[i].failure or failure
+            if kind == REQUEST_ADD and failure:
+                for i in range(self.worker_count):
+                    if not requests[i].failure:
+                        w = self.workers[i]
+                        requests[i].kind = REQUEST_REMOVE
+                        with nogil:
+                            worker_post(w, &requests[i])
+                            worker_wait(w, &requests[i])
+                raise OSError(failure, f"relay: {os.strerror(failure)}")
+        finally:
+            for i in range(self.worker_count):
+                free(requests[i].rules)
+
+    def _keep_counts(self, rules):
+        for rule in rules:
+            _add_counts(<_Rule>rule, self.removed)
+
+    def _open_only(self):
+        if self.state == "stopped":
+            raise RuntimeError("the relay was stopped")
+
+
+cdef void _add_counts(_Rule rule, uint64_t *totals) noexcept:
+    cdef int i, k
+    for i in range(WORKERS_MAX):
+        if rule.parts[i] != NULL:
+            for k in range(<int>COUNTER_COUNT):
+                totals[k] += abx_load_relaxed_u64(&rule.parts[i].counters[k])
+
+
+cdef void _fill_address(relay_rule *part, int family, const unsigned char *packed, int l4_port) noexcept:
+    cdef sockaddr_in *v4 = <sockaddr_in *>&part.target
+    part.target.sin6_family = family
+    part.target.sin6_port = <unsigned short>(l4_port >> 8 | (l4_port & 0xFF) << 8)  # both families: the same place
+    if family == socket.AF_INET:
+        memcpy(&v4.sin_addr, packed, 4)
+        part.target_size = sizeof(sockaddr_in)
+    else:
+        memcpy(&part.target.sin6_addr, packed, 16)
+        part.target_size = sizeof(sockaddr_in6)
+
+
+cdef dict _row_dict(flow_row *row):
+    cdef bint tcp = row.protocol == ITEM_TCP_FLOW
+    state = "open"
+    if tcp and row.state == TCP_CONNECTING:
+        state = "connecting"
+    elif row.half_closed:
+        state = "half-closed"
+    size = sizeof(sockaddr_in) if row.client.sin6_family == socket.AF_INET else sizeof(sockaddr_in6)
+    return {
+        "rule": row.rule_id,
+        "protocol": "tcp" if tcp else "udp",
+        "state": state,
+        "client": _address_text((<char *>&row.client)[:size]),
+        "age_ms": row.age_ms,
+        "idle_ms": row.idle_ms,
+        "bytes_in": row.bytes_in,
+        "bytes_out": row.bytes_out,
+        "held": row.held,
+    }
+
+
+def _address_text(raw):
+    family = int.from_bytes(raw[:2], sys.byteorder)
+    l4_port = int.from_bytes(raw[2:4], "big")
+    if family == socket.AF_INET:
+        return f"{ipaddress.IPv4Address(raw[4:8])}:{l4_port}"
+    if family == socket.AF_INET6:
+        return f"[{ipaddress.IPv6Address(raw[8:24])}]:{l4_port}"
+    return ""
+
+
+def _check_socket(int kind, fd, target):
+    """What a rule needs to know of its socket and target; ValueError when they do not fit together."""
+    address = ipaddress.ip_address(target[0])
+    if not 1 <= target[1] <= 65535:
+        raise ValueError(f"target port {target[1]}: expected 1 to 65535")
+    wanted = socket.SOCK_STREAM if kind == ITEM_TCP_RULE else socket.SOCK_DGRAM
+    peek = socket.socket(fileno=os.dup(fd))
+    with peek:
+        if peek.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) != wanted:
+            raise ValueError(f"descriptor {fd} is not a {'TCP' if kind == ITEM_TCP_RULE else 'UDP'} socket")
+        if kind == ITEM_TCP_RULE and not peek.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"descriptor {fd} does not listen")
+        name = peek.getsockname()
+        bound = ipaddress.ip_address(name[0].partition("%")[0])
+        if name[1] == target[1] and (bound == address or (bound.is_unspecified and address.is_loopback)):
+            raise ValueError(f"a forward from {name[0]} port {name[1]} to itself would never end")
+        if kind == ITEM_UDP_RULE and bound.is_unspecified:
+            if peek.family == socket.AF_INET6:
+                peek.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            else:
+                peek.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_PKTINFO", 8), 1)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return family, address, kind == ITEM_UDP_RULE and bound.is_unspecified
+
+
+def _raise_descriptor_limit():
+    """A flow takes two descriptors, and four more while it holds pipes; the default soft limit is 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

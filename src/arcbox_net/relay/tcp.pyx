@@ -1,0 +1,260 @@
+"""TCP flows of the relay: accept, dial, carry both ways, end. Owns the two sockets of a flow.
+
+Theory of operation
+-------------------
+    state       entered when                 left when
+    CONNECTING  a client was accepted,       the dial succeeded → OPEN; failed or timed out → the client is reset;
+                the target is being dialled  the client is gone → the dial is given up
+    OPEN        the target answered          both ways carried their FIN → both closed;
+                                             either side failed, or silence for the idle timeout → both reset
+
+A FIN of one side is handed on after the last byte before it, and the other way goes on for as long as it likes.
+An error of one side (RST, timeout of keepalive) becomes an RST for the other: what was readable is still handed
+on first. A plain listener has accepted before we can dial, so a failed dial shows as a RST right after connect.
+"""
+
+from libc.errno cimport (
+    EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, errno,
+)
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp, memset
+
+from arcbox_net.abi.epoll cimport (
+    EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll_ctl, epoll_event,
+)
+from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
+from arcbox_net.abi.socket cimport (
+    AF_INET, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM,
+    SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, connect, getpeername, getsockname,
+    getsockopt, linger, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket, socklen_t,
+)
+from arcbox_net.relay.flow cimport (
+    ACTIVE, BYTES_IN, BYTES_OUT, CLIENT, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT, ITEM_TCP_FLOW,
+    REFUSED_FDS, REFUSED_LIMIT, RESET, TARGET, TCP_CONNECTING, TCP_OPEN, count, flow_acquire, flow_entry, flow_retire,
+    flow_row, item_queue, item_time, item_touch, link_append, relay_item, relay_rule, relay_worker, tcp_flow, tcp_side,
+)
+from arcbox_net.relay.pipes cimport pipe_release
+from arcbox_net.relay.pump cimport PUMP_FAILED, PUMP_MORE, pump
+
+cdef enum:
+    ACCEPTS_MAX = 64  # of one listener in one turn
+    KEEPALIVE_IDLE_S = 600
+    KEEPALIVE_INTERVAL_S = 75
+    KEEPALIVE_PROBES = 9
+
+
+cdef void tcp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
+    """Accept what waits; a listener that is resting after a shortage of descriptors is left alone."""
+    cdef int fd, i
+    if rule.item.timers != NULL:
+        return
+    for i in range(ACCEPTS_MAX):
+        fd = accept4(rule.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            _open(w, rule, fd)
+        elif errno == EAGAIN:
+            return
+        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            _shed(w, rule)
+            return
+        elif errno not in (EINTR, ECONNABORTED, EPROTO, EPERM):
+            return  # the listener itself is broken; its owner removes it
+    item_queue(w, &rule.item)
+
+
+cdef void tcp_on_event(relay_worker *w, tcp_flow *flow, int side, uint32_t events) noexcept nogil:
+    cdef tcp_side *s = &flow.sides[side]
+    if events & (EPOLLERR | EPOLLHUP):
+        s.readable = s.writable = s.ended = 1
+        if events & EPOLLERR:
+            s.failed = 1
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLPRI):
+        s.readable = 1
+        if events & EPOLLRDHUP:
+            s.ended = 1
+        if events & EPOLLPRI:
+            s.urgent = 1
+    if events & EPOLLOUT:
+        s.writable = 1
+    if flow.state == TCP_CONNECTING:
+        if s.failed:
+            count(flow.rule, CONNECT_FAILED if side == TARGET else RESET, 1)
+            _end(w, flow, True)
+            return
+        if side != TARGET or not _dialled(w, flow):
+            return
+    tcp_on_turn(w, flow)
+
+
+cdef void tcp_on_turn(relay_worker *w, tcp_flow *flow) noexcept nogil:
+    """Carry both ways for one budget each, then decide what becomes of the flow."""
+    cdef uint64_t moved_in = flow.ways[CLIENT].moved, moved_out = flow.ways[TARGET].moved
+    cdef int inward = pump(w, &flow.ways[CLIENT], &flow.sides[CLIENT], &flow.sides[TARGET])
+    cdef int outward = pump(w, &flow.ways[TARGET], &flow.sides[TARGET], &flow.sides[CLIENT])
+    moved_in = flow.ways[CLIENT].moved - moved_in
+    moved_out = flow.ways[TARGET].moved - moved_out
+    if moved_in:
+        count(flow.rule, BYTES_IN, moved_in)
+    if moved_out:
+        count(flow.rule, BYTES_OUT, moved_out)
+    if moved_in or moved_out:
+        item_touch(w, &flow.item)
+    if inward == PUMP_FAILED or outward == PUMP_FAILED or flow.sides[CLIENT].failed or flow.sides[TARGET].failed:
+        tcp_reset(w, flow)
+    elif flow.ways[CLIENT].fin_sent and flow.ways[TARGET].fin_sent:
+        count(flow.rule, CLOSED, 1)
+        _end(w, flow, False)
+    elif inward == PUMP_MORE or outward == PUMP_MORE:
+        item_queue(w, &flow.item)
+
+
+cdef void tcp_on_timeout(relay_worker *w, tcp_flow *flow) noexcept nogil:
+    count(flow.rule, CONNECT_TIMEOUT if flow.state == TCP_CONNECTING else IDLE_TIMEOUT, 1)
+    _end(w, flow, True)
+
+
+cdef void tcp_reset(relay_worker *w, tcp_flow *flow) noexcept nogil:
+    """End the flow with a RST on both sides."""
+    count(flow.rule, RESET, 1)
+    _end(w, flow, True)
+
+
+cdef void tcp_describe(relay_worker *w, tcp_flow *flow, flow_row *row) noexcept nogil:
+    cdef socklen_t size = sizeof(sockaddr_in6)
+    row.state = flow.state
+    row.half_closed = flow.ways[CLIENT].fin_sent or flow.ways[TARGET].fin_sent
+    row.age_ms = w.now_ms - flow.opened_ms
+    row.bytes_in = flow.ways[CLIENT].moved
+    row.bytes_out = flow.ways[TARGET].moved
+    row.held = flow.ways[CLIENT].held + flow.ways[TARGET].held
+    getpeername(flow.sides[CLIENT].fd, <sockaddr *>&row.client, &size)
+
+
+cdef int tcp_tune(int fd) noexcept nogil:
+    """Options of every socket of ours. A listener hands them on to what it accepts."""
+    cdef int on = 1, idle = KEEPALIVE_IDLE_S, interval = KEEPALIVE_INTERVAL_S, probes = KEEPALIVE_PROBES
+    # Urgent data goes on inline: its position is lost, its bytes are not.
+    return (
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+        | setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
+        | setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
+        | setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle))
+        | setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval))
+        | setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes))
+    )
+
+
+cdef void _open(relay_worker *w, relay_rule *rule, int client_fd) noexcept nogil:
+    """A flow for an accepted client: dial the rule's target, or reset the client."""
+    cdef flow_entry *entry
+    cdef tcp_flow *flow
+    cdef int target_fd
+    if w.flow_count >= w.flows_max:
+        count(rule, REFUSED_LIMIT, 1)
+        _close_reset(client_fd)
+        return
+    target_fd = socket(rule.target.sin6_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if target_fd < 0:
+        count(rule, REFUSED_FDS, 1)
+        _close_reset(client_fd)
+        return
+    tcp_tune(target_fd)
+    if connect(target_fd, <const sockaddr *>&rule.target, rule.target_size) < 0 and errno != EINPROGRESS:
+        count(rule, CONNECT_FAILED, 1)
+        close(target_fd)
+        _close_reset(client_fd)
+        return
+    entry = flow_acquire(w, rule, ITEM_TCP_FLOW)
+    if entry == NULL:
+        count(rule, REFUSED_LIMIT, 1)
+        _close_reset(target_fd)
+        _close_reset(client_fd)
+        return
+    flow = &entry.tcp
+    flow.rule = rule
+    flow.opened_ms = w.now_ms
+    flow.state = TCP_CONNECTING
+    flow.rule_link.item = &flow.item
+    flow.sides[CLIENT].fd = client_fd
+    flow.sides[TARGET].fd = target_fd
+    flow.sides[CLIENT].writable = 1
+    link_append(&rule.flows, &flow.rule_link)
+    item_time(w, &flow.item, &w.connecting)
+    if _watch(w, flow, TARGET) < 0 or _watch(w, flow, CLIENT) < 0:
+        count(rule, REFUSED_FDS, 1)
+        _end(w, flow, True)
+
+
+cdef bint _dialled(relay_worker *w, tcp_flow *flow) noexcept nogil:
+    """Whether the dial has succeeded; a failed one ends the flow."""
+    cdef int failure = 0
+    cdef socklen_t size = sizeof(failure)
+    if not flow.sides[TARGET].writable:
+        return False
+    getsockopt(flow.sides[TARGET].fd, SOL_SOCKET, SO_ERROR, &failure, &size)
+    if failure or (flow.rule.self_dial and _met_itself(flow.sides[TARGET].fd)):
+        count(flow.rule, CONNECT_FAILED, 1)
+        _end(w, flow, True)
+        return False
+    flow.state = TCP_OPEN
+    item_time(w, &flow.item, &w.idle)
+    return True
+
+
+cdef bint _met_itself(int fd) noexcept nogil:
+    """Whether a dial to a loopback port without a listener got that very port as its source, and so connected."""
+    cdef sockaddr_in6 ours, theirs
+    cdef socklen_t our_size = sizeof(ours), their_size = sizeof(theirs)
+    memset(&ours, 0, sizeof(ours))
+    memset(&theirs, 0, sizeof(theirs))
+    if getsockname(fd, <sockaddr *>&ours, &our_size) < 0 or getpeername(fd, <sockaddr *>&theirs, &their_size) < 0:
+        return False
+    if our_size != their_size:
+        return False
+    # sockaddr_in ends in eight bytes that mean nothing
+    return memcmp(&ours, &theirs, sizeof(sockaddr_in) - 8 if ours.sin6_family == AF_INET else our_size) == 0
+
+
+cdef void _shed(relay_worker *w, relay_rule *rule) noexcept nogil:
+    """Out of descriptors: reset those who wait, by the one kept in reserve, and let the listener rest."""
+    cdef int fd, i
+    if w.reserve_fd >= 0:
+        close(w.reserve_fd)
+    for i in range(ACCEPTS_MAX):
+        fd = accept4(rule.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd < 0:
+            break
+        count(rule, REFUSED_FDS, 1)
+        _close_reset(fd)
+    w.reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC)
+    item_time(w, &rule.item, &w.paused)
+
+
+cdef int _watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET
+    event.data.u64 = <uint64_t>flow | <uint64_t>side
+    return epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, flow.sides[side].fd, &event)
+
+
+cdef void _end(relay_worker *w, tcp_flow *flow, bint reset) noexcept nogil:
+    """Close both sockets and give up the flow. Close takes them out of the epoll set as well."""
+    cdef int i
+    for i in range(2):
+        if flow.ways[i].pipe != NULL:
+            pipe_release(w, flow.ways[i].pipe, flow.ways[i].held == 0)
+            flow.ways[i].pipe = NULL
+        if reset:
+            _close_reset(flow.sides[i].fd)
+        else:
+            close(flow.sides[i].fd)
+        flow.sides[i].fd = -1
+    flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
+
+
+cdef void _close_reset(int fd) noexcept nogil:
+    cdef linger at_once
+    at_once.l_onoff = 1
+    at_once.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once))
+    close(fd)

@@ -1,0 +1,306 @@
+"""A relay thread: waits, hands each event to its protocol, keeps the timers, and answers requests.
+
+A request is owned by the thread that posts it; it waits until the worker has set `done`. Before the worker runs and
+after it has ended, a request is carried out at once by the caller.
+"""
+
+from libc.errno cimport EINTR, ENOMEM, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
+from arcbox_net.abi.clock cimport monotonic_ns
+from arcbox_net.abi.epoll cimport (
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, eventfd_read, eventfd_write,
+)
+from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, getrandom, open
+from arcbox_net.abi.threads cimport (
+    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait, pthread_mutex_destroy,
+    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+)
+from arcbox_net.relay.flow cimport (
+    EVENTS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS,
+    REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, item_init, item_queue, link_append, link_remove, list_empty,
+    list_reset, relay_item, relay_link, relay_request, relay_rule, relay_worker, slabs_free, tcp_flow, timer_list,
+    udp_flow,
+)
+from arcbox_net.relay.pipes cimport pipes_free
+from arcbox_net.relay.tcp cimport tcp_describe, tcp_on_event, tcp_on_listener, tcp_on_timeout, tcp_on_turn, tcp_reset
+from arcbox_net.relay.udp cimport (
+    udp_describe, udp_end, udp_on_flow, udp_on_listener, udp_on_timeout, udp_prepare,
+)
+
+cdef enum:
+    PAUSE_MS = 100  # a listener's rest after a shortage of descriptors
+    WAIT_MS_MAX = 1 << 30
+
+
+cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexcept nogil:
+    """Open what the worker needs; 0, or an errno with everything closed again."""
+    cdef epoll_event event
+    cdef int failure
+    memset(w, 0, sizeof(relay_worker))
+    w.flows_max = flows_max
+    w.exclusive = exclusive
+    item_init(&w.wake, ITEM_WAKE)
+    list_reset(&w.rules)
+    list_reset(&w.ready)
+    list_reset(&w.retired)
+    list_reset(&w.connecting.head)
+    list_reset(&w.idle.head)
+    list_reset(&w.udp_idle.head)
+    list_reset(&w.paused.head)
+    w.paused.timeout_ms = PAUSE_MS
+    getrandom(&w.hash_seed, sizeof(w.hash_seed), 0)
+    pthread_mutex_init(&w.mutex, NULL)
+    pthread_cond_init(&w.answered, NULL)
+    w.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    w.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    w.reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC)
+    event.events = EPOLLIN
+    event.data.u64 = <uint64_t>&w.wake
+    if w.reserve_fd < 0 or epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, w.wake_fd, &event) < 0:
+        failure = errno
+        worker_free(w)
+        return failure
+    w.now_ms = monotonic_ns() // 1_000_000
+    return 0
+
+
+cdef void worker_run(relay_worker *w) noexcept nogil:
+    """Turn after turn until REQUEST_STOP."""
+    cdef int n, i
+    cdef bint asked
+    while not w.stopping:
+        n = epoll_wait(w.epoll_fd, w.events, EVENTS_MAX, _wait_ms(w))
+        w.now_ms = monotonic_ns() // 1_000_000
+        abx_store_relaxed_u64(&w.wakeups, w.wakeups + 1)
+        asked = False
+        for i in range(n):
+            if w.events[i].data.u64 == <uint64_t>&w.wake:
+                asked = True
+            else:
+                _on_event(w, &w.events[i])
+        _run_ready(w)
+        _expire(w, &w.connecting)
+        _expire(w, &w.idle)
+        _expire(w, &w.udp_idle)
+        _expire(w, &w.paused)
+        if asked:
+            _answer(w)
+        flows_release(w)
+
+
+cdef void worker_post(relay_worker *w, relay_request *request) noexcept nogil:
+    """Hand *request* to the worker."""
+    request.next = NULL
+    request.done = 0
+    pthread_mutex_lock(&w.mutex)
+    if not w.running:
+        _carry_out(w, request)
+        flows_release(w)
+        request.done = 1
+    elif w.requests == NULL:
+        w.requests = w.requests_last = request
+    else:
+        w.requests_last.next = request
+        w.requests_last = request
+    pthread_mutex_unlock(&w.mutex)
+    eventfd_write(w.wake_fd, 1)
+
+
+cdef void worker_wait(relay_worker *w, relay_request *request) noexcept nogil:
+    """Until *request* is done."""
+    pthread_mutex_lock(&w.mutex)
+    while not request.done:
+        pthread_cond_wait(&w.answered, &w.mutex)
+    pthread_mutex_unlock(&w.mutex)
+
+
+cdef void worker_free(relay_worker *w) noexcept nogil:
+    """End every flow and give everything back. The worker does not run any more; rules belong to the caller."""
+    cdef relay_rule *rule
+    while not list_empty(&w.rules):
+        rule = <relay_rule *>w.rules.next.item
+        _drop_rule(w, rule)
+    flows_release(w)
+    slabs_free(w)
+    pipes_free(w)
+    free(w.buckets)
+    free(w.batch)
+    w.buckets = NULL
+    w.batch = NULL
+    close(w.epoll_fd)  # close(-1) is a harmless EBADF, after a start that failed half-way
+    close(w.wake_fd)
+    close(w.reserve_fd)
+    w.epoll_fd = w.wake_fd = w.reserve_fd = -1
+    pthread_cond_destroy(&w.answered)
+    pthread_mutex_destroy(&w.mutex)
+
+
+cdef void _on_event(relay_worker *w, const epoll_event *event) noexcept nogil:
+    cdef relay_item *item = <relay_item *>(event.data.u64 & ~<uint64_t>1)
+    if item.retired:
+        return
+    if item.kind == ITEM_TCP_FLOW:
+        tcp_on_event(w, <tcp_flow *>item, <int>(event.data.u64 & 1), event.events)
+    elif item.kind == ITEM_UDP_FLOW:
+        udp_on_flow(w, <udp_flow *>item)
+    elif item.kind == ITEM_TCP_RULE:
+        tcp_on_listener(w, <relay_rule *>item)
+    elif item.kind == ITEM_UDP_RULE:
+        udp_on_listener(w, <relay_rule *>item)
+
+
+cdef void _run_ready(relay_worker *w) noexcept nogil:
+    """One more turn for each item that was ready when this began."""
+    cdef relay_link waiting
+    cdef relay_item *item
+    if list_empty(&w.ready):
+        return
+    waiting = w.ready  # the whole list moves over; what becomes ready meanwhile waits for the next turn
+    waiting.next.prev = &waiting
+    waiting.prev.next = &waiting
+    list_reset(&w.ready)
+    while not list_empty(&waiting):
+        item = waiting.next.item
+        link_remove(&item.ready)
+        if item.kind == ITEM_TCP_FLOW:
+            tcp_on_turn(w, <tcp_flow *>item)
+        elif item.kind == ITEM_TCP_RULE:
+            tcp_on_listener(w, <relay_rule *>item)
+
+
+cdef void _expire(relay_worker *w, timer_list *timers) noexcept nogil:
+    cdef relay_item *item
+    while not list_empty(&timers.head) and timers.timeout_ms:
+        item = timers.head.next.item
+        if w.now_ms - item.since_ms < timers.timeout_ms:
+            return
+        if item.kind == ITEM_TCP_FLOW:
+            tcp_on_timeout(w, <tcp_flow *>item)
+        elif item.kind == ITEM_UDP_FLOW:
+            udp_on_timeout(w, <udp_flow *>item)
+        else:
+            link_remove(&item.timer)
+            item.timers = NULL
+            item_queue(w, item)
+
+
+cdef int _wait_ms(relay_worker *w) noexcept nogil:
+    """Until the earliest timer, 0 when an item is ready, -1 when there is nothing to wait for."""
+    cdef int wait = -1
+    if not list_empty(&w.ready):
+        return 0
+    wait = _sooner(w, &w.connecting, wait)
+    wait = _sooner(w, &w.idle, wait)
+    wait = _sooner(w, &w.udp_idle, wait)
+    return _sooner(w, &w.paused, wait)
+
+
+cdef int _sooner(relay_worker *w, timer_list *timers, int wait) noexcept nogil:
+    cdef uint64_t passed
+    cdef int left
+    if list_empty(&timers.head) or not timers.timeout_ms:
+        return wait
+    passed = w.now_ms - timers.head.next.item.since_ms
+    left = <int>min(timers.timeout_ms - passed, <uint64_t>WAIT_MS_MAX) if passed < timers.timeout_ms else 0
+    return left if wait < 0 or left < wait else wait
+
+
+cdef void _answer(relay_worker *w) noexcept nogil:
+    """Carry out what was posted."""
+    cdef uint64_t value
+    cdef relay_request *request
+    eventfd_read(w.wake_fd, &value)
+    pthread_mutex_lock(&w.mutex)
+    while w.requests != NULL:
+        request = w.requests
+        w.requests = request.next
+        _carry_out(w, request)
+        request.done = 1
+    w.requests_last = NULL
+    pthread_cond_broadcast(&w.answered)
+    pthread_mutex_unlock(&w.mutex)
+
+
+cdef void _carry_out(relay_worker *w, relay_request *request) noexcept nogil:
+    cdef size_t i = 0
+    if request.kind == REQUEST_ADD:
+        for i in range(request.count):
+            request.failure = _add_rule(w, request.rules[i])
+            if request.failure:
+                break
+        if request.failure:  # all or none
+            while i > 0:
+                i -= 1
+                _drop_rule(w, request.rules[i])
+    elif request.kind == REQUEST_REMOVE:
+        for i in range(request.count):
+            _drop_rule(w, request.rules[i])
+    elif request.kind == REQUEST_FLOWS:
+        _list_flows(w, request)
+    elif request.kind == REQUEST_STOP:
+        w.stopping = 1
+        w.running = 0
+
+
+cdef int _add_rule(relay_worker *w, relay_rule *rule) noexcept nogil:
+    cdef epoll_event event
+    cdef bint tcp = rule.item.kind == ITEM_TCP_RULE
+    if not tcp and udp_prepare(w, rule) < 0:
+        return ENOMEM
+    event.events = EPOLLIN
+    if tcp:
+        event.events |= EPOLLET
+        if w.exclusive:
+            event.events |= EPOLLEXCLUSIVE
+    event.data.u64 = <uint64_t>rule
+    if epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, rule.fd, &event) < 0:
+        return errno
+    link_append(&w.rules, &rule.rule_link)
+    return 0
+
+
+cdef void _drop_rule(relay_worker *w, relay_rule *rule) noexcept nogil:
+    """Stop listening for *rule* and end its flows."""
+    cdef relay_item *item
+    epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, rule.fd, NULL)
+    link_remove(&rule.rule_link)
+    link_remove(&rule.item.ready)
+    link_remove(&rule.item.timer)
+    while not list_empty(&rule.flows):
+        item = rule.flows.next.item
+        if item.kind == ITEM_TCP_FLOW:
+            tcp_reset(w, <tcp_flow *>item)
+        else:
+            udp_end(w, <udp_flow *>item)
+
+
+cdef void _list_flows(relay_worker *w, relay_request *request) noexcept nogil:
+    """Describe flows until the caller's rows are full."""
+    cdef relay_link *at = w.rules.next
+    cdef relay_link *inner
+    cdef relay_rule *rule
+    cdef relay_item *item
+    cdef flow_row *row
+    request.count = 0
+    while at != &w.rules:
+        rule = <relay_rule *>at.item
+        at = at.next
+        inner = rule.flows.next
+        while inner != &rule.flows and request.count < request.rows_max:
+            item = inner.item
+            inner = inner.next
+            row = &request.rows[request.count]
+            request.count += 1
+            memset(row, 0, sizeof(flow_row))
+            row.rule_id = rule.id
+            row.protocol = item.kind
+            row.idle_ms = w.now_ms - item.since_ms
+            if item.kind == ITEM_TCP_FLOW:
+                tcp_describe(w, <tcp_flow *>item, row)
+            else:
+                udp_describe(w, <udp_flow *>item, row)
