@@ -1,11 +1,11 @@
 """What holds when someone flushes the ruleset: a small table that only this process can remove.
 
-Theory of operation. A table with an owner (Linux 5.12) belongs to the netlink socket that made it: `nft flush
-ruleset` of others skips it, `nft delete table` of others fails, and it goes when the socket is closed, also by
-SIGKILL. Then the ordinary tables are still there; so at every moment at least one of the two is.
+Theory of operation. A table with an owner (Linux 5.12) belongs to the netlink socket that made it: `nft
+flush ruleset` of others skips it, `nft delete table` of others fails, and it goes when the socket is closed,
+also by SIGKILL. Then the ordinary tables are still there; so at every moment at least one of the two is.
 
-The ordinary tables mark what they accept (ruleset.SEEN_MARK). The guard runs right after them on the same hooks
-and drops the unmarked, so while they are missing nothing new passes. Established connections pass by their
+The ordinary tables mark what they accept (ruleset.SEEN_MARK). The guard runs right after them on the same
+hooks and drops the unmarked, so while they are missing nothing new passes. Established connections pass by their
 conntrack entry, and keep their NAT because the guard also holds a NAT hook. Costs a packet of an established
 connection one rule on each hook.
 
@@ -67,7 +67,7 @@ class Guard:
         return self._netlink is not None
 
     def open(self, plan: FirewallPlan) -> bool:
-        """Put the guard of *plan* up, after its tables. False: this kernel has no owned tables. Raises OSError."""
+        """Put the guard up, after the tables of *plan*. False: the kernel has no owned tables. Raises OSError."""
         if self._netlink is not None:
             return True
         netlink = NfnetlinkSocket()

@@ -5,9 +5,9 @@ Two tables of one name, because each family sees what the other cannot:
     bridge abx_NAME   every frame a guest sends, as it enters its port: whose it may be (MAC, IPv4, ARP)
     inet abx_NAME     every packet that is routed or for the host: where it may go, and NAT
 
-A packet of a known connection meets one rule per hook of the inet table: `ct status confirmed`, which is true once
-a packet of that connection has passed all of this, and for answers and ICMP errors that belong to it. Unlike `ct
-state established` it also holds for a UDP flow that nobody answers. The rest runs for a connection's first packet.
+A packet of a known connection meets one rule on each hook of the inet table, `ct status confirmed`: it is
+true once a packet of that connection has passed all of this, and for its answers and ICMP errors. Unlike `ct
+state established` it also holds for a UDP flow that nobody answers. The rest is for first packets.
 Ports and forwards are elements of sets and maps, so that they come and go without replacing a rule.
 
 Accepted packets carry SEEN_MARK from the rule that accepts them to the guard (guard.py), which runs next on
@@ -213,13 +213,6 @@ def _bridge_table(plan: FirewallPlan) -> str:
                 hook="filter hook prerouting priority filter",
             ),
             _chain(
-                "input",
-                f"{ports} iifname != @unfiltered_ports ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 "
-                + _drop("link-local control frame (LLDP, STP, pause)"),
-                hook="filter hook input priority filter",
-                comment="the bridge hands frames to 01:80:c2:00:00:0x to the host without asking prerouting",
-            ),
-            _chain(
                 "from_guest",
                 f"iifname @unfiltered_ports {_ACCEPT}",
                 "meta pkttype { broadcast, multicast } update @broadcasters "
@@ -229,6 +222,7 @@ def _bridge_table(plan: FirewallPlan) -> str:
                 f"ether type ip iifname . ether saddr . ip saddr @addresses {_ACCEPT}",
                 "iifname . ether saddr != @macs " + _drop("source MAC is not the guest's"),
                 "ether type vmap { ip : goto ipv4, arp : goto arp_, ip6 : goto ipv6 }",
+                # The bridge itself keeps frames to 01:80:c2:00:00:0x (LLDP, pause) from being forwarded.
                 _drop("neither IPv4, IPv6 nor ARP (VLAN, LLDP, STP)"),
             ),
             _chain(
@@ -400,10 +394,11 @@ def _forward_chains(plan: FirewallPlan, subnet: IPv4Network, bridge: str) -> lis
         ),
         _chain(
             "from_guests",
-            # Not in a connection and not the start of one: it would leave without NAT.
-            "ct state != new " + _drop("belongs to no connection"),
+            # With bridge-nf-call-iptables, frames between guests come here as well; the bridge has judged them.
             f"oifname {bridge} ct status dnat goto connection" if not plan.isolated else "",
             among_guests,
+            # Not in a connection and not the start of one: it would leave without NAT.
+            "ct state != new " + _drop("belongs to no connection"),
             f"ip saddr != {subnet} " + _drop("source is not in the subnet"),
             "meta nfproto ipv6 " + _drop("IPv6 has no way out"),
             f"ip daddr {{ {', '.join(NEVER_ROUTED)} }} " + _drop("destination is never routed"),
