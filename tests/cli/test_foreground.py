@@ -148,7 +148,7 @@ def test_a_shell_as_the_command_has_job_control_and_gives_the_terminal_back(
     terminal.expect("shell> ")
     terminal.type(f"{program} bash --norc --noprofile -i\n")
     terminal.expect("shell> ")
-    terminal.type("sh -c 'echo ready; sleep 100'\n")
+    terminal.type("sh -c 'echo ready; read line'\n")
     terminal.expect("[\r\n]ready")
     terminal.type("\x1a")
     terminal.expect("Stopped")
