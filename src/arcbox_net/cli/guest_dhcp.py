@@ -14,7 +14,7 @@ TIMEOUT_S = 10.0
 
 
 def configure(ifname: str, *, hostname: str | None = None) -> LeaseOffer:
-    """Get a lease in this network namespace and apply it to *ifname*. Raises ServiceError: nobody answered."""
+    """Get a lease for *ifname* in this network namespace and apply it. Raises ServiceError: nobody answered."""
     with RouteSocket() as kernel:
         for name in ("lo", ifname):
             kernel.set_link(kernel.need_link(name).ifindex, operation="bring up", ifname=name, up=True)
