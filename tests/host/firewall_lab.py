@@ -1,4 +1,4 @@
-"""A host, a network of ours on it built with plain `ip`, and guests: where the firewall tests send packets."""
+"""A host, a network of ours on it built with plain `ip`, and guests: for the firewall tests."""
 
 from __future__ import annotations
 

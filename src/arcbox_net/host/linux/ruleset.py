@@ -394,7 +394,7 @@ def _forward_chains(plan: FirewallPlan, subnet: IPv4Network, bridge: str) -> lis
         ),
         _chain(
             "from_guests",
-            # With bridge-nf-call-iptables, frames between guests come here as well; the bridge has judged them.
+            # With bridge-nf-call-iptables, frames between guests come here too; the bridge has judged them.
             f"oifname {bridge} ct status dnat goto connection" if not plan.isolated else "",
             among_guests,
             # Not in a connection and not the start of one: it would leave without NAT.
