@@ -42,6 +42,7 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program that started us may block what ends us
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent_fd = _watch_parent(parent, stopping) if parent is not None else None
     state = State.open(paths.runtime_dir(name) / "state.db" if ephemeral else paths.state_file(name))
