@@ -37,7 +37,9 @@ def serving() -> Iterator[Speed]:
         return
     l4_port = free_l4_port()
     words = [tool, "-s", "-B", LOOPBACK, "-p", str(l4_port)]
-    server_process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    server_process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         _wait_for_listener(l4_port)
         yield Speed(l4_port, tool)

@@ -114,13 +114,13 @@ def bytes_text(count: int) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """`45 s`, `12 m`, `3 h 20 m`, `2 d 4 h`; `-` for what does not end."""
+    """`45 s`, `12 m`, `1 h 20 m`, `2 d 4 h`; `-` for what does not end."""
     if seconds is None:
         return NOTHING
     whole = max(0, int(seconds))
     if whole < 120:
         return f"{whole} s"
-    if whole < 7200:
+    if whole < 3600:
         return f"{whole // 60} m"
     if whole < 2 * 86400:
         return _two(whole // 3600, "h", whole % 3600 // 60, "m")

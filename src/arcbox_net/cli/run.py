@@ -108,19 +108,19 @@ def command(
     from arcbox_net.cli.monitor import monitor_of
     from arcbox_net.manager import NetworkManager
 
-    with signals_held():
-        with contextlib.ExitStack() as stack:
-            if config is None:
-                assert network is not None
-                manager = common.connect(network)
-            else:
-                manager = NetworkManager(config)
-                with output.progress("starting a network"):
-                    stack.enter_context(manager)
-            guest = _Guest(manager, port, mac, ip, forwards)
-            monitor = monitor_of(words)
-            if monitor is not None:
-                status = _run_monitor(stack, guest, monitor, words, queues)
+    with contextlib.ExitStack() as ending:
+        if config is None:
+            assert network is not None
+            manager = common.connect(network)
+        else:
+            manager = NetworkManager(config)
+            with output.progress("starting a network"):
+                ending.enter_context(manager)
+        guest = _Guest(manager, port, mac, ip, forwards)
+        kind = monitor_of(words)
+        with signals_held(), contextlib.ExitStack() as stack:
+            if kind is not None:
+                status = _run_monitor(stack, guest, kind, words, queues)
             else:
                 status = _run_command(stack, guest, words, dhcp)
     ctx.exit(end_like(status))
