@@ -58,6 +58,9 @@ def hold_server_port(ifname: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ifname.encode() + b"\0")
         attach_filter(sock, ACCEPT_NOTHING)
         sock.bind(("", SERVER_PORT))
+        # dnsmasq (libvirt's networks) binds before it names its interface, and only beside a reusable socket.
+        # Set after our bind, so that a server that has this interface already is still an error.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     except OSError as error:
         sock.close()
         raise _failed(ifname, error) from None
