@@ -38,7 +38,7 @@ def enable_forwarding(
     with _locked(record_dir):
         record = _load(record_dir)
         networks = _still(record, live) | {network}
-        touched = dict(record.get("touched", {})) if record["networks"] else {}
+        touched = record["touched"]
         wanted = {
             f"conf/{ifname}/forwarding" for ifname in ifnames if _value(f"conf/{ifname}/forwarding") == "0"
         }
@@ -61,12 +61,13 @@ def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] 
     with _locked(record_dir):
         record = _load(record_dir)
         networks = _still(record, live) - {network}
-        touched: dict[str, str] = record.get("touched", {})
+        touched = record["touched"]
+        begun = not record["networks"]  # an earlier restoration was interrupted
+        _store(record_dir, networks, touched)
         if networks:
-            _store(record_dir, networks, touched)
             return
         # Someone who switched forwarding off since then meant it, and has reset the rest with it.
-        if SWITCH not in touched or _value(SWITCH) == "1":
+        if begun or SWITCH not in touched or _value(SWITCH) == "1":
             for name in sorted(touched, key=lambda name: name != SWITCH):
                 if _value(name) not in (None, touched[name]):
                     _write(name, touched[name])
@@ -118,7 +119,7 @@ def _locked(record_dir: Path) -> Iterator[None]:
 
 def _load(record_dir: Path) -> dict[str, Any]:
     """The record of this boot and this network namespace; an empty one if there is none."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         record = json.loads((record_dir / RECORD).read_text())
         if record["where"] == _where():
             return {"networks": list(record["networks"]), "touched": dict(record["touched"])}

@@ -1,0 +1,151 @@
+"""Forwarding is on while a network needs it, and afterwards everything reads as before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from arcbox_net.host.linux import sysctl
+from tests.support import netns
+from tests.support.netns import Host
+
+pytestmark = [pytest.mark.e2e, netns.requires_root]
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host() as created:
+        created.run("ip link add br9 type bridge")
+        created.sysctl("net.ipv4.ip_forward", 0)
+        created.sysctl("net.ipv4.conf.all.accept_redirects", 0)
+        created.sysctl("net.ipv4.conf.br9.forwarding", 1)
+        yield created
+
+
+def values(host: Host) -> dict[str, str | None]:
+    return host.call(lambda: {name: sysctl._value(name) for name in sysctl._all_that_the_switch_changes()})
+
+
+def enable(host: Host, record: Path, network: str, *ifnames: str, live: list[str] | None = None) -> None:
+    host.call(lambda: sysctl.enable_forwarding(network, ifnames, record, live=live))
+
+
+def restore(host: Host, record: Path, network: str, live: list[str] | None = None) -> None:
+    host.call(lambda: sysctl.restore_forwarding(network, record, live=live))
+
+
+def test_the_last_network_restores_what_the_first_one_found(host: Host, tmp_path: Path) -> None:
+    before = values(host)
+    assert before["conf/br9/forwarding"] == "1" and before["conf/all/accept_redirects"] == "0"
+    enable(host, tmp_path, "one")
+    enable(host, tmp_path, "two")
+    enable(host, tmp_path, "two")
+    assert host.sysctl("net.ipv4.ip_forward") == "1"
+    restore(host, tmp_path, "one")
+    assert host.sysctl("net.ipv4.ip_forward") == "1"
+    restore(host, tmp_path, "two")
+    assert values(host) == before
+    restore(host, tmp_path, "two")
+    assert values(host) == before
+
+
+def test_forwarding_that_was_on_stays_on(host: Host, tmp_path: Path) -> None:
+    host.sysctl("net.ipv4.ip_forward", 1)
+    enable(host, tmp_path, "one")
+    restore(host, tmp_path, "one")
+    assert host.sysctl("net.ipv4.ip_forward") == "1"
+
+
+def test_an_interface_that_was_switched_off_by_hand_is_put_back(host: Host, tmp_path: Path) -> None:
+    host.sysctl("net.ipv4.ip_forward", 1)
+    host.sysctl("net.ipv4.conf.up0.forwarding", 0)
+    enable(host, tmp_path, "one", "up0", "missing0")
+    assert host.sysctl("net.ipv4.conf.up0.forwarding") == "1"
+    restore(host, tmp_path, "one")
+    assert host.sysctl("net.ipv4.conf.up0.forwarding") == "0"
+    assert host.sysctl("net.ipv4.ip_forward") == "1"
+
+
+def test_k1_networks_that_died_without_a_word_do_not_count(host: Host, tmp_path: Path) -> None:
+    before = values(host)
+    enable(host, tmp_path, "killed")
+    enable(host, tmp_path, "alive", live=["alive"])
+    restore(host, tmp_path, "alive", live=[])
+    assert values(host) == before
+
+
+def test_k1_a_dead_network_that_comes_back_still_knows_the_first_values(host: Host, tmp_path: Path) -> None:
+    before = values(host)
+    enable(host, tmp_path, "one")
+    enable(host, tmp_path, "one", live=[])
+    restore(host, tmp_path, "one", live=[])
+    assert values(host) == before
+
+
+def crash(patched: pytest.MonkeyPatch, step: int) -> None:
+    """The *step*-th write to the kernel or the record, and all after it, do not happen."""
+    done = [0]
+
+    def crashing(real: Callable[..., None]) -> Callable[..., None]:
+        def write(*arguments: object) -> None:
+            if done[0] == step:
+                raise KeyboardInterrupt
+            done[0] += 1
+            real(*arguments)
+
+        return write
+
+    patched.setattr(sysctl, "_write", crashing(sysctl._write))
+    patched.setattr(sysctl, "_store", crashing(sysctl._store))
+
+
+@pytest.mark.parametrize("crash_at", range(5))
+def test_k2_an_interrupted_restoration_is_finished_by_the_next(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    before = values(host)
+    enable(host, tmp_path, "one")
+    with monkeypatch.context() as patched:
+        crash(patched, crash_at)
+        with contextlib.suppress(KeyboardInterrupt):
+            restore(host, tmp_path, "one")
+    restore(host, tmp_path, "one")
+    assert values(host) == before
+
+
+@pytest.mark.parametrize("crash_at", range(4))
+def test_k2_a_crash_between_two_writes_is_undone_by_the_next(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    host.sysctl("net.ipv4.conf.up0.forwarding", 0)
+    before = values(host)
+    with monkeypatch.context() as patched:
+        crash(patched, crash_at)
+        with contextlib.suppress(KeyboardInterrupt):
+            enable(host, tmp_path, "one", "up0")
+    restore(host, tmp_path, "one", live=[])
+    assert values(host) == before
+
+
+def test_who_switches_it_off_meanwhile_is_not_overruled(host: Host, tmp_path: Path) -> None:
+    enable(host, tmp_path, "one")
+    host.sysctl("net.ipv4.ip_forward", 0)
+    after = values(host)
+    restore(host, tmp_path, "one")
+    assert values(host) == after
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"where": "another boot 1", "networks": ["x"], "touched": {}}']
+)
+def test_a_record_that_is_broken_or_of_another_boot_is_ignored(host: Host, tmp_path: Path, text: str) -> None:
+    before = values(host)
+    (tmp_path / sysctl.RECORD).write_text(text)
+    enable(host, tmp_path, "one")
+    assert json.loads((tmp_path / sysctl.RECORD).read_text())["networks"] == ["one"]
+    restore(host, tmp_path, "one")
+    assert values(host) == before
