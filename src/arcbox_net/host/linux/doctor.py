@@ -1,0 +1,303 @@
+"""What this machine can do for our networks, what is in the way, and the command that helps. Changes nothing.
+
+Each check is one function that reads below *root* (a directory in tests) and returns one Check. Only what would
+stop or hurt a network fails; the rest informs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from arcbox_net.errors import ArcboxNetError
+from arcbox_net.host.linux import foreign
+from arcbox_net.host.linux.listeners import wildcard_listeners
+from arcbox_net.host.linux.nftables import Firewall
+from arcbox_net.host.plan import parse_alias
+
+NFT_VERSION_MIN = (1, 0, 0)
+KERNEL_MIN = (5, 10)
+OWNED_TABLES_KERNEL = (5, 12)
+NOFILE_MIN = 4096
+CONNTRACK_MAX_MIN = 65536
+CONNTRACK_FULL_RATIO = 0.8
+_CAP_NET_ADMIN = 12
+_TUNGETFEATURES = 0x800454CF
+_SYSCTL_DIRECTORIES = (
+    "etc/sysctl.d",
+    "run/sysctl.d",
+    "usr/local/lib/sysctl.d",
+    "usr/lib/sysctl.d",
+    "lib/sysctl.d",
+)
+_FORWARDING_OFF = re.compile(
+    r"^\s*-?net[./]ipv4[./](?:ip_forward|conf[./]all[./]forwarding)\s*=\s*0", re.MULTILINE
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at. `fix`: the command that helps, when there is one."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str | None = None
+
+
+def checks(live: Collection[str] | None = None, *, root: Path = Path("/")) -> list[Check]:
+    """Everything, in the order in which it matters. *live*: networks that run; None: leftovers are not looked for."""
+    found = [
+        _privileges(root),
+        _kernel(),
+        _nft(),
+        _tun(root),
+        _bridge(root),
+        _forwarding(root),
+        *_foreign_firewalls(root),
+        _bridge_netfilter(),
+        *_services(root),
+        _resolv_conf(root),
+        _open_files(),
+        _conntrack(root),
+        _user_namespaces(root),
+        _ping_group_range(root),
+    ]
+    if live is not None:
+        found.append(_leftovers(live, root))
+    return found
+
+
+def _privileges(root: Path) -> Check:
+    status = _read(root, "proc/self/status") or ""
+    effective = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    capable = effective is not None and bool(int(effective.group(1), 16) >> _CAP_NET_ADMIN & 1)
+    if capable:
+        return Check("privileges", True, "CAP_NET_ADMIN")
+    return Check("privileges", False, "no CAP_NET_ADMIN: bridges and NAT need it", "sudo arcbox-net doctor")
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+    if version < KERNEL_MIN:
+        wanted = ".".join(map(str, KERNEL_MIN))
+        return Check("kernel", False, f"{release} is older than {wanted}", "boot a newer kernel")
+    guarded = "" if version >= OWNED_TABLES_KERNEL else ", too old to guard the rules against a flush (5.12)"
+    return Check("kernel", True, release + guarded)
+
+
+def _nft() -> Check:
+    path = shutil.which("nft")
+    if path is None:
+        return Check("nftables", False, "nft is not installed", "apt-get install nftables")
+    text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"v(\d+)\.(\d+)\.(\d+)", text)
+    if match is None:
+        return Check("nftables", False, f"{path} --version says {text.strip()!r}", "apt-get install nftables")
+    number = match.group(0)
+    if tuple(map(int, match.groups())) < NFT_VERSION_MIN:
+        return Check("nftables", False, f"nft {number} is too old", "apt-get install --only-upgrade nftables")
+    listed = subprocess.run([path, "list", "tables"], capture_output=True, text=True, check=False)
+    if listed.returncode and os.geteuid() == 0:
+        reason = (listed.stderr.strip().splitlines() or ["no reason given"])[0]
+        return Check("nftables", False, f"nft {number}: {reason}", "modprobe nf_tables")
+    return Check("nftables", True, f"nft {number}")
+
+
+def _tun(root: Path) -> Check:
+    path = root / "dev/net/tun"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        fix = "mkdir -p /dev/net && mknod -m 666 /dev/net/tun c 10 200; modprobe tun"
+        return Check("tun", False, "/dev/net/tun is missing", fix)
+    except OSError as error:
+        fix = "chmod 666 /dev/net/tun" if isinstance(error, PermissionError) else "modprobe tun"
+        return Check("tun", False, f"/dev/net/tun: {error.strerror}", fix)
+    try:
+        fcntl.ioctl(fd, _TUNGETFEATURES, b"\0" * 4)
+    except OSError as error:
+        return Check("tun", False, f"/dev/net/tun: {error.strerror}", "modprobe tun")
+    finally:
+        os.close(fd)
+    return Check("tun", True, "/dev/net/tun opens")
+
+
+def _bridge(root: Path) -> Check:
+    release = platform.release()
+    if (root / "sys/module/bridge").exists():
+        return Check("bridge", True, "loaded")
+    for listing in ("modules.builtin", "modules.dep"):
+        if re.search(r"(^|/)bridge\.ko", _read(root, f"lib/modules/{release}/{listing}") or "", re.MULTILINE):
+            return Check("bridge", True, "built in" if listing == "modules.builtin" else "module available")
+    return Check("bridge", False, "this kernel has no bridge module", "modprobe bridge")
+
+
+def _forwarding(root: Path) -> Check:
+    value = (_read(root, "proc/sys/net/ipv4/ip_forward") or "?").strip()
+    forbidding = [path for path in _sysctl_files(root) if _FORWARDING_OFF.search(_read(root, path) or "")]
+    if forbidding:
+        fix = "echo 'net.ipv4.ip_forward = 1' > /etc/sysctl.d/99-zz-arcbox-net.conf && sysctl --system"
+        detail = f"/{forbidding[0]} switches it off: guests lose the outside at every `sysctl --system`"
+        return Check("ip_forward", False, detail, fix)
+    if value == "1":
+        return Check("ip_forward", True, "on")
+    if os.geteuid() == 0 and not os.access(root / "proc/sys/net/ipv4/ip_forward", os.W_OK):
+        return Check(
+            "ip_forward", False, "off, and /proc/sys is read-only", "sysctl -w net.ipv4.ip_forward=1"
+        )
+    return Check("ip_forward", True, "off; a NAT network switches it on and back")
+
+
+def _sysctl_files(root: Path) -> Iterator[str]:
+    yield "etc/sysctl.conf"
+    for directory in _SYSCTL_DIRECTORIES:
+        yield from sorted(str(path.relative_to(root)) for path in (root / directory).glob("*.conf"))
+
+
+def _foreign_firewalls(root: Path) -> list[Check]:
+    present = []
+    try:
+        chains = foreign.list_chains()
+    except OSError:
+        chains = []
+    present += sorted({foreign.owner_of(chain, chains) for chain in chains if chain.hook is not None})
+    if "docker" not in present and (root / "run/docker.sock").exists():
+        present.append("docker")
+    if "ufw" not in present and "ENABLED=yes" in (_read(root, "etc/ufw/ufw.conf") or ""):
+        present.append("ufw")
+    drops = foreign.foreign_drops()
+    summary = f"present: {', '.join(present)}" if present else "none"
+    if not drops:
+        return [Check("other firewalls", True, summary + (", none drops what is ours" if present else ""))]
+    return [Check("other firewalls", False, drop.message, drop.fix) for drop in drops]
+
+
+def _bridge_netfilter() -> Check:
+    if foreign.bridge_netfilter():
+        detail = "on: IP rules of others also see frames between guests, and cost them speed"
+        return Check(
+            "bridge-nf-call-iptables", True, detail, "sysctl -w net.bridge.bridge-nf-call-iptables=0"
+        )
+    return Check("bridge-nf-call-iptables", True, "off")
+
+
+def _services(root: Path) -> list[Check]:
+    """Servers on every address of the host leave no room for ours on the gateway's."""
+    found = []
+    for name, protocol, port in (
+        ("DNS port 53", "udp", 53),
+        ("DNS port 53", "tcp", 53),
+        ("DHCP port 67", "udp", 67),
+    ):
+        holder = next(iter(wildcard_listeners(protocol, port, root=root)), None)
+        if holder is not None:
+            who, fix = holder, f"ss -lnp 'sport = :{port}'"
+            if "dnsmasq" in holder:
+                fix = "echo bind-dynamic > /etc/dnsmasq.d/arcbox-net.conf && systemctl restart dnsmasq"
+            detail = f"{who} listens on every address, {port}/{protocol}"
+            found.append(
+                Check(name, False, detail, f"{fix}   (then stop it or bind it to its own addresses)")
+            )
+    return found or [Check("ports 53 and 67", True, "free")]
+
+
+def _resolv_conf(root: Path) -> Check:
+    text = _read(root, "etc/resolv.conf")
+    if text is None:
+        return Check(
+            "resolv.conf",
+            False,
+            "/etc/resolv.conf cannot be read",
+            "echo nameserver 9.9.9.9 > /etc/resolv.conf",
+        )
+    servers = re.findall(r"^\s*nameserver\s+(\S+)", text, re.MULTILINE)
+    if not servers:
+        fix = "echo nameserver 9.9.9.9 >> /etc/resolv.conf"
+        return Check("resolv.conf", False, "names no server: guests can resolve nothing outside", fix)
+    return Check("resolv.conf", True, ", ".join(servers))
+
+
+def _open_files() -> Check:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    detail = "unlimited" if unlimited else f"{hard} open files a process"
+    if unlimited or hard >= NOFILE_MIN:
+        return Check("nofile", True, detail)
+    return Check("nofile", False, f"{detail}: too few for large forward ranges", f"ulimit -Hn {NOFILE_MIN}")
+
+
+def _conntrack(root: Path) -> Check:
+    limit = _number(root, "proc/sys/net/netfilter/nf_conntrack_max")
+    if limit is None:
+        return Check("conntrack", True, "not loaded yet")
+    used = _number(root, "proc/sys/net/netfilter/nf_conntrack_count") or 0
+    detail = f"{used} of {limit} connections"
+    fix = f"sysctl -w net.netfilter.nf_conntrack_max={max(262144, 2 * limit)}"
+    if used > limit * CONNTRACK_FULL_RATIO:
+        return Check("conntrack", False, f"{detail}: nearly full, new ones will be dropped", fix)
+    if limit < CONNTRACK_MAX_MIN:
+        return Check("conntrack", False, f"{detail}: few for a host of guests", fix)
+    return Check("conntrack", True, detail)
+
+
+def _user_namespaces(root: Path) -> Check:
+    """Needed for networks without root only, so nothing here fails."""
+    name = "user namespaces"
+    if _number(root, "proc/sys/user/max_user_namespaces") == 0:
+        return Check(name, True, "off", "sysctl -w user.max_user_namespaces=15000")
+    if _number(root, "proc/sys/kernel/unprivileged_userns_clone") == 0:
+        return Check(name, True, "root only", "sysctl -w kernel.unprivileged_userns_clone=1")
+    if _number(root, "proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1:
+        fix = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+        return Check(name, True, "restricted by AppArmor", fix)
+    return Check(name, True, "available to every user")
+
+
+def _ping_group_range(root: Path) -> Check:
+    words = (_read(root, "proc/sys/net/ipv4/ping_group_range") or "").split()
+    if len(words) == 2 and int(words[0]) <= int(words[1]):
+        return Check("ping without root", True, f"groups {words[0]} to {words[1]}")
+    return Check("ping without root", True, "off", 'sysctl -w net.ipv4.ping_group_range="0 2147483647"')
+
+
+def _leftovers(live: Collection[str], root: Path) -> Check:
+    names = set()
+    for alias in (root / "sys/class/net").glob("*/ifalias"):
+        parsed = parse_alias(_text(alias).strip())
+        if parsed is not None:
+            names.add(parsed[0])
+    with contextlib.suppress(ArcboxNetError):  # no right to list tables: then the links tell
+        names.update(Firewall.owned_networks())
+    dead = sorted(names - set(live))
+    if dead:
+        detail = f"networks that do not run left interfaces or rules: {', '.join(dead)}"
+        return Check("leftovers", False, detail, " && ".join(f"arcbox-net down {name}" for name in dead))
+    return Check("leftovers", True, "none")
+
+
+def _read(root: Path, name: str) -> str | None:
+    path = root / name
+    return _text(path) if path.exists() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(root: Path, name: str) -> int | None:
+    text = (_read(root, name) or "").strip()
+    return int(text) if text.isdigit() else None
