@@ -15,9 +15,10 @@ from arcbox_net.cli import common, output
 def command(ctx: click.Context, as_json: bool) -> None:
     """Check this machine. Exits with 1 when something is missing."""
     from arcbox_net.host.linux import doctor
+    from arcbox_net.manager import running_networks
 
     with output.progress("looking at this machine"):
-        checks = doctor.checks()
+        checks = doctor.checks(live=running_networks())
     if as_json:
         output.print_json([{"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.fix} for c in checks])
     else:
