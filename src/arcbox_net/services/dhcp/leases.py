@@ -295,7 +295,8 @@ class LeaseTable:
                 raise AddressNotFound(f"{ip} is not allocated", address=str(ip))
             self._drop_offer(identity)
             return self._change(value, None, now)
-        return self._change(value, _idle(lease) if lease.kind == RESERVED else None, now)
+        kept = dataclasses.replace(_idle(lease), holder=None, port=None) if lease.kind == RESERVED else None
+        return self._change(value, kept, now)
 
     def holder(self, ip: IPv4Address) -> str | None:
         """Who has *ip*, as an error names it, None when it is free."""
