@@ -27,7 +27,8 @@ class Store(Protocol):
 class LeaseWriter:
     """Writes a table's changes in their order, one group at a time, and settles them in the table.
 
-    All methods belong to the event loop's thread. There is one writer for a table.
+    All methods belong to the event loop's thread. There is one writer for a table. `on_durable`, if set, is told
+    of every change that is on the disk.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class LeaseWriter:
         self._gathering = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self.on_durable: Callable[[LeaseChange], None] | None = None
         self.groups = 0
         self.changes = 0
         self.failures = 0
@@ -114,5 +116,8 @@ class LeaseWriter:
             self._write()
         else:
             self._idle.set()
-        for _, done in group:
+        for changes, done in group:
             done(refused)
+            if refused is None and self.on_durable is not None:
+                for change in changes:
+                    self.on_durable(change)

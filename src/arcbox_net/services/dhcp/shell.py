@@ -57,6 +57,7 @@ class DhcpService:
         self._server = DhcpServer(settings, table)
         self._server_ip = int(settings.gateway)
         self._writer = writer if writer is not None else LeaseWriter(table, state, clock=clock)
+        self._writer.on_durable = self._changed
         self._frames: socket.socket | None = None
         self._held: socket.socket | None = None
         self._mac = b""
@@ -156,11 +157,12 @@ class DhcpService:
             return
         if decision.reply is not None:
             self._send(decision.reply)
-        for change in decision.changes:
-            for ended in change.ended:
-                self._tell(ended, False)
-            if change.lease is not None and change.started:
-                self._tell(change.lease, True)
+
+    def _changed(self, change: LeaseChange) -> None:
+        for ended in change.ended:
+            self._tell(ended, False)
+        if change.lease is not None and change.started:
+            self._tell(change.lease, True)
 
     def _tell(self, lease: Lease, active: bool) -> None:
         if lease.hostname is not None:
