@@ -120,10 +120,8 @@ class SlowServer:
     def _is_free(self, address: int, now: float) -> bool:
         if address not in self.pool or address in self.reserved.values():
             return False
-        for h in self.held:
-            if h.address == address and (h.what in ("bound", "released") or h.until > now):
-                return False
-        return True
+        taken = [h for h in self.held if h.what in ("bound", "released") or h.until > now]
+        return address not in [h.address for h in taken]
 
     def _is_reusable(self, h: Held, now: float) -> bool:
         if h.address not in self.pool or h.address in self.reserved.values():

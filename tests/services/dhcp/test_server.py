@@ -446,6 +446,15 @@ def test_d14_the_address_that_ended_first_is_reused_first() -> None:
     assert site.disk[ip(3)].mac == mac(7)
 
 
+def test_d14_an_address_rests_ten_seconds_after_its_end_before_another_gets_it() -> None:
+    site = Site(pool=(ip(2), ip(2)))
+    site.lease()
+    site.wait(3609)
+    assert site.send(request(DISCOVER, chaddr=MAC_B)) is None
+    site.wait(1)
+    assert site.lease(MAC_B).ip == ip(2)
+
+
 def test_d14_a_client_that_comes_back_gets_its_ended_address() -> None:
     site = Site()
     site.lease()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -15,6 +16,7 @@ from arcbox_net.services.dhcp.records import Clock, LeaseChange
 GATHER_S = 0.002  # how long the first change of a group waits for others
 GROUP_MAX = 512
 
+log = logging.getLogger(__name__)
 Done = Callable[[StateError | None], None]
 
 
@@ -53,6 +55,7 @@ class LeaseWriter:
         self.groups = 0
         self.changes = 0
         self.failures = 0
+        self._failing = False
 
     @property
     def backlog(self) -> int:
@@ -110,7 +113,14 @@ class LeaseWriter:
             else:
                 self._table.failed(changes, self._clock())
         self.groups += 1
-        self.failures += refused is not None
+        if refused is not None:
+            self.failures += 1
+        # A disk stays full for long: said once, and once more when it is over.
+        if (refused is not None) != self._failing:
+            self._failing = refused is not None
+            log.error("leases cannot be written: %s", refused) if refused else log.warning(
+                "leases are written again"
+            )
         if self._waiting:
             # They gathered while the disk was busy.
             self._write()

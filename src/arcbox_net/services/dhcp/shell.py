@@ -150,7 +150,6 @@ class DhcpService:
 
     def _durable(self, decision: Decision, error: Exception | None) -> None:
         if error is not None:
-            log.error("dhcp on %s: %s", self._ifname, error)
             reply = self._server.not_durable(decision, self._clock())
             if reply is not None:
                 self._send(reply)
