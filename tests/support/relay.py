@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import struct
 import time
 from collections.abc import Callable
 from types import TracebackType
 
-from arcbox_net.relay.listeners import bind_udp, listen_tcp
 from arcbox_net.relay.splice import SpliceRelay
 
 DEADLINE_S = 30.0
@@ -52,6 +52,29 @@ def is_reset(sock: socket.socket) -> bool:
     return False
 
 
+class no_descriptors:
+    """Inside, this process cannot open a descriptor; `spare` says how many it still can."""
+
+    def __init__(self, spare: int = 0) -> None:
+        self._spare = spare
+        self._extra: list[int] = []
+
+    def __enter__(self) -> None:
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1 + self._spare, self._limit[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                self._extra.append(os.dup(0))
+        for _ in range(self._spare):
+            os.close(self._extra.pop())
+
+    def __exit__(self, *exc: object) -> None:
+        for fd in self._extra:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
+
+
 def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -72,15 +95,21 @@ class TcpForward:
 
     def add(self, target: tuple[str, int]) -> tuple[int, int]:
         """One more rule; its id and host port."""
-        fd = listen_tcp(self.host, 0)
-        with socket.socket(fileno=os.dup(fd)) as listener:
-            host_port: int = listener.getsockname()[1]
-        return self.relay.add_tcp(fd, target), host_port
+        listener = socket.create_server((self.host, 0), family=self.target.family, backlog=4096)
+        host_port: int = listener.getsockname()[1]
+        return self.relay.add_tcp(listener.detach(), target), host_port
 
     def dial(self, port: int | None = None) -> socket.socket:
         client = socket.create_connection((self.host, port or self.port), timeout=DEADLINE_S)
         self._open.append(client)
         return client
+
+    def dial_is_reset(self, port: int | None = None) -> bool:
+        """Whether a client is reset; a quick RST comes out of connect() already."""
+        try:
+            return is_reset(self.dial(port))
+        except ConnectionResetError:
+            return True
 
     def accept(self) -> socket.socket:
         served, _ = self.target.accept()
@@ -119,10 +148,9 @@ class UdpForward:
         self.target = udp_socket(target)
         self.relay = SpliceRelay(**options)
         self.relay.start()
-        fd = bind_udp(bind, 0)
-        with socket.socket(fileno=os.dup(fd)) as bound:
-            self.port: int = bound.getsockname()[1]
-        self.rule = self.relay.add_udp(fd, (target, self.target.getsockname()[1]))
+        bound = udp_socket(bind)
+        self.port: int = bound.getsockname()[1]
+        self.rule = self.relay.add_udp(bound.detach(), (target, self.target.getsockname()[1]))
 
     def stat(self, name: str) -> int:
         return self.relay.stats()[name]

@@ -2,18 +2,23 @@
 
     relay = SpliceRelay()
     relay.start()
-    rule_id = relay.add_tcp(listen_tcp("127.0.0.1", 8080), ("192.168.64.5", 80))
+    rule_id = relay.add_tcp(listener.detach(), ("192.168.64.5", 80))
 
 Calls may come from any thread. Rules can be added before `start()` and are all gone after `stop()`.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.errno cimport errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.atomics cimport abx_load_relaxed_u64
 from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
-from arcbox_net.abi.socket cimport sockaddr, sockaddr_in, sockaddr_in6
+from arcbox_net.abi.socket cimport (
+    AF_INET, AF_INET6, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVPKTINFO, SO_ACCEPTCONN, SO_TYPE, SOCK_DGRAM,
+    SOCK_STREAM, SOL_SOCKET, getsockname, getsockopt, htons, ntohs, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+    socklen_t,
+)
 from arcbox_net.relay.flow cimport (
     COUNTER_COUNT, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD, REQUEST_FLOWS, REQUEST_REMOVE,
     REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request, relay_rule, relay_worker,
@@ -25,8 +30,6 @@ import ipaddress
 import os
 import resource
 import signal
-import socket
-import sys
 import threading
 
 COUNTERS = (
@@ -65,6 +68,7 @@ cdef class SpliceRelay:
     cdef dict rules
     cdef uint64_t last_id
     cdef uint64_t removed[COUNTER_COUNT]  # what rules that are gone had counted
+    cdef uint64_t wakeups  # of threads that have ended
     cdef object lock, threads, state
 
     def __cinit__(
@@ -99,10 +103,14 @@ cdef class SpliceRelay:
             self.workers[i].udp_idle.timeout_ms = <uint64_t>udp_idle_s * 1000
 
     def __dealloc__(self):
-        # A running thread holds a reference to this object, so none runs here.
-        for i in range(self.worker_count):
-            worker_free(self.workers[i])
-            free(self.workers[i])
+        self._free_workers()  # a running thread holds a reference to this object, so none runs here
+
+    cdef void _free_workers(self):
+        while self.worker_count:
+            self.worker_count -= 1
+            self.wakeups += self.workers[self.worker_count].wakeups
+            worker_free(self.workers[self.worker_count])
+            free(self.workers[self.worker_count])
 
     def start(self):
         """Start the threads. A second call does nothing; a stopped relay stays stopped."""
@@ -130,6 +138,7 @@ cdef class SpliceRelay:
             self._keep_counts(self.rules.values())
             self.rules.clear()
             self.threads.clear()
+            self._free_workers()
             self.state = "stopped"
 
     def add_tcp(self, int listener_fd, target):
@@ -168,7 +177,7 @@ cdef class SpliceRelay:
     def stats(self, rule_id=None):
         """Counters of one rule, or of the whole relay since it was made, with `wakeups` and `rules`."""
         cdef uint64_t totals[COUNTER_COUNT]
-        cdef uint64_t wakeups = 0
+        cdef uint64_t wakeups
         cdef int i
         memset(totals, 0, sizeof(totals))
         with self.lock:
@@ -178,6 +187,7 @@ cdef class SpliceRelay:
             memcpy(totals, self.removed, sizeof(totals))
             for rule in self.rules.values():
                 _add_counts(<_Rule>rule, totals)
+            wakeups = self.wakeups
             for i in range(self.worker_count):
                 wakeups += abx_load_relaxed_u64(&self.workers[i].wakeups)
             found = {name: totals[i] for i, name in enumerate(COUNTERS)}
@@ -245,7 +255,11 @@ cdef class SpliceRelay:
         """A rule with a part for each worker (UDP: for one, which keeps the table of its clients)."""
         cdef _Rule rule = _Rule()
         cdef relay_rule *part
-        family, address, wildcard = _check_socket(kind, fd, target)
+        cdef bint wildcard
+        address = ipaddress.ip_address(target[0])
+        if not 1 <= target[1] <= 65535:
+            raise ValueError(f"target port {target[1]}: expected 1 to 65535")
+        wildcard = _check_socket(kind, fd, address, target[1])
         for i in range(self.worker_count):
             if kind == ITEM_UDP_RULE and <uint64_t>i != rule_id % <uint64_t>self.worker_count:
                 continue
@@ -260,7 +274,7 @@ cdef class SpliceRelay:
             part.fd = fd
             part.wildcard = wildcard
             part.self_dial = address.is_loopback
-            _fill_address(part, family, address.packed, target[1])
+            _fill_address(&part.target, &part.target_size, address.packed, target[1])
         if fcntl(fd, F_SETFL, O_NONBLOCK) < 0 or (kind == ITEM_TCP_RULE and tcp_tune(fd) < 0):
             raise OSError(f"descriptor {fd}: its options cannot be set")
         return rule
@@ -320,31 +334,37 @@ cdef void _add_counts(_Rule rule, uint64_t *totals) noexcept:
                 totals[k] += abx_load_relaxed_u64(&rule.parts[i].counters[k])
 
 
-cdef void _fill_address(relay_rule *part, int family, const unsigned char *packed, int l4_port) noexcept:
-    cdef sockaddr_in *v4 = <sockaddr_in *>&part.target
-    part.target.sin6_family = family
-    part.target.sin6_port = <unsigned short>(l4_port >> 8 | (l4_port & 0xFF) << 8)  # both families: the same place
-    if family == socket.AF_INET:
-        memcpy(&v4.sin_addr, packed, 4)
-        part.target_size = sizeof(sockaddr_in)
+cdef void _fill_address(sockaddr_in6 *name, uint32_t *size, bytes packed, int l4_port) noexcept:
+    cdef sockaddr_in *v4 = <sockaddr_in *>name
+    cdef const char *raw = packed
+    if len(packed) == 4:
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(<uint16_t>l4_port)
+        memcpy(&v4.sin_addr, raw, 4)
+        size[0] = sizeof(sockaddr_in)
     else:
-        memcpy(&part.target.sin6_addr, packed, 16)
-        part.target_size = sizeof(sockaddr_in6)
+        name.sin6_family = AF_INET6
+        name.sin6_port = htons(<uint16_t>l4_port)
+        memcpy(&name.sin6_addr, raw, 16)
+        size[0] = sizeof(sockaddr_in6)
 
 
 cdef dict _row_dict(flow_row *row):
     cdef bint tcp = row.protocol == ITEM_TCP_FLOW
     state = "open"
+    client = ""  # one that is gone has no address any more
     if tcp and row.state == TCP_CONNECTING:
         state = "connecting"
     elif row.half_closed:
         state = "half-closed"
-    size = sizeof(sockaddr_in) if row.client.sin6_family == socket.AF_INET else sizeof(sockaddr_in6)
+    if row.client.sin6_family:
+        address, l4_port = _address_of(&row.client)
+        client = f"[{address}]:{l4_port}" if address.version == 6 else f"{address}:{l4_port}"
     return {
         "rule": row.rule_id,
         "protocol": "tcp" if tcp else "udp",
         "state": state,
-        "client": _address_text((<char *>&row.client)[:size]),
+        "client": client,
         "age_ms": row.age_ms,
         "idle_ms": row.idle_ms,
         "bytes_in": row.bytes_in,
@@ -353,39 +373,47 @@ cdef dict _row_dict(flow_row *row):
     }
 
 
-def _address_text(raw):
-    family = int.from_bytes(raw[:2], sys.byteorder)
-    l4_port = int.from_bytes(raw[2:4], "big")
-    if family == socket.AF_INET:
-        return f"{ipaddress.IPv4Address(raw[4:8])}:{l4_port}"
-    if family == socket.AF_INET6:
-        return f"[{ipaddress.IPv6Address(raw[8:24])}]:{l4_port}"
-    return ""
+cdef tuple _address_of(const sockaddr_in6 *name):
+    """(address, L4 port)"""
+    cdef const sockaddr_in *v4 = <const sockaddr_in *>name
+    if name.sin6_family == AF_INET:
+        return ipaddress.IPv4Address((<const char *>&v4.sin_addr)[:4]), ntohs(v4.sin_port)
+    if name.sin6_family == AF_INET6:
+        return ipaddress.IPv6Address((<const char *>&name.sin6_addr)[:16]), ntohs(name.sin6_port)
+    raise ValueError("not an IPv4 or IPv6 socket")
 
 
-def _check_socket(int kind, fd, target):
-    """What a rule needs to know of its socket and target; ValueError when they do not fit together."""
-    address = ipaddress.ip_address(target[0])
-    if not 1 <= target[1] <= 65535:
-        raise ValueError(f"target port {target[1]}: expected 1 to 65535")
-    wanted = socket.SOCK_STREAM if kind == ITEM_TCP_RULE else socket.SOCK_DGRAM
-    peek = socket.socket(fileno=os.dup(fd))
-    with peek:
-        if peek.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) != wanted:
-            raise ValueError(f"descriptor {fd} is not a {'TCP' if kind == ITEM_TCP_RULE else 'UDP'} socket")
-        if kind == ITEM_TCP_RULE and not peek.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ValueError(f"descriptor {fd} does not listen")
-        name = peek.getsockname()
-        bound = ipaddress.ip_address(name[0].partition("%")[0])
-        if name[1] == target[1] and (bound == address or (bound.is_unspecified and address.is_loopback)):
-            raise ValueError(f"a forward from {name[0]} port {name[1]} to itself would never end")
-        if kind == ITEM_UDP_RULE and bound.is_unspecified:
-            if peek.family == socket.AF_INET6:
-                peek.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            else:
-                peek.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_PKTINFO", 8), 1)
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return family, address, kind == ITEM_UDP_RULE and bound.is_unspecified
+cdef _socket_option(int fd, int name):
+    cdef int value = 0
+    cdef socklen_t size = sizeof(value)
+    if getsockopt(fd, SOL_SOCKET, name, &value, &size) < 0:
+        raise OSError(errno, f"descriptor {fd}: {os.strerror(errno)}")
+    return value
+
+
+cdef bint _check_socket(int kind, int fd, address, int target_port) except -1:
+    """Whether *fd* is bound to no address; ValueError when it cannot serve a rule of *kind* to that target."""
+    cdef sockaddr_in6 name
+    cdef socklen_t size = sizeof(name)
+    cdef int on = 1
+    cdef bint tcp = kind == ITEM_TCP_RULE
+    if _socket_option(fd, SO_TYPE) != (SOCK_STREAM if tcp else SOCK_DGRAM):
+        raise ValueError(f"descriptor {fd} is not a {'TCP' if tcp else 'UDP'} socket")
+    if tcp and not _socket_option(fd, SO_ACCEPTCONN):
+        raise ValueError(f"descriptor {fd} does not listen")
+    memset(&name, 0, sizeof(name))
+    if getsockname(fd, <sockaddr *>&name, &size) < 0:
+        raise OSError(errno, f"descriptor {fd}: {os.strerror(errno)}")
+    bound, bound_port = _address_of(&name)
+    if bound_port == target_port and (bound == address or (bound.is_unspecified and address.is_loopback)):
+        raise ValueError(f"a forward from {bound} port {bound_port} to itself would never end")
+    if tcp or not bound.is_unspecified:
+        return False
+    if name.sin6_family == AF_INET6:
+        setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof(on))
+    else:
+        setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof(on))
+    return True
 
 
 def _raise_descriptor_limit():

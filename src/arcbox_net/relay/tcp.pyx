@@ -30,7 +30,7 @@ from arcbox_net.abi.socket cimport (
 )
 from arcbox_net.relay.flow cimport (
     ACTIVE, BYTES_IN, BYTES_OUT, CLIENT, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT, ITEM_TCP_FLOW,
-    REFUSED_FDS, REFUSED_LIMIT, RESET, TARGET, TCP_CONNECTING, TCP_OPEN, count, flow_acquire, flow_entry, flow_retire,
+    REFUSED_FDS, REFUSED_LIMIT, RESET, TARGET, TCP_CONNECTING, TCP_OPEN, count, counter, flow_acquire, flow_entry, flow_retire,
     flow_row, item_queue, item_time, item_touch, link_append, relay_item, relay_rule, relay_worker, tcp_flow, tcp_side,
 )
 from arcbox_net.relay.pipes cimport pipe_release
@@ -78,8 +78,7 @@ cdef void tcp_on_event(relay_worker *w, tcp_flow *flow, int side, uint32_t event
         s.writable = 1
     if flow.state == TCP_CONNECTING:
         if s.failed:
-            count(flow.rule, CONNECT_FAILED if side == TARGET else RESET, 1)
-            _end(w, flow, True)
+            _end(w, flow, CONNECT_FAILED if side == TARGET else RESET)
             return
         if side != TARGET or not _dialled(w, flow):
             return
@@ -102,21 +101,18 @@ cdef void tcp_on_turn(relay_worker *w, tcp_flow *flow) noexcept nogil:
     if inward == PUMP_FAILED or outward == PUMP_FAILED or flow.sides[CLIENT].failed or flow.sides[TARGET].failed:
         tcp_reset(w, flow)
     elif flow.ways[CLIENT].fin_sent and flow.ways[TARGET].fin_sent:
-        count(flow.rule, CLOSED, 1)
-        _end(w, flow, False)
+        _end(w, flow, CLOSED)
     elif inward == PUMP_MORE or outward == PUMP_MORE:
         item_queue(w, &flow.item)
 
 
 cdef void tcp_on_timeout(relay_worker *w, tcp_flow *flow) noexcept nogil:
-    count(flow.rule, CONNECT_TIMEOUT if flow.state == TCP_CONNECTING else IDLE_TIMEOUT, 1)
-    _end(w, flow, True)
+    _end(w, flow, CONNECT_TIMEOUT if flow.state == TCP_CONNECTING else IDLE_TIMEOUT)
 
 
 cdef void tcp_reset(relay_worker *w, tcp_flow *flow) noexcept nogil:
     """End the flow with a RST on both sides."""
-    count(flow.rule, RESET, 1)
-    _end(w, flow, True)
+    _end(w, flow, RESET)
 
 
 cdef void tcp_describe(relay_worker *w, tcp_flow *flow, flow_row *row) noexcept nogil:
@@ -181,8 +177,7 @@ cdef void _open(relay_worker *w, relay_rule *rule, int client_fd) noexcept nogil
     link_append(&rule.flows, &flow.rule_link)
     item_time(w, &flow.item, &w.connecting)
     if _watch(w, flow, TARGET) < 0 or _watch(w, flow, CLIENT) < 0:
-        count(rule, REFUSED_FDS, 1)
-        _end(w, flow, True)
+        _end(w, flow, REFUSED_FDS)
 
 
 cdef bint _dialled(relay_worker *w, tcp_flow *flow) noexcept nogil:
@@ -193,8 +188,7 @@ cdef bint _dialled(relay_worker *w, tcp_flow *flow) noexcept nogil:
         return False
     getsockopt(flow.sides[TARGET].fd, SOL_SOCKET, SO_ERROR, &failure, &size)
     if failure or (flow.rule.self_dial and _met_itself(flow.sides[TARGET].fd)):
-        count(flow.rule, CONNECT_FAILED, 1)
-        _end(w, flow, True)
+        _end(w, flow, CONNECT_FAILED)
         return False
     flow.state = TCP_OPEN
     item_time(w, &flow.item, &w.idle)
@@ -237,19 +231,20 @@ cdef int _watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
     return epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, flow.sides[side].fd, &event)
 
 
-cdef void _end(relay_worker *w, tcp_flow *flow, bint reset) noexcept nogil:
-    """Close both sockets and give up the flow. Close takes them out of the epoll set as well."""
+cdef void _end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
+    """Close both sockets, with RST unless both ways have ended. Close takes them out of the epoll set as well."""
     cdef int i
     for i in range(2):
         if flow.ways[i].pipe != NULL:
             pipe_release(w, flow.ways[i].pipe, flow.ways[i].held == 0)
             flow.ways[i].pipe = NULL
-        if reset:
-            _close_reset(flow.sides[i].fd)
-        else:
+        if outcome == CLOSED:
             close(flow.sides[i].fd)
+        else:
+            _close_reset(flow.sides[i].fd)
         flow.sides[i].fd = -1
     flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
+    count(flow.rule, outcome, 1)
 
 
 cdef void _close_reset(int fd) noexcept nogil:

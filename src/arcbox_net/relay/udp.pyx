@@ -19,8 +19,8 @@ from arcbox_net.abi.socket cimport (
     in6_pktinfo, in_pktinfo, mmsghdr, msghdr, recvmmsg, sendmmsg, sockaddr, sockaddr_in, sockaddr_in6, socket,
 )
 from arcbox_net.relay.flow cimport (
-    BYTES_IN, BYTES_OUT, CLIENT, CLOSED, CONTROL_BYTES, DATAGRAMS_IN, DATAGRAMS_OUT, DROPPED, IDLE_TIMEOUT,
-    ITEM_UDP_FLOW, REFUSED_FDS, REFUSED_LIMIT, TARGET, UDP_BURST_MAX, UDP_BYTES_MAX, count, flow_acquire, flow_entry,
+    BYTES_IN, BYTES_OUT, CLIENT, CONTROL_BYTES, DATAGRAMS_IN, DATAGRAMS_OUT, DROPPED, IDLE_TIMEOUT,
+    ITEM_UDP_FLOW, REFUSED_FDS, REFUSED_LIMIT, TARGET, UDP_BURST_MAX, UDP_BYTES_MAX, count, counter, flow_acquire, flow_entry,
     flow_retire, flow_row, item_time, item_touch, link_append, relay_rule, relay_worker, udp_batch, udp_flow,
 )
 
@@ -82,18 +82,17 @@ cdef void udp_on_flow(relay_worker *w, udp_flow *flow) noexcept nogil:
 
 
 cdef void udp_on_timeout(relay_worker *w, udp_flow *flow) noexcept nogil:
-    count(flow.rule, IDLE_TIMEOUT, 1)
-    udp_end(w, flow)
+    udp_end(w, flow, IDLE_TIMEOUT)
 
 
-cdef void udp_end(relay_worker *w, udp_flow *flow) noexcept nogil:
+cdef void udp_end(relay_worker *w, udp_flow *flow, counter outcome) noexcept nogil:
     cdef udp_flow **at = &w.buckets[flow.hash & w.bucket_mask]
     while at[0] != flow:
         at = &at[0].next
     at[0] = flow.next
     close(flow.fd)
-    count(flow.rule, CLOSED, 1)
     flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
+    count(flow.rule, outcome, 1)
 
 
 cdef void udp_describe(relay_worker *w, udp_flow *flow, flow_row *row) noexcept nogil:
@@ -215,8 +214,7 @@ cdef udp_flow *_open(
     event.events = EPOLLIN
     event.data.u64 = <uint64_t>flow
     if epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-        count(rule, REFUSED_FDS, 1)
-        udp_end(w, flow)
+        udp_end(w, flow, REFUSED_FDS)
         return NULL
     return flow
 

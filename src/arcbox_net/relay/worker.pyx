@@ -21,7 +21,7 @@ from arcbox_net.abi.threads cimport (
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from arcbox_net.relay.flow cimport (
-    EVENTS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS,
+    CLOSED, EVENTS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS,
     REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, item_init, item_queue, link_append, link_remove, list_empty,
     list_reset, relay_item, relay_link, relay_request, relay_rule, relay_worker, slabs_free, tcp_flow, timer_list,
     udp_flow,
@@ -276,7 +276,7 @@ cdef void _drop_rule(relay_worker *w, relay_rule *rule) noexcept nogil:
         if item.kind == ITEM_TCP_FLOW:
             tcp_reset(w, <tcp_flow *>item)
         else:
-            udp_end(w, <udp_flow *>item)
+            udp_end(w, <udp_flow *>item, CLOSED)
 
 
 cdef void _list_flows(relay_worker *w, relay_request *request) noexcept nogil:
