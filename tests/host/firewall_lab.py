@@ -258,7 +258,7 @@ def icmpv6(kind: int, size: int = 16) -> bytes:
     return bytes([kind, 0, 0, 0]) + b"\0" * size
 
 
-def arrives(sender: Guest, frame: bytes, receiver: Guest) -> bool:
+def arrives(sender: Guest, frame: bytes, receiver: Guest, *, timeout: float = ANSWER_S) -> bool:
     """Whether *frame*, sent by *sender* as it is, reaches the device of *receiver*.
 
     An honest frame is sent after it: when that one has arrived and *frame* has not, it never will.
@@ -270,7 +270,7 @@ def arrives(sender: Guest, frame: bytes, receiver: Guest) -> bool:
     try:
         out.send(frame)
         out.send(ethernet(receiver.mac, sender.mac, 0x0800, honest))
-        tap.settimeout(ANSWER_S)
+        tap.settimeout(timeout)
         found = False
         while True:
             seen, where = tap.recvfrom(2048)

@@ -5,9 +5,9 @@ flush ruleset` of others skips it, `nft delete table` of others fails, and it go
 also by SIGKILL. Then the ordinary tables are still there; so at every moment at least one of the two is.
 
 The ordinary tables mark what they accept (ruleset.SEEN_MARK). The guard runs right after them on the same
-hooks and drops the unmarked, so while they are missing nothing new passes. Known connections pass by their
-conntrack entry, and keep their NAT because the guard also holds a NAT hook. A packet of a known connection pays
-one rule on each hook for it.
+hooks and drops the unmarked. While they are missing, guests' frames therefore wait for the repair and nothing
+reaches a guest from outside, but connections survive: the guard's NAT hook keeps their translation in force. A
+packet of a known connection, which the ordinary tables accept without a mark, pays one rule on each hook for it.
 
     bridge abxguard_NAME    prerouting   marked: clear the mark; unmarked from a guest port: drop
     inet abxguard_NAME      forward, input   unconfirmed, unmarked, from or to the bridge: drop
