@@ -470,10 +470,14 @@ def load_networks(path: str | Path) -> dict[str, NetConfig]:
         raise ConfigError(f"{path}: no [networks.NAME] table", field="networks", value=str(path))
     found = {}
     for name, body in networks.items():
-        check_network_name(name)
         if not isinstance(body, dict):
             raise ConfigError(f"{path}: networks.{name} is not a table", field=name, value=str(body))
-        found[name] = config_from_mapping({**body, "name": name}, where=f"networks.{name}")
+        try:
+            check_network_name(name)
+            found[name] = config_from_mapping({**body, "name": name}, where=f"networks.{name}")
+        except ConfigError as error:
+            error.message = f"{path}: [networks.{name}] {error.message}"
+            raise
     return found
 
 

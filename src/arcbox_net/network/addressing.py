@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from arcbox_net.addresses import format_mac, parse_mac
 from arcbox_net.config import NetConfig, check_port_name, pool_of
-from arcbox_net.errors import AddressNotFound, ConfigError
+from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError
 from arcbox_net.network.messages import LeaseInfo
 from arcbox_net.network.ports import Port
 from arcbox_net.network.state import State
@@ -37,6 +37,7 @@ class Addressing:
         self._settings = dhcp_settings(config, layout, domain)
         self._table: LeaseTable
         self._writer: LeaseWriter
+        self._listener: LeaseListener
         self._service: DhcpService | None = None
 
     async def start(self, port_of: Callable[[bytes], str | None], listener: LeaseListener) -> None:
@@ -57,7 +58,8 @@ class Addressing:
         if self._config.has_dhcp:
 
             def on_lease(lease: Lease, active: bool) -> None:
-                listener(lease.hostname, lease.ip, active)
+                if active or lease.kind != RESERVED:  # a reservation keeps its name
+                    listener(lease.hostname, lease.ip, active)
 
             service = DhcpService(
                 self._settings,
@@ -70,8 +72,10 @@ class Addressing:
             )
             await service.start()
             self._service = service
-        for lease in self._table.view(system_clock()):
-            if lease.hostname and lease.is_bound(system_clock()) and lease.kind != ALLOCATED:
+        self._listener = listener
+        now = system_clock()
+        for lease in self._table.view(now):
+            if lease.kind == RESERVED or (lease.kind == POOL and lease.is_bound(now)):
                 listener(lease.hostname, lease.ip, True)
 
     async def stop(self) -> None:
@@ -131,6 +135,7 @@ class Addressing:
         change = self._table.reserve(parse_mac(mac), self._checked(ip), hostname, system_clock())
         await self._writer.commit([change])
         assert change.lease is not None
+        self._listener(hostname, change.ip, True)
         return lease_info(change.lease)
 
     async def release(self, ip: IPv4Address) -> None:
@@ -147,6 +152,7 @@ class Addressing:
         await self._writer.commit(
             [self._table.unreserve(ip, now) if is_reserved else self._table.release(ip, now)]
         )
+        self._listener(lease.hostname, ip, False)
 
     async def release_port(self, ip: IPv4Address) -> None:
         """The port that had *ip* is gone; a reservation stays."""
@@ -177,9 +183,11 @@ class Addressing:
             ip = IPv4Address(text)
         except ValueError:
             raise ConfigError(f"{text!r} is not an IPv4 address", field="ip", value=text) from None
+        if ip == self._layout.gateway:
+            raise AddressInUse(f"{ip} is the gateway's address", address=text, holder="gateway")
         if not is_guest_address(self._layout, ip):
             raise ConfigError(
-                f"{ip} cannot be a guest's address in {self._layout.subnet} (gateway {self._layout.gateway})",
+                f"{ip} cannot be a guest's address in {self._layout.subnet}",
                 field="ip",
                 value=text,
             )

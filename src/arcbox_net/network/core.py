@@ -39,7 +39,7 @@ from arcbox_net.network import messages as m
 from arcbox_net.network.addressing import Addressing
 from arcbox_net.network.ports import Port, PortRequest, PortTable, connect, disconnect, port_infos
 from arcbox_net.network.reconcile import adopt_ports, remove_everything
-from arcbox_net.network.state import State
+from arcbox_net.network.state import RUNNING, State
 from arcbox_net.network.watch import Watch
 from arcbox_net.recipes import recipe_for
 from arcbox_net.recipes.gateway import is_guest_address
@@ -146,9 +146,15 @@ class Network:
             leftovers = []
         self._layout = layout
         self._ports = PortTable(self._site, layout)
-        self._state.put("meta", "layout", layout.to_json())
-        self._state.put("meta", "config", config_to_mapping(self.config))
-        self._state.put("meta", "netns", {"inode": namespace.current_inode()})
+        self._state.put_all(
+            "meta",
+            {
+                "layout": layout.to_json(),
+                "config": config_to_mapping(self.config),
+                "netns": {"inode": namespace.current_inode()},
+                RUNNING: {"since": time.time()},
+            },
+        )
         adopt_ports(self._site, self._state, self._ports, leftovers)
         self._recipe.apply(self._site, layout, self._contents())
         for port in self._ports:
@@ -210,9 +216,7 @@ class Network:
         self._relay.stop()
         if hasattr(self, "_layout"):
             remove_everything(self._site, self._layout)
-            for table in ("ports", "forwards", "dns"):
-                for key in self._state.items(table):
-                    self._state.delete(table, key)
+            self._state.forget_run()
         if hasattr(self, "_site"):
             self._site.links.close()
 
@@ -250,12 +254,13 @@ class Network:
     async def attach(self, request: PortRequest) -> tuple[m.PortInfo, list[int]]:
         """A new guest port, and its TAP fds, which the caller closes after handing them on."""
         async with self._change:
+            await self._detach_gone()  # whose name the caller may want again, before the kernel's notice came
             name = self._ports.choose_name(request.name)
             mac = self._ports.choose_mac(request.mac, name)
             ip = None
             if self._addressing is not None:
                 lease = await self._addressing.allocate(
-                    f"port:{name}", ip=request.ip, mac=mac, hostname=request.hostname or name, port=name
+                    f"port:{name}", ip=request.ip, mac=mac, hostname=request.hostname, port=name
                 )
                 ip = IPv4Address(lease.ip)
             elif request.ip is not None:
@@ -301,10 +306,13 @@ class Network:
         await self._guests_changed()
 
     async def ports(self) -> list[m.PortInfo]:
-        return await self._kernel(port_infos, self._site, self._ports)
+        async with self._change:
+            await self._detach_gone()
+            return await self._kernel(port_infos, self._site, self._ports)
 
     async def _port_info(self, name: str) -> m.PortInfo:
-        return next(info for info in await self.ports() if info.name == name)
+        infos = await self._kernel(port_infos, self._site, self._ports)
+        return next(info for info in infos if info.name == name)
 
     @staticmethod
     def close_fds(fds: list[int]) -> None:
@@ -516,15 +524,18 @@ class Network:
     async def _links_changed(self) -> None:
         """Detach ports whose device is gone: the monitor closed its TAP, or the namespace ended."""
         async with self._change:
-            present = {link.ifname for link in await self._kernel(self._site.links.owned, self.name)}
-            for port in self._ports:
-                if port.plan.ifname in present:
-                    continue
-                try:  # somebody may have renamed it
-                    await self._kernel(self._site.links.apply_port, port.plan)
-                except InterfaceNotFound:
-                    log.info("port %s: its device is gone, detaching", port.name)
-                    await self._detach(port)
+            await self._detach_gone()
+
+    async def _detach_gone(self) -> None:
+        present = {link.ifname for link in await self._kernel(self._site.links.owned, self.name)}
+        for port in self._ports:
+            if port.plan.ifname in present:
+                continue
+            try:  # somebody may have renamed it
+                await self._kernel(self._site.links.apply_port, port.plan)
+            except InterfaceNotFound:
+                log.info("port %s: its device is gone, detaching", port.name)
+                await self._detach(port)
 
     # -- plumbing --------------------------------------------------------------------------------------------
 

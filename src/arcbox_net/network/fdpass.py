@@ -21,6 +21,7 @@ from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
 
 MESSAGE_BYTES_MAX = 4096
 CLIENTS_MAX = 64
+LISTEN_BACKLOG = 1024
 _UCRED = struct.Struct("3i")
 
 Handler = Callable[[AttachTap | OpenTap], Awaitable[tuple[TapReply, list[int]]]]
@@ -48,7 +49,7 @@ def listen(path: Path, kind: int) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(mask)
-    listener.listen(CLIENTS_MAX)
+    listener.listen(LISTEN_BACKLOG)
     return listener
 
 

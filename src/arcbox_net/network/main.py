@@ -27,6 +27,7 @@ from arcbox_net import paths
 from arcbox_net.config import NetConfig, check_network_name, config_from_mapping
 from arcbox_net.errors import ArcboxNetError, StartFailed
 from arcbox_net.network.lock import NetworkLock, live_networks
+from arcbox_net.network.state import RUNNING, State, remove_state
 
 log = logging.getLogger("arcbox_net")
 
@@ -36,7 +37,6 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
     from arcbox_net.network.core import Network
     from arcbox_net.network.fdpass import FdServer, listen
     from arcbox_net.network.handover import tap_handler
-    from arcbox_net.network.state import State
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -49,7 +49,7 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
     try:
         network = Network(
             name,
-            config,
+            _config_of_killed_run(state, config, name),
             state,
             owner=pwd.getpwuid(os.geteuid()).pw_name,
             live_networks=live_networks,
@@ -80,6 +80,14 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
             os.close(parent_fd)
 
 
+def _config_of_killed_run(state: State, config: NetConfig, name: str) -> NetConfig:
+    """`up NAME` alone, after the process was killed, means the network as it was; any option means a new one."""
+    meta = state.items("meta")
+    if RUNNING not in meta or config != NetConfig(name=name):
+        return config
+    return config_from_mapping(meta["config"])
+
+
 def _watch_parent(parent: int, stopping: asyncio.Event) -> int:
     """Set *stopping* when process *parent* ends. A pidfd sees every kind of end, and no reuse of the number."""
     try:
@@ -100,7 +108,6 @@ def remove_leftovers(name: str) -> bool:
     from arcbox_net.host.linux.links import Links
     from arcbox_net.host.linux.nftables import Firewall
     from arcbox_net.network.reconcile import remove_everything
-    from arcbox_net.network.state import State, remove_state
     from arcbox_net.recipes.site import Layout, Site
 
     runtime_state = paths.runtime_dir(name) / "state.db"
@@ -126,9 +133,7 @@ def remove_leftovers(name: str) -> bool:
                     live_networks=live_networks,
                 )
                 remove_everything(site, Layout.from_json(meta["layout"]))
-            for table in ("ports", "forwards", "dns"):
-                for key in state.items(table):
-                    state.delete(table, key)
+            state.forget_run()
             state.close()
             if ephemeral:
                 remove_state(path)
@@ -145,7 +150,6 @@ def remove_leftovers(name: str) -> bool:
 def sweep_abandoned() -> None:
     """Remove networks of library objects that were killed together with their network process: nobody else will."""
     from arcbox_net.host.linux.namespace import current_inode
-    from arcbox_net.network.state import State
 
     # A network takes its lock before it makes its state, so what is found first and not locked then is dead.
     found = sorted(paths.runtime_root().glob("*/state.db"))

@@ -183,6 +183,8 @@ class PortTable:
         check_ifname("ifname", request.ifname)
         if (request.netns is None) == (request.pid is None):
             raise ConfigError("name a namespace by netns or by pid", field="netns", value=request.netns)
+        if request.pid is not None and request.pid < 1:
+            raise ConfigError(f"pid {request.pid} is no process", field="pid", value=request.pid)
         address = None
         if request.configure and ip and layout.subnet:
             address = IPv4Interface((ip, layout.subnet.prefixlen))

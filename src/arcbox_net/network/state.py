@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from arcbox_net.errors import StateError
 from arcbox_net.services.dhcp.records import Lease, LeaseChange
 
 TABLES = ("meta", "ports", "forwards", "dns", "journal")
+OF_A_RUN = ("ports", "forwards", "dns")
+RUNNING = "running"  # in "meta" from start to orderly end: found at a start, it says the last run was killed
 BUSY_TIMEOUT_S = 1.0
 
 # Entry N takes a file from user_version N to N + 1. Entries are only ever appended.
@@ -92,9 +94,13 @@ class State:
         self._write(write)
 
     def put(self, table: str, key: str, value: dict[str, Any]) -> None:
+        self.put_all(table, {key: value})
+
+    def put_all(self, table: str, values: Mapping[str, dict[str, Any]]) -> None:
+        """Several entries in one transaction."""
         _check_table(table)
-        text = json.dumps(value, separators=(",", ":"))
-        self._write(lambda db: db.execute("REPLACE INTO entries VALUES (?, ?, ?)", (table, key, text)))
+        rows = [(table, key, json.dumps(value, separators=(",", ":"))) for key, value in values.items()]
+        self._write(lambda db: db.executemany("REPLACE INTO entries VALUES (?, ?, ?)", rows))
 
     def delete(self, table: str, key: str) -> None:
         """Remove *key*; one that does not exist is fine."""
@@ -108,6 +114,15 @@ class State:
                 'SELECT key, value FROM entries WHERE "table" = ? ORDER BY key', (table,)
             ).fetchall()
         return {key: json.loads(value) for key, value in rows}
+
+    def forget_run(self) -> None:
+        """The network ended as it should: ports, forwards and registered names of this run are over."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany('DELETE FROM entries WHERE "table" = ?', [(table,) for table in OF_A_RUN])
+            db.execute("""DELETE FROM entries WHERE "table" = 'meta' AND key = ?""", (RUNNING,))
+
+        self._write(write)
 
     def wipe(self) -> None:
         """Forget everything, in one transaction."""

@@ -57,8 +57,11 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
 
 
 def remove_gateway(site: Site, layout: Layout) -> None:
-    site.links.remove(layout.bridge)
-    site.firewall.remove()
+    """The bridge first; the ruleset goes even if a link of that name turns out not to be ours."""
+    try:
+        site.links.remove(layout.bridge)
+    finally:
+        site.firewall.remove()
 
 
 def _choose_subnet(site: Site, previous: Layout | None) -> IPv4Network:

@@ -28,8 +28,10 @@ class NatRecipe:
         )
 
     def remove(self, site: Site, layout: Layout) -> None:
-        sysctl.restore_forwarding(site.network, site.record_dir, live=list(site.live_networks()))
-        remove_gateway(site, layout)
+        try:
+            sysctl.restore_forwarding(site.network, site.record_dir, live=list(site.live_networks()))
+        finally:
+            remove_gateway(site, layout)
 
 
 def _egress(asked: Egress) -> str:
