@@ -113,6 +113,11 @@ def bytes_text(count: int) -> str:
     raise AssertionError("unreachable")
 
 
+def count_text(count: int, noun: str) -> str:
+    """`1 lease`, `2 leases`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def duration_text(seconds: float | None) -> str:
     """`45 s`, `12 m`, `1 h 20 m`, `2 d 4 h`; `-` for what does not end."""
     if seconds is None:
