@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Callable
 from typing import IO, Any
 
 from arcbox_net.cli import demo_http, demo_speed
@@ -65,7 +66,7 @@ class Guest:
 
 def _serve(requests: IO[str], answers: IO[str]) -> int:
     """Answer every request until the demo closes the pipe."""
-    steps = {
+    steps: dict[str, Callable[..., dict[str, Any]]] = {
         "dhcp": _dhcp,
         "resolve": _resolve,
         "fetch": demo_http.fetch,

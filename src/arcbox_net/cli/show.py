@@ -40,7 +40,12 @@ def _summary(status: NetworkStatus) -> list[tuple[str, object]]:
         ("gateway", status.gateway),
         ("bridge", status.bridge),
         ("mtu", status.mtu),
-        ("dhcp", f"{output.count_text(status.leases, 'lease')}, {status.available_ips} free" if status.dhcp else "off"),
+        (
+            "dhcp",
+            f"{output.count_text(status.leases, 'lease')}, {status.available_ips} free"
+            if status.dhcp
+            else "off",
+        ),
         ("dns", _dns_text(status)),
         ("host access", ", ".join(status.host_access)),
         ("owner", status.owner),

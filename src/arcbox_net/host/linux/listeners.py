@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 
+PROBE_ADDRESS = "127.255.255.254"  # an address of the host's that nobody binds
 _TCP_LISTEN = "0A"
 _UDP_UNCONNECTED = "07"
 
 
 def wildcard_listeners(protocol: str, port: int, *, root: Path = Path("/")) -> list[str]:
-    """Programs (`name, pid N`, or `someone`) with a socket on that port of 0.0.0.0 or ::."""
+    """Programs (`name, pid N`, or `someone`) with a socket on that port of 0.0.0.0 or ::.
+
+    One that is bound to an interface, as DHCP servers for one network are, takes the port from nobody else. The
+    tables in /proc do not say so; that an address can still be bound does.
+    """
+    if root == Path("/") and _is_free(protocol, port):
+        return []
     inodes = []
     for table in (protocol, protocol + "6"):
         try:
@@ -24,6 +33,17 @@ def wildcard_listeners(protocol: str, port: int, *, root: Path = Path("/")) -> l
             if listening and int(number, 16) == port and not address.strip("0"):
                 inodes.append(fields[9])
     return [_holder(inode, root) for inode in dict.fromkeys(inodes)]
+
+
+def _is_free(protocol: str, port: int) -> bool:
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")
+            probe.bind((PROBE_ADDRESS, port))
+        except OSError as error:  # without privilege nobody can tell
+            return error.errno not in (errno.EADDRINUSE, errno.EACCES)
+    return True
 
 
 def _holder(inode: str, root: Path) -> str:
