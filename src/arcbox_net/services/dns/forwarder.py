@@ -281,14 +281,13 @@ class Forwarder:
             if error.reason != "cname-chain":
                 return self._spoofed(attempt_id, attempt, now)
             answer = Answer(SERVFAIL, ttl_s=SERVFAIL_TTL_S)
-            return self._finish(lookup, answer, now)
+            return self._finish(lookup, attempt, answer, now)
         lookup.servers.answered(attempt.upstream)
-        attempt.started = now
         if answer.rcode in _RETRY_CODES:
             lookup.rcode = answer.rcode
             self._count("upstream_rcode")
             return self._next(attempt_id, attempt, now, finished=True)
-        return self._finish(lookup, answer, now)
+        return self._finish(lookup, attempt, answer, now)
 
     def upstream_failed(self, attempt_id: int, reason: str, now: float) -> list[Action]:
         """The socket of an attempt could not send, was refused or closed. *reason* is a counter's name."""
@@ -547,6 +546,8 @@ class Forwarder:
     # -- answers -----------------------------------------------------------------------------------
 
     def _checked(self, packet: bytes, attempt: _Attempt, lookup: _Lookup) -> Answer:
+        # Our mix of case ends here: what points to the question shows each client's own spelling.
+        packet = packet[:12] + lookup.name + packet[12 + len(lookup.name) :]
         answer = parse_answer(packet, attempt.question, lookup.name, lookup.qtype)
         if self._rebind is not None and answer.ancount and not self._may_be_private(lookup):
             records, _, _ = parse_records(packet, 12 + len(attempt.question))
@@ -566,15 +567,15 @@ class Forwarder:
             at += name[at] + 1
         return False
 
-    def _finish(self, lookup: _Lookup, answer: Answer, now: float) -> list[Action]:
+    def _finish(self, lookup: _Lookup, by: _Attempt, answer: Answer, now: float) -> list[Action]:
         self._cache.put(lookup.key, answer, now)
         if answer.cuts_subtree and answer.ttl_s:
             self._cuts += 1
             flat = flattened(answer, lookup.name)
             self._cache.put(cache_key(lookup.name, CUT_TYPE, IN, lookup.key_flags), flat, now)
-        # Whoever has kept this lookup waiting while another one answered counts as silent.
+        # Whoever was asked earlier and let this one be first counts as silent.
         for attempt in lookup.attempts.values():
-            if now - attempt.started >= HEDGE_S:
+            if attempt.started < by.started:
                 lookup.servers.silent(attempt.upstream, now)
         return self._deliver(lookup, answer)
 
