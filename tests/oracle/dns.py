@@ -1,4 +1,4 @@
-"""DNS as dnspython understands it: queries and answers for tests, and a forwarder core with a scripted upstream."""
+"""DNS as dnspython understands it: queries and answers, and a forwarder core with a scripted upstream."""
 
 from __future__ import annotations
 
@@ -46,13 +46,17 @@ def response(
     flags: int = 0,
     options: Callable[[dns.message.Message], None] | None = None,
 ) -> bytes:
-    """An upstream's answer to *query*: records in zone file form; `@` at the start stands for the asked name."""
+    """An upstream's answer to *query*: records in zone file form; a leading `@` is the asked name."""
     asked = dns.message.from_wire(query)
     reply = dns.message.make_response(asked, recursion_available=True)
     reply.flags |= flags
     reply.set_rcode(dns.rcode.from_text(rcode))
     name = asked.question[0].name.to_text()
-    for section, texts in ((reply.answer, answer), (reply.authority, authority), (reply.additional, additional)):
+    for section, texts in (
+        (reply.answer, answer),
+        (reply.authority, authority),
+        (reply.additional, additional),
+    ):
         for text in texts:
             words = text.replace("@", name, 1).split(None, 4) if text.startswith("@") else text.split(None, 4)
             section.append(dns.rrset.from_text(words[0], int(words[1]), words[2], words[3], words[4]))
@@ -81,11 +85,17 @@ class Core:
     def __init__(self, names: LocalNames | None = None, **settings: object) -> None:
         settings.setdefault("upstreams", (("192.0.2.1", 53),))
         self.settings = DnsSettings(
-            listen=((GATEWAY, 53),), domain=DOMAIN, subnet=SUBNET, **settings  # type: ignore[arg-type]
+            listen=((GATEWAY, 53),),
+            domain=DOMAIN,
+            subnet=SUBNET,
+            **settings,  # type: ignore[arg-type]
         )
         self.names = names or LocalNames(DOMAIN, [GATEWAY], SUBNET)
         self.cache = AnswerCache(
-            self.settings.cache_entries_max, self.settings.cache_bytes_max, bytes(16), self.settings.serve_stale
+            self.settings.cache_entries_max,
+            self.settings.cache_bytes_max,
+            bytes(16),
+            self.settings.serve_stale,
         )
         chance = random.Random(1)
         self.forwarder = Forwarder(self.settings, self.names, self.cache, chance.randbytes)
@@ -110,7 +120,7 @@ class Core:
     def play(
         self, actions: list[Action], script: Script | None = None, until: object = None
     ) -> tuple[list[Reply], list[Ask]]:
-        """Carry *actions* and what follows from them out, until the client *until* or everyone has a reply."""
+        """Carry out *actions* and what follows, until the client *until* or everyone has a reply."""
         replies: list[Reply] = []
         asks: list[Ask] = []
         queue = list(actions)

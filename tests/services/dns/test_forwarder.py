@@ -37,10 +37,10 @@ THREE = (("192.0.2.1", 53), ("192.0.2.2", 53), ("192.0.2.3", 53))
 
 
 def big(count: int) -> list[str]:
-    return [f"@ 60 IN TXT \"{'x' * 200}{i}\"" for i in range(count)]
+    return [f'@ 60 IN TXT "{"x" * 200}{i}"' for i in range(count)]
 
 
-# -- R1, R3, R5: sizes -------------------------------------------------------------------------------------------
+# -- R1, R3, R5: sizes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("payload", "limit"), [(1232, 1232), (4096, 1232), (800, 800), (100, 512)])
@@ -126,7 +126,7 @@ def test_r5_answer_of_64_kib_passes_over_tcp() -> None:
     assert len(texts(message(reply).answer)) == 280
 
 
-# -- R6: off-path safety -----------------------------------------------------------------------------------------
+# -- R6: off-path safety ---------------------------------------------------------------------------
 
 
 def test_r6_id_and_case_are_new_for_each_query() -> None:
@@ -157,7 +157,18 @@ def spoofs(ask: Ask) -> list[bytes]:
     no_question = HEADER.pack(int.from_bytes(right[:2], "big"), 0x8180, 0, 0, 0, 0)
     return [
         bytes(p)
-        for p in (wrong_id, not_answer, opcode, other_case, other_name, other_type, no_question, right[:11], b"", right[:-1])
+        for p in (
+            wrong_id,
+            not_answer,
+            opcode,
+            other_case,
+            other_name,
+            other_type,
+            no_question,
+            right[:11],
+            b"",
+            right[:-1],
+        )
     ]
 
 
@@ -212,7 +223,7 @@ def test_r6_answer_in_the_client_s_case() -> None:
         assert reply[12:29] == query[12:29]
 
 
-# -- R7: coalescing ----------------------------------------------------------------------------------------------
+# -- R7: coalescing --------------------------------------------------------------------------------
 
 
 def test_r7_the_same_question_is_asked_once_and_answers_everyone() -> None:
@@ -250,14 +261,16 @@ def test_r7_waiters_of_one_lookup_are_limited() -> None:
     assert message(reply.packet).rcode() == dns.rcode.SERVFAIL
 
 
-@pytest.mark.parametrize("other", [{"want_dnssec": True}, {"flags": dns.flags.RD | dns.flags.CD}, {"flags": 0}])
+@pytest.mark.parametrize(
+    "other", [{"want_dnssec": True}, {"flags": dns.flags.RD | dns.flags.CD}, {"flags": 0}]
+)
 def test_r7_questions_that_differ_in_do_cd_or_rd_are_asked_apart(other: dict[str, object]) -> None:
     core = Core()
     assert asks(core.query(question("a.example.com", use_edns=0), 1))
     assert asks(core.query(question("a.example.com", **{"use_edns": 0, **other}), 2))
 
 
-# -- R8-R10: what is cached --------------------------------------------------------------------------------------
+# -- R8-R10: what is cached ------------------------------------------------------------------------
 
 
 def test_r8_cache_tells_all_names_types_and_flags_apart() -> None:
@@ -279,7 +292,10 @@ def test_r9_records_for_other_names_are_left_out() -> None:
                 "@ 60 IN CNAME web.example.com.",
                 "other.example.com. 60 IN A 203.0.113.66",
                 "web.example.com. 60 IN A 198.51.100.7",
-                authority=["example.com. 60 IN NS ns.evil.example.", "example.net. 60 IN NS ns.evil.example."],
+                authority=[
+                    "example.com. 60 IN NS ns.evil.example.",
+                    "example.net. 60 IN NS ns.evil.example.",
+                ],
                 additional=["victim.example.net. 60 IN A 203.0.113.66"],
             ),
         )
@@ -296,7 +312,11 @@ def test_r9_records_for_other_names_are_left_out() -> None:
 
 def test_r9_chain_in_any_order_is_followed() -> None:
     core = Core()
-    records = ["c.example. 60 IN A 198.51.100.7", "b.example. 60 IN CNAME c.example.", "@ 60 IN CNAME b.example."]
+    records = [
+        "c.example. 60 IN A 198.51.100.7",
+        "b.example. 60 IN CNAME c.example.",
+        "@ 60 IN CNAME b.example.",
+    ]
     reply = message(core.resolve(question("a.example.com"), answering(*records)))
     assert len(texts(reply.answer)) == 3
 
@@ -304,8 +324,12 @@ def test_r9_chain_in_any_order_is_followed() -> None:
 @pytest.mark.parametrize("links", [8, 9])
 def test_r9_chain_has_at_most_eight_links(links: int) -> None:
     core = Core()
-    chain = ["@ 60 IN CNAME n1.example."] + [f"n{i}.example. 60 IN CNAME n{i + 1}.example." for i in range(1, links)]
-    reply = message(core.resolve(question("a.example.com"), answering(*chain, f"n{links}.example. 60 IN A 192.0.2.9")))
+    chain = ["@ 60 IN CNAME n1.example."] + [
+        f"n{i}.example. 60 IN CNAME n{i + 1}.example." for i in range(1, links)
+    ]
+    reply = message(
+        core.resolve(question("a.example.com"), answering(*chain, f"n{links}.example. 60 IN A 192.0.2.9"))
+    )
     assert reply.rcode() == (dns.rcode.NOERROR if links == 8 else dns.rcode.SERVFAIL)
 
 
@@ -317,7 +341,11 @@ def test_r9_chain_that_loops_gets_servfail() -> None:
 
 def test_r9_dname_and_its_cname_pass() -> None:
     core = Core()
-    records = ["example.com. 60 IN DNAME example.net.", "@ 60 IN CNAME a.example.net.", "a.example.net. 60 IN A 192.0.2.9"]
+    records = [
+        "example.com. 60 IN DNAME example.net.",
+        "@ 60 IN CNAME a.example.net.",
+        "a.example.net. 60 IN A 192.0.2.9",
+    ]
     assert len(texts(message(core.resolve(question("a.example.com"), answering(*records))).answer)) == 3
 
 
@@ -333,12 +361,14 @@ def test_r10_each_zone_has_its_own_upstream_and_cache() -> None:
 
 def test_r10_nxdomain_of_the_parent_zone_does_not_cut_a_zone_with_its_own_upstream() -> None:
     core = Core(domain_upstreams={"corp.example.com": (("192.0.2.99", 53),)})
-    core.resolve(question("example.com"), answering(rcode="NXDOMAIN", authority=["com. 60 IN SOA a. b. 1 2 3 4 60"]))
+    core.resolve(
+        question("example.com"), answering(rcode="NXDOMAIN", authority=["com. 60 IN SOA a. b. 1 2 3 4 60"])
+    )
     assert message(core.resolve(question("x.example.com"))).rcode() == dns.rcode.NXDOMAIN
     assert asks(core.query(question("www.corp.example.com")))
 
 
-# -- R11-R14: how long -------------------------------------------------------------------------------------------
+# -- R11-R14: how long -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -358,10 +388,16 @@ def test_r11_negative_answer_is_kept_for_the_soa_s_time(soa_ttl: int, minimum: i
 def test_r11_nxdomain_holds_for_all_types_and_all_below() -> None:
     core = Core()
     core.resolve(question("gone.example.com"), answering(rcode="NXDOMAIN", authority=[SOA]))
-    for name, qtype in (("gone.example.com", "MX"), ("a.gone.example.com", "A"), ("x.y.gone.example.com", "AAAA")):
+    for name, qtype in (
+        ("gone.example.com", "MX"),
+        ("a.gone.example.com", "A"),
+        ("x.y.gone.example.com", "AAAA"),
+    ):
         reply = message(core.resolve(question(name, qtype)))
         assert reply.rcode() == dns.rcode.NXDOMAIN
-        assert texts(reply.authority)[0].startswith("example.com. 30 IN SOA ns.example.com. root.example.com. 1")
+        assert texts(reply.authority)[0].startswith(
+            "example.com. 30 IN SOA ns.example.com. root.example.com. 1"
+        )
     assert asks(core.query(question("notgone.example.com")))
 
 
@@ -375,7 +411,9 @@ def test_r11_nodata_holds_for_its_type_only() -> None:
 @pytest.mark.parametrize("authority", [[], ["example.net. 60 IN SOA a. b. 1 2 3 4 60"]])
 def test_r11_negative_answer_without_a_soa_of_the_name_s_zone_is_not_kept(authority: list[str]) -> None:
     core = Core()
-    reply = message(core.resolve(question("gone.example.com"), answering(rcode="NXDOMAIN", authority=authority)))
+    reply = message(
+        core.resolve(question("gone.example.com"), answering(rcode="NXDOMAIN", authority=authority))
+    )
     assert reply.authority == []
     assert asks(core.query(question("gone.example.com")))
 
@@ -438,14 +476,17 @@ def test_r13_fresh_answer_replaces_a_stale_one() -> None:
 
 def test_r14_servfail_is_remembered_for_five_seconds_at_most() -> None:
     core = Core()
-    assert message(core.resolve(question("a.example.com"), answering(rcode="SERVFAIL"))).rcode() == dns.rcode.SERVFAIL
+    assert (
+        message(core.resolve(question("a.example.com"), answering(rcode="SERVFAIL"))).rcode()
+        == dns.rcode.SERVFAIL
+    )
     core.now += 4.9
     assert not asks(core.query(question("a.example.com")))
     core.now += 0.2
     assert asks(core.query(question("a.example.com")))
 
 
-# -- R17: failover -----------------------------------------------------------------------------------------------
+# -- R17: failover ---------------------------------------------------------------------------------
 
 
 def alive_but(dead: set[str], record: str = A_RECORD) -> object:
@@ -503,7 +544,11 @@ def test_r17_next_upstream_is_asked_when_one_cannot(rcode: str) -> None:
     core = Core(upstreams=THREE)
 
     def script(ask: Ask) -> bytes:
-        return response(ask.packet, rcode=rcode) if ask.upstream.host != "192.0.2.3" else response(ask.packet, [A_RECORD])
+        return (
+            response(ask.packet, rcode=rcode)
+            if ask.upstream.host != "192.0.2.3"
+            else response(ask.packet, [A_RECORD])
+        )
 
     assert message(core.resolve(question("a.example.com"), script)).rcode() == dns.rcode.NOERROR
     assert message(core.resolve(question("b.example.com"), answering(rcode=rcode))).rcode().name == rcode
@@ -525,7 +570,7 @@ def test_upstream_older_than_edns_is_asked_without() -> None:
     assert message(core.resolve(question("a.example.com"), script)).answer
 
 
-# -- R18: loops --------------------------------------------------------------------------------------------------
+# -- R18: loops ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", [GATEWAY, f"::ffff:{GATEWAY}", "10.9.8.7", "0.0.0.0", "::", "224.0.0.1"])
@@ -558,14 +603,18 @@ def test_r18_own_query_that_comes_back_moves_to_the_next_upstream() -> None:
 
 def test_r18_probe_that_comes_back_through_another_forwarder_shows_the_loop() -> None:
     core = Core()
-    probe = [a for a in core.forwarder.query(question("a.example.com"), 1, b"g", False, core.now) if isinstance(a, Ask)][1]
+    probe = [
+        a
+        for a in core.forwarder.query(question("a.example.com"), 1, b"g", False, core.now)
+        if isinstance(a, Ask)
+    ][1]
     name = dns.message.from_wire(probe.packet).question[0].name.to_text()
     assert core.query(question(name, "TXT"), "the loop") == []
     assert message(core.resolve(question("b.example.com"))).rcode() == dns.rcode.SERVFAIL
     assert core.asks == []
 
 
-# -- R19-R21: names that must not meet ---------------------------------------------------------------------------
+# -- R19-R21: names that must not meet -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -616,7 +665,9 @@ def test_r20_host_only_network_asks_nobody() -> None:
     assert message(core.resolve(question("www.example.com"))).rcode() == dns.rcode.REFUSED
 
 
-@pytest.mark.parametrize("name", ["vm9", "vm9.net1.internal", "a.b.net1.internal", "wpad", "wpad.net1.internal"])
+@pytest.mark.parametrize(
+    "name", ["vm9", "vm9.net1.internal", "a.b.net1.internal", "wpad", "wpad.net1.internal"]
+)
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "MX", "TXT", "HTTPS"])
 def test_r21_unknown_name_of_the_network_never_leaves(name: str, qtype: str) -> None:
     core = Core()
@@ -631,7 +682,7 @@ def test_r21_top_level_records_that_validators_need_do_leave() -> None:
     assert asks(core.query(question(".", "NS")))
 
 
-# -- R22: types and kinds ----------------------------------------------------------------------------------------
+# -- R22: types and kinds --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -655,7 +706,10 @@ def test_r22_any_record_type_passes_bit_exact(qtype: str, record: str) -> None:
         sent.append(response(ask.packet, [record]))
         return sent[0]
 
-    for packet in (core.resolve(question("a.example.com", qtype), script), core.resolve(question("a.example.com", qtype))):
+    for packet in (
+        core.resolve(question("a.example.com", qtype), script),
+        core.resolve(question("a.example.com", qtype)),
+    ):
         assert message(packet).answer[0].to_rdataset() == message(sent[0]).answer[0].to_rdataset()
         assert packet[12 + 19 :] == sent[0][12 + 19 : 12 + 19 + len(packet) - 31]
 
@@ -717,7 +771,7 @@ def test_r22_proof_of_absence_passes_to_those_who_validate() -> None:
     assert len(reply.authority) == 2
 
 
-# -- R23: shares -------------------------------------------------------------------------------------------------
+# -- R23: shares -----------------------------------------------------------------------------------
 
 
 def test_r23_one_guest_s_flood_of_names_leaves_room_for_others() -> None:

@@ -42,15 +42,19 @@ def rr(owner: bytes, rtype: int, rdata: bytes, rdlength: int | None = None, ttl:
     return owner + struct.pack("!HHIH", rtype, 1, ttl, len(rdata) if rdlength is None else rdlength) + rdata
 
 
-# -- round trips against the oracle ------------------------------------------------------------------------------
+# -- round trips against the oracle ----------------------------------------------------------------
 
 
-@given(NAMES, st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.booleans(), st.booleans(), st.integers(0, 65535))
+@given(
+    NAMES, st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.booleans(), st.booleans(), st.integers(0, 65535)
+)
 def test_query_reads_as_dnspython_wrote_it(
     labels: list[bytes], qtype: int, query_id: int, edns: bool, do: bool, payload: int
 ) -> None:
     name = dns.name.Name([*labels, b""])
-    asked = dns.message.make_query(name, "A", use_edns=0 if edns else -1, want_dnssec=edns and do, payload=payload)
+    asked = dns.message.make_query(
+        name, "A", use_edns=0 if edns else -1, want_dnssec=edns and do, payload=payload
+    )
     asked.id = query_id
     asked.question[0].rdtype = dns.rdatatype.RdataType.make(qtype)
     packet = asked.to_wire()
@@ -64,7 +68,9 @@ def test_query_reads_as_dnspython_wrote_it(
 
 
 @given(NAMES, st.integers(1, 0xFFFF), st.integers(0, 7), st.booleans())
-def test_query_of_ours_reads_back_in_dnspython(labels: list[bytes], qtype: int, key_flags: int, edns: bool) -> None:
+def test_query_of_ours_reads_back_in_dnspython(
+    labels: list[bytes], qtype: int, key_flags: int, edns: bool
+) -> None:
     name = dns.name.Name([*labels, b""])
     asked = dns.message.from_wire(build_query(9, name.to_wire(), qtype, key_flags, edns=edns))
     assert asked.question[0].name == name
@@ -128,7 +134,7 @@ def test_flattened_answer_fits_behind_another_question(records: list[str]) -> No
     assert sorted(texts(shown.answer)) == sorted(texts(same.answer))
 
 
-# -- R15: messages that lie --------------------------------------------------------------------------------------
+# -- R15: messages that lie ------------------------------------------------------------------------
 
 
 def name_at_end(wire: bytes) -> bytes:
@@ -145,7 +151,9 @@ LIES = [
     pytest.param(name_at_end(b"\x40" + b"x" * 64 + b"\0"), "label-length", id="label-of-64"),
     pytest.param(name_at_end(b"\x80x\0"), "label-length", id="reserved-label-type"),
     pytest.param(name_at_end(b"\1x" * 127 + b"\1x\0"), "name-length", id="labels-128"),
-    pytest.param(name_at_end((b"\x3f" + b"x" * 63) * 3 + b"\x3e" + b"x" * 62 + b"\0"), "name-length", id="name-256"),
+    pytest.param(
+        name_at_end((b"\x3f" + b"x" * 63) * 3 + b"\x3e" + b"x" * 62 + b"\0"), "name-length", id="name-256"
+    ),
     pytest.param(b"\x3fxx", "name-past-end", id="label-past-end"),
     pytest.param(b"\xc0\x0c\0\1\0\1\0\0", "record-past-end", id="half-a-record"),
     pytest.param(rr(b"\xc0\x0c", 1, b"\1\2\3\4", 5), "rdata-past-end", id="rdlength-past-end"),
@@ -178,7 +186,9 @@ def test_r15_lies_do_not_reach_the_client_and_the_truth_is_still_taken(records: 
     assert core.deliver(attempt, response(packet, ["@ 60 IN A 192.0.2.1"]))
 
 
-@pytest.mark.parametrize("counts", [(65535, 0, 0), (0, 65535, 0), (0, 0, 65535), (65535, 65535, 65535), (2, 0, 0)])
+@pytest.mark.parametrize(
+    "counts", [(65535, 0, 0), (0, 65535, 0), (0, 0, 65535), (65535, 65535, 65535), (2, 0, 0)]
+)
 def test_r15_counts_that_lie_are_refused(counts: tuple[int, int, int]) -> None:
     packet = HEADER.pack(7, 0x8180, 1, *counts) + QUESTION + rr(b"\xc0\x0c", 1, b"\1\2\3\4")
     with pytest.raises(WireError):
@@ -236,7 +246,7 @@ def test_r15_short_packets_and_responses_from_clients_are_dropped() -> None:
 
 
 def test_r15_work_on_a_message_full_of_pointers_is_linear() -> None:
-    """Chained pointers are the worst a message can hold: each record is expanded through the ones before it."""
+    """Chained pointers are the worst case: each record is expanded through the ones before it."""
     records = bytearray()
     base = 12 + len(QUESTION)
     target = 12
@@ -284,7 +294,11 @@ def test_r15_flipped_bytes_never_give_the_client_a_broken_message(data: st.DataO
     """Whatever an upstream sends, what we send on parses (dnspython is the judge)."""
     core = Core()
     ask = core.query(question("a.example.com"))[0]
-    records = ["@ 60 IN CNAME b.example.com.", "b.example.com. 60 IN A 192.0.2.1", "b.example.com. 60 IN MX 5 c.d."]
+    records = [
+        "@ 60 IN CNAME b.example.com.",
+        "b.example.com. 60 IN A 192.0.2.1",
+        "b.example.com. 60 IN MX 5 c.d.",
+    ]
     packet = bytearray(response(ask.packet, records, ["example.com. 60 IN SOA a. b. 1 2 3 4 5"]))  # type: ignore[union-attr]
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(12 + len(QUESTION), len(packet) - 1))
