@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcbox_net.services.dns.answers import parse_answer
-from arcbox_net.services.dns.hotpath import AnswerCache, HotPath, RateLimiter
+from arcbox_net.services.dns.cache import AnswerCache
+from arcbox_net.services.dns.hotpath import HotPath
+from arcbox_net.services.dns.rates import RateLimiter
 from arcbox_net.services.dns.settings import CACHE_BODY_BYTES_MAX
 from arcbox_net.services.dns.wire import Answer, cache_key, parse_query, render, to_wire
 from tests.oracle.dns import message, question, response, texts
@@ -216,7 +218,8 @@ def test_place_of_a_ttl_outside_the_body_is_refused() -> None:
 def test_idle_forwarder_is_small() -> None:
     """Caps are limits, not allocations: what is resident grows with use."""
     code = (
-        "import resource; from arcbox_net.services.dns.hotpath import *; s=bytes(16);"
+        "import resource; from arcbox_net.services.dns.cache import *; from arcbox_net.services.dns.hotpath import *;"
+        "from arcbox_net.services.dns.rates import *; s=bytes(16);"
         "a=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; c=AnswerCache(1<<20,1<<30,s);"
         "h=HotPath(c,RateLimiter(2000,s)); b=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(b-a)"
     )

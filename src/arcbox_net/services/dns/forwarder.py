@@ -94,7 +94,7 @@ _RETRY_CODES = (FORMERR, SERVFAIL, NOTIMP, REFUSED)
 
 
 class Cache(Protocol):
-    """Answers by key; `hotpath.AnswerCache` is the one there is."""
+    """Answers by key; `cache.AnswerCache` is the one there is."""
 
     def get(self, key: bytes, now: float, stale: bool = False) -> Answer | None: ...
     def put(self, key: bytes, answer: Answer, now: float) -> None: ...

@@ -1,17 +1,14 @@
-"""The part of the forwarder that runs for every datagram: rate limit, cache and replies, a burst at a time, in C.
+"""What runs for every datagram: rate limit, cache and replies, a burst at a time, without Python objects.
 
-Owns the answer cache. Whatever is not a plain question with a cached answer is returned to the caller for
-`forwarder.py`, which decides. All of it belongs to one thread.
-
-A cache entry is one allocation: header, TTL places, key, body. The key is compared in full; the hash is SipHash-1-3
-with a secret seed, so nobody outside can make names collide. The least recently used entry goes when a cap is reached.
+Whatever is not a plain question with a cached answer is returned to the caller for `forwarder.py`, which
+decides. All of it belongs to one thread.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.dns_sys cimport (
     AF_INET,
@@ -29,9 +26,18 @@ from arcbox_net.abi.dns_sys cimport (
     sockaddr_in6,
     sockaddr_storage,
 )
-
-from arcbox_net.services.dns.settings import CACHE_BODY_BYTES_MAX
-from arcbox_net.services.dns.wire import Answer
+from arcbox_net.services.dns.cache cimport (
+    KEY_BYTES_MAX,
+    AnswerCache,
+    entry,
+    entry_body,
+    entry_ttls,
+    table,
+    table_find,
+    table_touch,
+    ttl_place,
+)
+from arcbox_net.services.dns.rates cimport RateLimiter
 
 cdef enum:
     BURST_MAX = 64
@@ -40,12 +46,7 @@ cdef enum:
     PLAIN_BYTES_MAX = 512
     NAME_BYTES_MAX = 255
     LABEL_BYTES_MAX = 63
-    KEY_BYTES_MAX = NAME_BYTES_MAX + 5
     OPT_BYTES = 11
-    RATE_SETS = 256
-    RATE_WAYS = 8
-    RATE_BURST_MIN = 50
-    STALE_MS_MAX = 86400000
 
 cdef enum verdict:
     MISS = 0
@@ -68,39 +69,6 @@ _COUNTER_NAMES = (
     "query_oversized", "send_failed",
 )
 
-cdef struct ttl_place:
-    uint32_t at
-    uint32_t ttl
-
-cdef struct entry:
-    entry *next_in_bucket
-    entry *newer
-    entry *older
-    uint64_t hash
-    int64_t stored_ms
-    int64_t expires_ms
-    size_t size
-    uint32_t body_len
-    uint16_t flags
-    uint16_t ancount
-    uint16_t nscount
-    uint16_t ttl_count
-    uint16_t key_len
-    uint8_t rcode
-    uint8_t cuts_subtree
-
-cdef struct table:
-    entry **buckets
-    uint64_t mask
-    entry *newest
-    entry *oldest
-    uint64_t seed0
-    uint64_t seed1
-    uint32_t count
-    uint32_t entries_max
-    size_t bytes
-    size_t bytes_max
-
 cdef struct question:
     uint8_t key[KEY_BYTES_MAX]
     uint16_t key_len
@@ -109,11 +77,6 @@ cdef struct question:
     uint16_t udp_bytes
     uint8_t edns
     uint8_t do_bit
-
-cdef struct allowance:
-    uint8_t address[16]
-    int64_t last_ms
-    double tokens
 
 cdef struct burst:
     mmsghdr received[BURST_MAX]
@@ -124,56 +87,6 @@ cdef struct burst:
     uint8_t verdicts[BURST_MAX]
     uint8_t queries[BURST_MAX][QUERY_BYTES_MAX]
     uint8_t bodies[BURST_MAX][REPLY_BYTES_MAX]
-
-
-cdef inline uint64_t rotl(uint64_t x, int b) noexcept nogil:
-    return (x << b) | (x >> (64 - b))
-
-
-cdef uint64_t siphash13(uint64_t k0, uint64_t k1, const uint8_t *p, size_t size) noexcept nogil:
-    cdef uint64_t v0 = k0 ^ <uint64_t>0x736F6D6570736575
-    cdef uint64_t v1 = k1 ^ <uint64_t>0x646F72616E646F6D
-    cdef uint64_t v2 = k0 ^ <uint64_t>0x6C7967656E657261
-    cdef uint64_t v3 = k1 ^ <uint64_t>0x7465646279746573
-    cdef uint64_t m
-    cdef size_t left = size
-    cdef int rounds
-    cdef bint last = False
-    while not last:
-        m = 0
-        if left >= 8:
-            memcpy(&m, p, 8)
-            p += 8
-            left -= 8
-        else:
-            memcpy(&m, p, left)
-            m |= <uint64_t>(size & 0xFF) << 56
-            last = True
-        v3 ^= m
-        v0 += v1
-        v1 = rotl(v1, 13) ^ v0
-        v0 = rotl(v0, 32)
-        v2 += v3
-        v3 = rotl(v3, 16) ^ v2
-        v0 += v3
-        v3 = rotl(v3, 21) ^ v0
-        v2 += v1
-        v1 = rotl(v1, 17) ^ v2
-        v2 = rotl(v2, 32)
-        v0 ^= m
-    v2 ^= 0xFF
-    for rounds in range(3):
-        v0 += v1
-        v1 = rotl(v1, 13) ^ v0
-        v0 = rotl(v0, 32)
-        v2 += v3
-        v3 = rotl(v3, 16) ^ v2
-        v0 += v3
-        v3 = rotl(v3, 21) ^ v0
-        v2 += v1
-        v1 = rotl(v1, 17) ^ v2
-        v2 = rotl(v2, 32)
-    return v0 ^ v1 ^ v2 ^ v3
 
 
 cdef inline uint16_t get16(const uint8_t *p) noexcept nogil:
@@ -192,80 +105,8 @@ cdef inline void put32(uint8_t *p, uint32_t value) noexcept nogil:
     p[3] = <uint8_t>(value & 0xFF)
 
 
-# -- the table: places of an entry ---------------------------------------------------------------------------------
-
-cdef inline ttl_place *entry_ttls(entry *e) noexcept nogil:
-    return <ttl_place *>(<uint8_t *>e + sizeof(entry))
-
-
-cdef inline uint8_t *entry_key(entry *e) noexcept nogil:
-    return <uint8_t *>e + sizeof(entry) + e.ttl_count * sizeof(ttl_place)
-
-
-cdef inline uint8_t *entry_body(entry *e) noexcept nogil:
-    return entry_key(e) + e.key_len
-
-
-cdef entry *table_find(table *t, const uint8_t *key, uint16_t key_len) noexcept nogil:
-    cdef uint64_t h = siphash13(t.seed0, t.seed1, key, key_len)
-    cdef entry *e = t.buckets[h & t.mask]
-    while e != NULL:
-        if e.hash == h and e.key_len == key_len and memcmp(entry_key(e), key, key_len) == 0:
-            return e
-        e = e.next_in_bucket
-    return NULL
-
-
-cdef void list_unlink(table *t, entry *e) noexcept nogil:
-    if e.newer != NULL:
-        e.newer.older = e.older
-    else:
-        t.newest = e.older
-    if e.older != NULL:
-        e.older.newer = e.newer
-    else:
-        t.oldest = e.newer
-
-
-cdef void list_push(table *t, entry *e) noexcept nogil:
-    e.newer = NULL
-    e.older = t.newest
-    if t.newest != NULL:
-        t.newest.newer = e
-    else:
-        t.oldest = e
-    t.newest = e
-
-
-cdef void table_remove(table *t, entry *e) noexcept nogil:
-    cdef entry **place = &t.buckets[e.hash & t.mask]
-    while place[0] != e:
-        place = &place[0].next_in_bucket
-    place[0] = e.next_in_bucket
-    list_unlink(t, e)
-    t.count -= 1
-    t.bytes -= e.size
-    free(e)
-
-
-cdef void table_insert(table *t, entry *e) noexcept nogil:
-    """Put *e* (its key, sizes and hash are set) in place of one with the same key, and evict down to the caps."""
-    cdef entry *old = table_find(t, entry_key(e), e.key_len)
-    if old != NULL:
-        table_remove(t, old)
-    while t.oldest != NULL and (t.count >= t.entries_max or t.bytes + e.size > t.bytes_max):
-        table_remove(t, t.oldest)
-    e.next_in_bucket = t.buckets[e.hash & t.mask]
-    t.buckets[e.hash & t.mask] = e
-    list_push(t, e)
-    t.count += 1
-    t.bytes += e.size
-
-
-# -- one query -----------------------------------------------------------------------------------------------------
-
 cdef verdict question_read(const uint8_t *p, size_t size, question *q) noexcept nogil:
-    """Read a plain question into *q*: HIT when it is one, MISS when the caller shall look at it, else DROP."""
+    """Read a plain question into *q*: HIT when it is one, MISS when Python shall look at it, else DROP."""
     cdef size_t at = 12
     cdef size_t end
     cdef uint8_t length, c
@@ -324,7 +165,7 @@ cdef verdict question_read(const uint8_t *p, size_t size, question *q) noexcept 
 cdef size_t reply_write(
     entry *e, const question *q, const uint8_t *query, int64_t now_ms, uint8_t *out, size_t limit
 ) noexcept nogil:
-    """Write the reply from *e* to *out* and return its size, at most *limit* (which holds header, question and OPT)."""
+    """Write the reply from *e* to *out* and return its size. *limit* fits header, question and OPT."""
     cdef size_t size = 12 + q.question_len
     cdef size_t tail = OPT_BYTES if q.edns else 0
     cdef uint16_t flags = <uint16_t>(0x8080 | (q.flags & 0x0110) | (e.rcode & 15))
@@ -371,179 +212,6 @@ cdef inline size_t reply_limit(const question *q) noexcept nogil:
     return q.udp_bytes if q.udp_bytes < REPLY_BYTES_MAX else REPLY_BYTES_MAX
 
 
-cdef class AnswerCache:
-    """Answers by key, with hard caps on entries and bytes. Not thread-safe."""
-
-    cdef table _table
-    cdef bint _keeps_stale
-
-    def __cinit__(self, uint32_t entries_max, size_t bytes_max, bytes seed, bint keeps_stale=False):
-        cdef uint64_t buckets = 16
-        if len(seed) != 16:
-            raise ValueError("the seed is 16 bytes")
-        memset(&self._table, 0, sizeof(table))
-        while buckets < entries_max:
-            buckets <<= 1
-        self._table.buckets = <entry **>calloc(buckets, sizeof(entry *))
-        if self._table.buckets == NULL:
-            raise MemoryError
-        self._table.mask = buckets - 1
-        self._table.entries_max = entries_max
-        self._table.bytes_max = bytes_max
-        memcpy(&self._table.seed0, PyBytes_AS_STRING(seed), 8)
-        memcpy(&self._table.seed1, PyBytes_AS_STRING(seed) + 8, 8)
-        self._keeps_stale = keeps_stale
-
-    def __dealloc__(self):
-        if self._table.buckets != NULL:
-            while self._table.oldest != NULL:
-                table_remove(&self._table, self._table.oldest)
-            free(self._table.buckets)
-
-    def __len__(self):
-        return self._table.count
-
-    @property
-    def size(self):
-        return self._table.bytes
-
-    def clear(self):
-        while self._table.oldest != NULL:
-            table_remove(&self._table, self._table.oldest)
-
-    def put(self, bytes key, answer, double now):
-        """Keep *answer* under *key* for its `ttl_s`; nothing when that is 0 or it is larger than one entry may be."""
-        cdef Py_ssize_t body_len = len(answer.body)
-        cdef Py_ssize_t ttl_count = len(answer.ttls)
-        cdef Py_ssize_t key_len = len(key)
-        cdef bytes body = bytes(answer.body)
-        cdef size_t size = sizeof(entry) + ttl_count * sizeof(ttl_place) + key_len + body_len
-        cdef entry *e
-        cdef Py_ssize_t i = 0
-        if (
-            answer.ttl_s <= 0 or body_len > CACHE_BODY_BYTES_MAX or size > self._table.bytes_max
-            or not self._table.entries_max or key_len > KEY_BYTES_MAX or ttl_count > 0xFFFF
-        ):
-            return
-        for at, _ in answer.ttls:
-            if not 0 <= at <= body_len - 4:
-                raise ValueError("a TTL outside the body")
-        e = <entry *>malloc(size)
-        if e == NULL:
-            return
-        memset(e, 0, sizeof(entry))
-        e.size = size
-        e.body_len = <uint32_t>body_len
-        e.key_len = <uint16_t>key_len
-        e.ttl_count = <uint16_t>ttl_count
-        e.flags = answer.flags
-        e.rcode = answer.rcode
-        e.ancount = answer.ancount
-        e.nscount = answer.nscount
-        e.cuts_subtree = answer.cuts_subtree
-        e.stored_ms = <int64_t>(now * 1000)
-        e.expires_ms = e.stored_ms + <int64_t>answer.ttl_s * 1000
-        for at, ttl in answer.ttls:
-            entry_ttls(e)[i].at = at
-            entry_ttls(e)[i].ttl = ttl
-            i += 1
-        memcpy(entry_key(e), PyBytes_AS_STRING(key), key_len)
-        memcpy(entry_body(e), PyBytes_AS_STRING(body), body_len)
-        e.hash = siphash13(self._table.seed0, self._table.seed1, entry_key(e), e.key_len)
-        table_insert(&self._table, e)
-
-    def get(self, bytes key, double now, bint stale=False):
-        """The answer under *key* with its TTLs counted down. *stale*: also one whose time is over."""
-        cdef int64_t now_ms = <int64_t>(now * 1000)
-        cdef entry *e
-        cdef int64_t elapsed
-        cdef uint16_t i
-        if PyBytes_GET_SIZE(key) > KEY_BYTES_MAX:
-            return None
-        e = table_find(&self._table, <const uint8_t *>PyBytes_AS_STRING(key), <uint16_t>PyBytes_GET_SIZE(key))
-        if e == NULL:
-            return None
-        if e.expires_ms <= now_ms:
-            if not self._keeps_stale or now_ms - e.expires_ms > STALE_MS_MAX:
-                table_remove(&self._table, e)
-                return None
-            if not stale:
-                return None
-        list_unlink(&self._table, e)
-        list_push(&self._table, e)
-        elapsed = (now_ms - e.stored_ms) // 1000
-        ttls = [
-            (entry_ttls(e)[i].at, entry_ttls(e)[i].ttl - elapsed if entry_ttls(e)[i].ttl > elapsed else 0)
-            for i in range(e.ttl_count)
-        ]
-        body = PyBytes_FromStringAndSize(<char *>entry_body(e), e.body_len)
-        left = max(0, (e.expires_ms - now_ms) // 1000)
-        return Answer(e.rcode, e.flags, e.ancount, e.nscount, body, ttls, left, bool(e.cuts_subtree))
-
-
-cdef class RateLimiter:
-    """A token bucket for each client address; 0 queries a second means no limit.
-
-    2048 addresses are known at a time, in sets of eight; the one that was quiet longest makes room.
-    """
-
-    cdef allowance *_sets
-    cdef double _per_ms
-    cdef double _burst
-    cdef uint64_t _seed0
-    cdef uint64_t _seed1
-
-    def __cinit__(self, double queries_per_s, bytes seed):
-        if len(seed) != 16:
-            raise ValueError("the seed is 16 bytes")
-        memcpy(&self._seed0, PyBytes_AS_STRING(seed), 8)
-        memcpy(&self._seed1, PyBytes_AS_STRING(seed) + 8, 8)
-        self._per_ms = queries_per_s / 1000
-        self._burst = max(queries_per_s / 10, RATE_BURST_MIN)
-        self._sets = <allowance *>calloc(RATE_SETS * RATE_WAYS, sizeof(allowance))
-        if self._sets == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self._sets)
-
-    def allow(self, bytes guest, double now):
-        """Whether the client with the (4 or 16 byte) address *guest* may ask one more."""
-        cdef uint8_t address[16]
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(guest)
-        memset(address, 0, 16)
-        memcpy(address, PyBytes_AS_STRING(guest), min(size, 16))
-        return self.take(address, <int64_t>(now * 1000))
-
-    cdef bint take(self, const uint8_t *address, int64_t now_ms) noexcept nogil:
-        cdef allowance *slot
-        cdef allowance *quiet
-        cdef allowance *ways
-        cdef int i
-        if self._per_ms <= 0:
-            return True
-        ways = self._sets + (siphash13(self._seed0, self._seed1, address, 16) & (RATE_SETS - 1)) * RATE_WAYS
-        quiet = ways
-        slot = NULL
-        for i in range(RATE_WAYS):
-            if ways[i].last_ms and memcmp(ways[i].address, address, 16) == 0:
-                slot = &ways[i]
-                break
-            if ways[i].last_ms < quiet.last_ms:
-                quiet = &ways[i]
-        if slot == NULL:
-            slot = quiet
-            memcpy(slot.address, address, 16)
-            slot.tokens = self._burst
-        elif now_ms > slot.last_ms:
-            slot.tokens = min(self._burst, slot.tokens + (now_ms - slot.last_ms) * self._per_ms)
-        slot.last_ms = now_ms
-        if slot.tokens < 1:
-            return False
-        slot.tokens -= 1
-        return True
-
-
 cdef class HotPath:
     """Serves bursts of datagrams from a cache; see the module."""
 
@@ -574,7 +242,7 @@ cdef class HotPath:
         free(self._burst)
 
     def serve(self, int fd, double now):
-        """Take one burst off *fd*, answer what is cached, and return the rest as `(packet, sockaddr, guest)`.
+        """Take a burst off *fd*, answer what is cached and return the rest as `(packet, sockaddr, guest)`.
 
         `received` then tells how many datagrams there were; a full burst means that there may be more.
         """
@@ -601,7 +269,7 @@ cdef class HotPath:
         return misses
 
     def send(self, int fd, bytes address, bytes packet):
-        """Send *packet* to *address* (as `serve` gave it). What the kernel does not take is dropped and counted."""
+        """Send *packet* to *address*, as `serve` gave it. What the kernel refuses is dropped and counted."""
         cdef Py_ssize_t sent = sendto(
             fd, PyBytes_AS_STRING(packet), PyBytes_GET_SIZE(packet), MSG_DONTWAIT | MSG_NOSIGNAL,
             <const sockaddr *>PyBytes_AS_STRING(address), <uint32_t>PyBytes_GET_SIZE(address),
@@ -622,7 +290,8 @@ cdef class HotPath:
             return None
         out = PyBytes_FromStringAndSize(NULL, 12 + q.question_len + e.body_len + OPT_BYTES)
         size = reply_write(
-            e, &q, <const uint8_t *>PyBytes_AS_STRING(packet), now_ms, <uint8_t *>PyBytes_AS_STRING(out), limit
+            e, &q, <const uint8_t *>PyBytes_AS_STRING(packet), now_ms,
+            <uint8_t *>PyBytes_AS_STRING(out), limit,
         )
         self._counts[HITS] += 1
         return out[:size]
@@ -677,9 +346,7 @@ cdef class HotPath:
         e = table_find(t, q.key, q.key_len)
         if e == NULL or e.expires_ms <= now_ms:
             return MISS
-        if t.newest != e:
-            list_unlink(t, e)
-            list_push(t, e)
+        table_touch(t, e)
         size = reply_write(e, &q, query, now_ms, b.bodies[k], reply_limit(&q))
         self._counts[HITS] += 1
         if b.bodies[k][2] & 0x02:

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Hashable
 
 from arcbox_net.services.dns.asking import Asker
+from arcbox_net.services.dns.cache import AnswerCache
 from arcbox_net.services.dns.forwarder import Action, Ask, Forwarder, Reply
-from arcbox_net.services.dns.hotpath import AnswerCache, HotPath, RateLimiter
+from arcbox_net.services.dns.hotpath import HotPath
 from arcbox_net.services.dns.listener import TcpConnection, TcpListener, bind
 from arcbox_net.services.dns.names import LocalNames
+from arcbox_net.services.dns.rates import RateLimiter
 from arcbox_net.services.dns.resolvconf import ResolvConf
 from arcbox_net.services.dns.settings import TCP_BYTES_MAX, DnsSettings, Endpoint
 
