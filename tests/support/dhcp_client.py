@@ -1,4 +1,4 @@
-"""A DHCP client that is many clients: raw frames with any MAC, to fill a pool fast and be cut off anywhere."""
+"""A DHCP client that is many clients: raw frames with any MAC, to fill pools and be cut off anywhere."""
 
 from __future__ import annotations
 

@@ -103,6 +103,11 @@ class Machine(Host):
                     found.append(pid)
         return found
 
+    def drop_forwarded(self, table: str) -> None:
+        """Somebody else's firewall that forwards nothing."""
+        chain = "type filter hook forward priority 0; policy drop;"
+        self.run(["nft", f"add table ip {table}; add chain ip {table} forward {{ {chain} }}"])
+
     def ours(self) -> dict[str, list[str]]:
         """Kernel objects here that carry our names."""
         tables = [
@@ -139,7 +144,7 @@ class Machine(Host):
 
 
 def udhcpc(guest: Namespace, *options: str, timeout: float = 20.0, check: bool = True) -> dict[str, str]:
-    """The lease that busybox udhcpc gets (and sets) on eth0: its script's variables. Empty when it gets none."""
+    """The lease that busybox udhcpc gets, and sets, on eth0: its script's variables. Empty for none."""
     script = SUPPORT / "udhcpc.script"
     done = guest.run(
         ["udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "5", "-T", "1", "-s", str(script), *options],

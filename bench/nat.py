@@ -1,0 +1,204 @@
+"""NAT throughput through our network, against a bridge and a masquerade rule set up by hand in the same shape.
+
+    python -m bench.nat            as root; in network namespaces of its own
+
+Guest (veth) - bridge - forwarding and masquerade - veth - world. Both contenders have a host, a guest and a
+world of their own; rounds are interleaved. TCP is iperf3 with cubic, UDP is 64-byte datagrams as fast as possible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+from arcbox_net import NetConfig, NetworkManager
+from bench.common import (
+    Round,
+    environment,
+    interleave,
+    median_cell,
+    median_of,
+    quiet_check,
+    table,
+    write_result,
+)
+from tests.support.netns import Host, Namespace, wait_until
+
+ROUNDS = 5
+SECONDS = 3.0
+IPERF_PORT = 5201
+SPEED_PORT = 5301
+TARGET_SHARE = 0.97
+OURS, REFERENCE = "arcbox-net", "by hand"
+
+BY_HAND = """
+table ip nat {
+    chain postrouting { type nat hook postrouting priority srcnat; oifname "up0" masquerade; }
+}
+table ip filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        iifname "br0" accept
+        ct status dnat accept
+    }
+}
+"""
+
+TCP_TESTS = {
+    "up_1": [],
+    "up_4": ["-P", "4"],
+    "down_1": ["-R"],
+    "down_4": ["-R", "-P", "4"],
+}
+
+
+@contextlib.contextmanager
+def ours() -> Iterator[tuple[Host, Namespace]]:
+    with Host() as host:
+        manager = NetworkManager(NetConfig(subnet="192.168.64.0/24"), name="bench")
+        host.call(manager.start)
+        try:
+            guest = host.namespace("guest")
+            manager.attach_netns(guest.path, name="guest")
+            yield host, guest
+        finally:
+            manager.stop()
+
+
+@contextlib.contextmanager
+def by_hand() -> Iterator[tuple[Host, Namespace]]:
+    with Host() as host:
+        guest = host.namespace("guest")
+        host.run("ip link add br0 type bridge")
+        host.run("ip addr add 192.168.64.1/24 dev br0")
+        host.run(f"ip link add g0 txqueuelen 10000 type veth peer name eth0 netns {guest.name}")
+        host.run("ip link set g0 master br0 up")
+        host.run("ip link set br0 up")
+        guest.run("ip addr add 192.168.64.2/24 dev eth0")
+        guest.run("ip link set eth0 up")
+        guest.run("ip route add default via 192.168.64.1")
+        host.run("nft -f -", stdin=BY_HAND)
+        host.sysctl("net.ipv4.ip_forward", 1)
+        yield host, guest
+
+
+@contextlib.contextmanager
+def servers(host: Host) -> Iterator[None]:
+    """iperf3 and the datagram counter in the world."""
+    started = [
+        host.world.popen(["iperf3", "-s", "-p", str(IPERF_PORT)], stdout=subprocess.DEVNULL),
+        host.world.popen(
+            [sys.executable, "-m", "arcbox_net.netspeed", "server", "--port", str(SPEED_PORT)],
+            stdout=subprocess.DEVNULL,
+        ),
+    ]
+    try:
+        wait_until(
+            lambda: all(f":{n}" in host.world.run("ss -Hltn").stdout for n in (IPERF_PORT, SPEED_PORT))
+        )
+        yield
+    finally:
+        for server in started:
+            server.kill()
+            server.wait()
+
+
+def tcp(guest: Namespace, options: list[str], seconds: float) -> float:
+    """Received Gbit/s."""
+    done = guest.run(
+        [
+            "iperf3",
+            "-J",
+            "-C",
+            "cubic",
+            "-c",
+            Host.world_ip,
+            "-p",
+            str(IPERF_PORT),
+            "-t",
+            str(seconds),
+            *options,
+        ],
+        timeout=seconds + 30,
+    )
+    received = json.loads(done.stdout)["end"]["sum_received"]
+    return float(received["bits_per_second"]) / 1e9
+
+
+def udp(guest: Namespace, seconds: float) -> tuple[float, float]:
+    """Sent and delivered datagrams per second at full speed."""
+    done = guest.run(
+        [
+            *[sys.executable, "-m", "arcbox_net.netspeed", "client", Host.world_ip, str(SPEED_PORT), "udp"],
+            *["--seconds", str(seconds), "--datagram", "64"],
+        ],
+        timeout=seconds + 60,
+    )
+    result = json.loads(done.stdout)
+    result = result.get("udp", result)
+    return float(result["sent_pps"]), float(result["delivered_pps"])
+
+
+def measure(guest: Namespace, seconds: float) -> Round:
+    found: Round = {f"tcp_{name}_gbit_s": tcp(guest, options, seconds) for name, options in TCP_TESTS.items()}
+    found["udp_sent_pps"], found["udp_delivered_pps"] = udp(guest, seconds)
+    return found
+
+
+def contender(guest: Namespace, seconds: float) -> Callable[[], Round]:
+    return lambda: measure(guest, seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--no-write", action="store_true", help="only print")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        os.environ["ARCBOX_NET_RUNTIME_DIR"] = f"{directory}/run"
+        os.environ["ARCBOX_NET_STATE_DIR"] = f"{directory}/state"
+        contenders: dict[str, Callable[[], Round]] = {}
+        for name, build in ((OURS, ours), (REFERENCE, by_hand)):
+            host, guest = stack.enter_context(build())
+            stack.enter_context(servers(host))
+            contenders[name] = contender(guest, options.seconds)
+        quiet = quiet_check()
+        for warm_up in contenders.values():
+            warm_up()
+        rounds = interleave(contenders, options.rounds)
+    keys = [*(f"tcp_{name}_gbit_s" for name in TCP_TESTS), "udp_delivered_pps"]
+    share = {key: median_of(rounds[OURS], key) / median_of(rounds[REFERENCE], key) for key in keys}
+    print(
+        table(
+            ["test", *rounds, "share", "target ≥"],
+            [
+                [key, *(median_cell(one, key) for one in rounds.values()), f"{share[key]:.1%}", TARGET_SHARE]
+                for key in keys
+            ],
+        )
+    )
+    if not options.no_write:
+        write_result(
+            "nat",
+            {
+                "environment": environment("ip", "nft", "iperf3"),
+                "quiet": quiet,
+                "target_share": TARGET_SHARE,
+                "share_of_reference": share,
+                "seconds_per_test": options.seconds,
+                "rounds": rounds,
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
