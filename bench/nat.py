@@ -1,9 +1,9 @@
-"""NAT throughput through our network, against a bridge and a masquerade rule set up by hand in the same shape.
+"""NAT throughput through our network, against a bridge and a masquerade rule set up by hand.
 
     python -m bench.nat            as root; in network namespaces of its own
 
 Guest (veth) - bridge - forwarding and masquerade - veth - world. Both contenders have a host, a guest and a
-world of their own; rounds are interleaved. TCP is iperf3 with cubic, UDP is 64-byte datagrams as fast as possible.
+world of their own; rounds are interleaved. TCP is iperf3 with cubic, UDP is 64-byte datagrams at full speed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a network takes to be there, how long `ls` takes, and what an idle network process holds in memory.
+"""How long a network takes to be there, how long `ls` takes, and what an idle network process holds.
 
 python -m bench.start          as root; in a network namespace of its own
 """
