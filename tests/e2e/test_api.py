@@ -33,8 +33,8 @@ class Api:
 
     def connect(self) -> socket.socket:
         made = socket.socket(socket.AF_UNIX)
+        made.connect(str(self.path))  # blocking: a full backlog is waited for
         made.settimeout(20)
-        made.connect(str(self.path))
         return made
 
 
@@ -83,11 +83,11 @@ BAD_REQUESTS = [
     pytest.param("POST", "/ports", b'{"kind": "netns"}', 400, id="ports-netns-without-target"),
     pytest.param("POST", "/ports", b'{"kind": "netns", "netns": "/nowhere"}', 404, id="ports-netns-missing"),
     pytest.param("POST", "/ports", b'{"kind": "netns", "pid": 999999999}', 404, id="ports-pid-missing"),
-    pytest.param("POST", "/ports", b'{"kind": "netns", "pid": -1}', 400, id="ports-pid-negative"),
+    pytest.param("POST", "/ports", b'{"kind": "netns", "pid": -1}', 404, id="ports-pid-negative"),
     pytest.param("POST", "/ports", b'{"kind": "tap", "name": "-x"}', 400, id="ports-name"),
     pytest.param("POST", "/ports", b'{"kind": "tap", "mac": "01:00:00:00:00:00"}', 400, id="ports-multicast"),
     pytest.param("POST", "/ports", b'{"kind": "tap", "ip": "10.1.2.3"}', 400, id="ports-ip-outside"),
-    pytest.param("POST", "/ports", b'{"kind": "tap", "ip": "192.168.64.1"}', 409, id="ports-ip-of-gateway"),
+    pytest.param("POST", "/ports", b'{"kind": "tap", "ip": "192.168.64.1"}', 400, id="ports-ip-of-gateway"),
     pytest.param("POST", "/ports", b'{"kind": "tap", "queues": 1000}', 400, id="ports-queues"),
     pytest.param("POST", "/ports", b'{"kind": "tap", "colour": 1}', 400, id="ports-unknown-field"),
     pytest.param("DELETE", "/ports/none", None, 404, id="ports-delete-unknown"),

@@ -19,7 +19,7 @@ def with_nic(name: str) -> NetConfig:
 
 
 def test_guest_joins_an_existing_bridge_and_the_bridge_stays(machine: Machine) -> None:
-    machine.run("ip link add br0 type bridge")
+    machine.run("ip link add br0 address 02:00:00:00:00:b0 type bridge")
     machine.run("ip addr add 198.51.100.1/24 dev br0")
     machine.run("ip link set br0 up")
     before = machine.snapshot()
@@ -33,6 +33,20 @@ def test_guest_joins_an_existing_bridge_and_the_bridge_stays(machine: Machine) -
         guest.run("ping -c 1 -W 5 198.51.100.1")
     after = machine.snapshot()
     assert after == before
+
+
+def test_bridge_keeps_its_mac_when_guests_come_and_go(machine: Machine) -> None:
+    # A bridge without a MAC of its own takes the lowest of its ports'; a guest must not change it.
+    machine.run("ip link add br0 type bridge")
+    machine.run("ip link add nic0 address 92:00:00:00:00:01 type veth peer name nic1")
+    machine.run("ip link set nic0 master br0 up")
+    machine.run("ip link set br0 up")
+    with machine.network(on_bridge("br0")) as network:
+        before = machine.links()["br0"]["address"]
+        for number in range(8):
+            network.attach_tap(f"tap{number}")
+            machine.bare_guest(network, f"ns{number}")
+        assert machine.links()["br0"]["address"] == before
 
 
 def test_bridge_mode_serves_no_dhcp_and_no_dns_unless_asked(machine: Machine) -> None:
