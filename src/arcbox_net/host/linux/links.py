@@ -368,6 +368,7 @@ class Links:
             link,
             attr(rtnl.IFLA_IFALIAS, alias(plan.network, plan.port).encode()),
             attr_u32(rtnl.IFLA_GROUP, LINK_GROUP),
+            attr(rtnl.IFLA_ADDRESS, _host_mac(plan)),
             attr_u32(rtnl.IFLA_MTU, plan.mtu),
             attr_u32(rtnl.IFLA_TXQLEN, TXQUEUELEN),
             attr_u32(rtnl.IFLA_MASTER, master),
@@ -455,6 +456,14 @@ class Links:
         if self._netns is not None:
             os.close(self._netns)
             self._netns = None
+
+
+def _host_mac(plan: PortPlan) -> bytes:
+    """The MAC of our end of a port. A bridge without one of its own takes the lowest of its ports', and a host
+    that got its address by that MAC must not lose it to a guest: ours are as high as they can be.
+    """
+    mac = rtnl.mac_bytes(plan.mac)
+    return (b"\xfe" if mac[0] != 0xFE else b"\xfa") + mac[1:]
 
 
 def _own_fd(netns: str | int | None) -> int | None:
