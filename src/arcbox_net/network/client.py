@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import http.client
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,8 +28,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self.sock.settimeout(self.timeout)
+        # A socket with a Python timeout does not wait for room in the listener's backlog, a blocking one does.
+        limit = struct.pack("ll", int(self.timeout or 0), 0)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self.sock.connect(str(self._path))
+        self.sock.settimeout(self.timeout)
 
 
 class Client:
