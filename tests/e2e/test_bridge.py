@@ -21,6 +21,9 @@ def with_nic(name: str) -> NetConfig:
 def test_guest_joins_an_existing_bridge_and_the_bridge_stays(machine: Machine) -> None:
     machine.run("ip link add br0 address 02:00:00:00:00:b0 type bridge")
     machine.run("ip addr add 198.51.100.1/24 dev br0")
+    machine.run("ip link add nic0 type veth peer name nic1")  # a carrier without guests
+    machine.run("ip link set nic1 up")
+    machine.run("ip link set nic0 master br0 up")
     machine.run("ip link set br0 up")
     before = machine.snapshot()
     with machine.network(on_bridge("br0")) as network:

@@ -293,7 +293,7 @@ def test_bad_toml_is_a_clear_error_and_changes_nothing(machine: Machine, tmp_pat
     before = machine.snapshot()
     done = machine.cli("up", "dev", "-f", str(file), check=False)
     assert done.returncode in (1, 2)
-    assert str(file) in done.stderr or "networks.dev" in done.stderr or "dev" in done.stderr
+    assert str(file) in done.stderr
     assert "Traceback" not in done.stderr
     assert machine.snapshot() == before
 
@@ -329,7 +329,7 @@ def test_killed_network_is_adopted_by_up_with_leases_and_guests(machine: Machine
         assert refused(machine.world, machine.host_ip, 8080) is None  # packets do not need the process
         guest.run(f"ping -c 1 -W 5 {machine.world_ip}")
         assert "dead" in machine.cli("ls").stdout
-        machine.cli("up dev")
+        machine.cli("up dev -p 0.0.0.0:8080:vm1:80")
         again = NetworkManager.connect("dev")
         assert [port.name for port in again.ports()] == ["vm1"]
         assert refused(machine.world, machine.host_ip, 8080) is None

@@ -116,14 +116,18 @@ class Machine(Host):
         return {"links": [name for name in self.links() if name.startswith("abx")], "tables": tables}
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything a network may change here: links, addresses, routes, rules, the ruleset, sysctls."""
+        """Everything a network may change here: links, addresses, routes, rules, the ruleset, sysctls.
+
+        Without what the kernel adds for IPv6 on its own, some seconds after a link is up.
+        """
+        routes = self.run("ip route show table all").stdout.splitlines()
         return {
             "links": {
                 name: (link.get("master"), sorted(link["flags"]), link["mtu"], link["address"])
                 for name, link in self.links().items()
             },
             "addresses": self.run("ip -o addr show scope global").stdout,
-            "routes": self.run("ip route show table all").stdout,
+            "routes": [line for line in routes if "fe80::" not in line and "ff00::" not in line],
             "rules": self.run("ip rule show").stdout,
             "ruleset": self.run("nft list ruleset").stdout,
             "sysctls": self.sysctls(),
