@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 from arcbox_net.errors import ArcboxNetError, ConfigError
 from arcbox_net.network import messages as m
 from arcbox_net.network.core import Network
-from arcbox_net.network.fdpass import check_peer
+from arcbox_net.network.fdpass import LISTEN_BACKLOG, check_peer
 from arcbox_net.network.openapi import document
 from arcbox_net.network.ports import PortRequest
 from arcbox_net.rules import parse_forward
@@ -257,7 +257,7 @@ class ApiServer:
         def protocol() -> asyncio.Protocol:
             return _PeerChecked(config=self._config, server_state=self._state, app_state={}, _loop=loop)
 
-        self._server = await loop.create_unix_server(protocol, sock=self._listener)
+        self._server = await loop.create_unix_server(protocol, sock=self._listener, backlog=LISTEN_BACKLOG)
 
     async def stop(self) -> None:
         if self._server is None:
