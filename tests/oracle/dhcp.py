@@ -35,6 +35,7 @@ class SlowServer:
         self.pool = list(pool)
         self.lease_s = lease_s
         self.held: list[Held] = []
+        self.disk: dict[int, Held] = {}
         self.reserved: dict[str, int] = {}
 
     def live(self, now: float) -> dict[int, str]:
@@ -77,14 +78,19 @@ class SlowServer:
             allowed = allowed and (mine or self._is_free(address, now))
         if not allowed:
             return Verdict(NAK)
+        moved = [h.address for h in self.held if h.client == client and h.what != "offered"]
         self.held = [h for h in self.held if h.client != client and h.address != address]
-        self.held.append(Held(address, client, "bound", now + self.lease_s))
+        self._keep(Held(address, client, "bound", now + self.lease_s))
+        for other in moved:
+            if other != address:
+                self.disk.pop(other, None)
         return Verdict(ACK, [address])
 
     def release(self, client: str, address: int, now: float) -> None:
         for h in self.held:
             if h.client == client and h.address == address and h.what == "bound" and h.until > now:
                 h.what, h.until = ("gone" if client in self.reserved else "released"), now
+                self.disk[address] = dataclasses.replace(h)
 
     def decline(self, client: str, address: int, now: float) -> None:
         if client in self.reserved:
@@ -92,14 +98,21 @@ class SlowServer:
         mine = [h for h in self.held if h.client == client and h.address == address]
         if any(h.what == "bound" or (h.what == "offered" and h.until > now) for h in mine):
             self.held = [h for h in self.held if h.address != address and not self._offer_of(h, client)]
-            self.held.append(Held(address, "", "declined", now + DECLINE_S))
+            self._keep(Held(address, "", "declined", now + DECLINE_S))
 
     def reserve(self, client: str, address: int) -> None:
         self.reserved[client] = address
 
     def restart(self) -> None:
-        """Offers are the one thing that is not durable."""
-        self.held = [h for h in self.held if h.what != "offered"]
+        """What was written last about an address counts. Of two rows of one client the later one does."""
+        self.held = []
+        for row in sorted(self.disk.values(), key=lambda h: -h.until):
+            if row.what == "declined" or row.client not in [h.client for h in self.held]:
+                self.held.append(dataclasses.replace(row))
+
+    def _keep(self, held: Held) -> None:
+        self.held.append(held)
+        self.disk[held.address] = dataclasses.replace(held)
 
     def _own(self, client: str, now: float) -> int | None:
         for h in self.held:

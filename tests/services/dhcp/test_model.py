@@ -168,4 +168,4 @@ def kind_of(answer: Answer | None) -> int | None:
 
 assert (OFFER, ACK, NAK) == (2, 5, 6), "the oracle has its own numbers"
 TestDhcpModel = DhcpModel.TestCase
-TestDhcpModel.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestDhcpModel.settings = hypothesis_settings(max_examples=500, stateful_step_count=50, deadline=None)

@@ -187,6 +187,9 @@ class DhcpService:
         self._server.answered(reply)
 
     def _expire(self) -> None:
+        if self._frames is not None:
+            # A bridge without a fixed address takes that of a port.
+            self._mac = self._frames.getsockname()[4]
         for lease in self._table.expire(self._clock()):
             self._tell(lease, False)
         self._expiry = asyncio.get_running_loop().call_later(EXPIRE_EVERY_S, self._expire)
@@ -221,7 +224,7 @@ class DhcpService:
         """The MAC that answers on *ip* within PROBE_S."""
         loop = asyncio.get_running_loop()
         with open_arp(self._ifname) as sock:
-            sock.send(arp_probe(self._mac, ip))
+            sock.send(arp_probe(sock.getsockname()[4], ip))
             try:
                 async with asyncio.timeout(PROBE_S):
                     while True:
