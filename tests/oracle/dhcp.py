@@ -5,6 +5,7 @@ It is the oracle of the stateful test. It knows clients without host names and w
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -85,6 +86,18 @@ class SlowServer:
             if other != address:
                 self.disk.pop(other, None)
         return Verdict(ACK, [address])
+
+    def request_refused_by_the_disk(self, client: str, address: int, now: float) -> Verdict:
+        """The verdict that `request` would give. When it is ACK, the address goes back to what the disk has."""
+        verdict = copy.deepcopy(self).request(client, address, now)
+        if verdict.kind == ACK:
+            self._drop_offers(client)
+            self.held = [h for h in self.held if h.address != address]
+            row = self.disk.get(address)
+            known = [h.client for h in self.held if h.what in ("bound", "released")]
+            if row is not None and row.client not in known and (row.what != "declined" or row.until > now):
+                self.held.append(dataclasses.replace(row))
+        return verdict
 
     def release(self, client: str, address: int, now: float) -> None:
         for h in self.held:
