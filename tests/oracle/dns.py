@@ -13,8 +13,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from arcbox_net.services.dns.forwarder import Action, Ask, Cancel, Forwarder, Reply
 from arcbox_net.services.dns.cache import AnswerCache
+from arcbox_net.services.dns.forwarder import Action, Ask, Cancel, Forwarder, Reply
 from arcbox_net.services.dns.names import LocalNames
 from arcbox_net.services.dns.settings import DnsSettings
 

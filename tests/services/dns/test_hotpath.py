@@ -218,7 +218,8 @@ def test_place_of_a_ttl_outside_the_body_is_refused() -> None:
 def test_idle_forwarder_is_small() -> None:
     """Caps are limits, not allocations: what is resident grows with use."""
     code = (
-        "import resource; from arcbox_net.services.dns.cache import *; from arcbox_net.services.dns.hotpath import *;"
+        "import resource; from arcbox_net.services.dns.cache import *;"
+        "from arcbox_net.services.dns.hotpath import *;"
         "from arcbox_net.services.dns.rates import *; s=bytes(16);"
         "a=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; c=AnswerCache(1<<20,1<<30,s);"
         "h=HotPath(c,RateLimiter(2000,s)); b=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; print(b-a)"

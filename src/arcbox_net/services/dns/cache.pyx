@@ -5,6 +5,7 @@ a secret seed, so nobody outside can make names collide. The least recently used
 reached. All of it belongs to one thread.
 """
 
+from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -12,13 +13,14 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.services.dns.siphash cimport siphash13
 
-from arcbox_net.services.dns.settings import CACHE_BODY_BYTES_MAX
+from arcbox_net.services.dns import settings
 from arcbox_net.services.dns.wire import Answer
 
 cdef enum:
     STALE_MS_MAX = 86400000
 
 
+@final
 cdef class AnswerCache:
     """Answers by key, with hard caps on entries and bytes. Not thread-safe."""
 
@@ -66,7 +68,7 @@ cdef class AnswerCache:
         cdef entry *e
         cdef Py_ssize_t i = 0
         if (
-            answer.ttl_s <= 0 or body_len > CACHE_BODY_BYTES_MAX or size > self._table.bytes_max
+            answer.ttl_s <= 0 or body_len > settings.CACHE_BODY_BYTES_MAX or size > self._table.bytes_max
             or not self._table.entries_max or key_len > KEY_BYTES_MAX or ttl_count > 0xFFFF
         ):
             return

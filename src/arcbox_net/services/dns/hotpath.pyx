@@ -4,6 +4,7 @@ Whatever is not a plain question with a cached answer is returned to the caller 
 decides. All of it belongs to one thread.
 """
 
+from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -212,6 +213,7 @@ cdef inline size_t reply_limit(const question *q) noexcept nogil:
     return q.udp_bytes if q.udp_bytes < REPLY_BYTES_MAX else REPLY_BYTES_MAX
 
 
+@final
 cdef class HotPath:
     """Serves bursts of datagrams from a cache; see the module."""
 

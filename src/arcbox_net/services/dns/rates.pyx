@@ -1,5 +1,6 @@
 """How many queries each client address may ask, so that one guest's flood is not every guest's outage."""
 
+from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -13,6 +14,7 @@ cdef enum:
     RATE_BURST_MIN = 50
 
 
+@final
 cdef class RateLimiter:
     """A token bucket for each client address; 0 queries a second means no limit.
 
