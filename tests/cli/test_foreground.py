@@ -152,7 +152,7 @@ def test_a_shell_as_the_command_has_job_control_and_gives_the_terminal_back(
     terminal.expect("[\r\n]ready")
     terminal.type("\x1a")
     terminal.expect("Stopped")
-    terminal.type("kill -KILL %1; wait; exit 9\n")
+    terminal.type("kill -KILL %1; exit 9 || exit 9\n")
     terminal.expect("[\r\n]exit")
     terminal.expect("shell> ")
     terminal.type("echo outer $?\n")
