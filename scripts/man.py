@@ -69,6 +69,7 @@ def page() -> str:
     context = click.Context(cli, info_name="arcbox-net")
     lines = [
         f'.TH ARCBOX-NET 1 "" "arcbox-net {__version__}" "User Commands"',
+        ".ad l",
         ".SH NAME",
         "arcbox-net \\- networks for virtual machines and processes",
         ".SH SYNOPSIS",

@@ -40,7 +40,9 @@ def dev(machine: Machine) -> Iterator[Machine]:
 def rules_and_links(machine: Machine) -> dict[str, object]:
     """What guests add and take away; carrier, counters and rate limits that run out by themselves aside."""
     shown = machine.snapshot()
-    ruleset = re.sub(r"packets \d+ bytes \d+|elements = \{[^}]* expires [^}]*\}\n\s*", "", shown["ruleset"])
+    ruleset = re.sub(
+        r"packets \d+ bytes \d+|elements = \{[^}]* expires [^}]*\}", "", shown["ruleset"]
+    ).split()
     return {"links": sorted(shown["links"]), "ruleset": ruleset, "addresses": shown["addresses"]}
 
 
