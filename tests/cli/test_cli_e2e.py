@@ -255,6 +255,16 @@ def test_a_name_of_ours_resolves_until_it_is_removed(dev: Machine) -> None:
     assert dev.cli(*lookup, check=False).returncode == 2
 
 
+def test_the_shell_completes_guest_ports(dev: Machine) -> None:
+    out(dev, "attach dev vm1 --tap")
+    variables = {
+        "_ARCBOX_NET_COMPLETE": "bash_complete",
+        "COMP_WORDS": "arcbox-net detach dev ",
+        "COMP_CWORD": "3",
+    }
+    assert dev.run([str(CLI)], env=variables).stdout == "plain,vm1\n"
+
+
 def test_ls_and_show_tell_a_dead_network_and_down_clears_it(machine: Machine) -> None:
     before = machine.snapshot()
     machine.cli("up dev")
@@ -332,6 +342,43 @@ def test_a_demo_that_is_interrupted_leaves_nothing(machine: Machine) -> None:
     assert machine.snapshot() == before
     with contextlib.suppress(ProcessLookupError):
         assert process.returncode != 0
+
+
+def monitor(directory: Path, name: str, script: str) -> str:
+    """A stand-in for a VM monitor: a script of that name."""
+    file = directory / name
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_cloud_hypervisor_is_given_open_queues(dev: Machine, tmp_path: Path) -> None:
+    fake = monitor(tmp_path, "cloud-hypervisor", 'echo "$@"; ls -l /proc/self/fd | grep -c /dev/net/tun')
+    words, count = out(dev, "run", "dev", "--queues", "2", "--", fake, "--kernel", "k").splitlines()
+    assert re.fullmatch(
+        r"--kernel k --net fd=\[\d+,\d+\],mac=02(:[0-9a-f]{2}){5},mtu=1500,num_queues=4", words
+    )
+    assert count == "2"
+    assert dev.cli_json("show dev")["ports"] == []
+
+
+def test_firecracker_is_given_a_configuration_with_the_tap(dev: Machine, tmp_path: Path) -> None:
+    (tmp_path / "vm.json").write_text('{"boot-source": {"kernel_image_path": "k"}}')
+    fake = monitor(tmp_path, "firecracker", 'cat "$2"; ip -o link show type tun 1>&2')
+    done = dev.cli("run", "dev", "--", fake, "--config-file", str(tmp_path / "vm.json"))
+    document = json.loads(done.stdout)
+    (card,) = document["network-interfaces"]
+    assert card["iface_id"] == "abx0"
+    assert card["host_dev_name"] in done.stderr
+    assert document["boot-source"] == {"kernel_image_path": "k"}
+    assert card["host_dev_name"] not in dev.links()
+
+
+def test_firecracker_without_a_file_is_told_the_taps_name(dev: Machine, tmp_path: Path) -> None:
+    fake = monitor(tmp_path, "firecracker", "ip -o link show type tun")
+    done = dev.cli("run", "dev", "--", fake)
+    assert "abx-" in done.stdout
+    assert '"host_dev_name": "abx-' in done.stderr
 
 
 @pytest.mark.qemu

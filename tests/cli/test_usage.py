@@ -149,3 +149,15 @@ def test_a_completion_script_is_printed(arcbox_net: Run, shell: str, word: str) 
     assert result.exit_code == 0
     assert word in result.output
     assert "_ARCBOX_NET_COMPLETE" in result.output
+
+
+@pytest.mark.parametrize("words", [("run", "--", "true"), ("run", "dev", "--", "true"), ("demo",)])
+def test_without_privilege_the_command_to_type_is_said(
+    arcbox_net: Run, manager, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("arcbox_net.cli.common._has_capability", lambda number: False)
+    monkeypatch.setattr("sys.argv", ["arcbox-net", *words])
+    result = arcbox_net(*words)
+    assert result.exit_code == 1
+    assert f"fix: sudo arcbox-net {' '.join(words)}\n" in result.output
+    assert manager.asked == []
