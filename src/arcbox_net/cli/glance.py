@@ -17,8 +17,9 @@ ANSWER_BYTES_MAX = 16 << 20
 
 
 def networks() -> dict[str, dict[str, Any] | None]:
-    """Every network of this user by name: its status, or None when its process is dead."""
-    return {name: get(name, "/v1/network") for name in names()}
+    """Every network of this user by name: its status, or None when its process is dead. All are asked at once."""
+    asked = {name: _ask(name, "/v1/network") for name in names()}
+    return {name: _answer(connection) for name, connection in asked.items()}
 
 
 def names() -> list[str]:
@@ -32,12 +33,27 @@ def names() -> list[str]:
 
 def get(network: str, path: str) -> Any:
     """The decoded answer to GET *path*, None when there is none."""
+    return _answer(_ask(network, path))
+
+
+def _ask(network: str, path: str) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT_S)
-            connection.connect(str(paths.api_socket(network)))
-            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-            answer = bytearray()
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(str(paths.api_socket(network)))
+        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _answer(connection: socket.socket | None) -> Any:
+    if connection is None:
+        return None
+    answer = bytearray()
+    try:
+        with connection:
             while chunk := connection.recv(65536):
                 answer += chunk
                 if len(answer) > ANSWER_BYTES_MAX:
