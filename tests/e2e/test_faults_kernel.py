@@ -30,10 +30,10 @@ def online(machine: Machine, guest: object) -> bool:
 def test_k10_removed_rules_come_back(machine: Machine, network: NetworkManager, how: str) -> None:
     guest = machine.guest(network, "vm1")
     network.expose("0.0.0.0:8080:vm1:80")
-    rules = machine.run("nft list ruleset").stdout
+    rules = machine.ruleset()
     for _ in range(3):
         machine.run(f"nft {how}")
-        wait_until(lambda: machine.run("nft list ruleset").stdout == rules, message=f"the rules after {how}")
+        wait_until(lambda: machine.ruleset() == rules, message=f"the rules after {how}")
         assert online(machine, guest)
         with http_server(guest), http_server(machine, 8000):
             assert refused(machine.world, machine.host_ip, 8080) is None
@@ -41,17 +41,17 @@ def test_k10_removed_rules_come_back(machine: Machine, network: NetworkManager, 
 
 
 def test_k10_changed_rules_are_put_right(machine: Machine, network: NetworkManager) -> None:
-    rules = machine.run("nft list ruleset").stdout
+    rules = machine.ruleset()
     machine.run("nft add rule inet abx_dev forward accept", check=False)
     machine.run("nft flush table inet abx_dev")
-    wait_until(lambda: machine.run("nft list ruleset").stdout == rules, timeout=30)
+    wait_until(lambda: machine.ruleset() == rules, timeout=30)
 
 
 def test_k10_rules_of_others_survive_our_repair(machine: Machine, network: NetworkManager) -> None:
     machine.run("nft add table inet theirs")
     machine.run("nft delete table inet abx_dev")
-    wait_until(lambda: "table inet abx_dev" in machine.run("nft list ruleset").stdout)
-    assert "table inet theirs" in machine.run("nft list ruleset").stdout
+    wait_until(lambda: "table inet abx_dev" in machine.ruleset())
+    assert "table inet theirs" in machine.ruleset()
 
 
 def test_k10_foreign_drop_is_reported_and_not_overridden(machine: Machine, network: NetworkManager) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.errors import ArcboxNetError, ForwardExists, HostPortInUse
-from tests.support.machine import Machine
+from tests.support.machine import Machine, each_bridge_nf
 from tests.support.netns import Namespace, wait_until
 from tests.support.peers import body_of, connect, drain_server, exchange_udp, http_server, refused, udp_echo
 
@@ -165,12 +165,18 @@ def test_h6_readded_udp_forward_reaches_the_new_guest_at_once(machine: Machine) 
                     network.unexpose(f"0.0.0.0:5300:{guest}:{target}/udp")
 
 
-def test_hairpin_guest_reaches_a_forwarded_port_by_the_hosts_address(machine: Machine) -> None:
+@each_bridge_nf
+def test_hairpin_guest_reaches_a_forwarded_port_by_the_hosts_address(
+    machine: Machine, bridge_nf: int
+) -> None:
+    machine.bridge_netfilter(bridge_nf)
     with machine.network(NAT) as network:
         asking, web = machine.guest(network, "asking"), machine.guest(network, "web")
         network.expose("0.0.0.0:8080:web:80")
         with http_server(web):
-            for guest in (asking, web):  # its own forwarded port, too
+            # With br_netfilter the kernel bridges what it has translated, and never back out of the same port:
+            # there a guest does not reach its own forwarded port.
+            for guest in (asking,) if bridge_nf else (asking, web):
                 assert guest.run(f"curl -sS --max-time 10 http://{machine.host_ip}:8080/").stdout.strip()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from arcbox_net import DnsConfig, HostAccess, NetConfig, NetworkMode
-from tests.support.machine import Machine, udhcpc
+from tests.support.machine import Machine, each_bridge_nf, udhcpc
 from tests.support.netns import Namespace, wait_until
 from tests.support.peers import exchange_udp, http_server, refused
 
@@ -56,7 +56,9 @@ def test_gateway_answers_echo_dns_and_dhcp_only(machine: Machine) -> None:
         assert "status:" in guest.run(f"dig +tries=1 @{GATEWAY} host.internal").stdout
 
 
-def test_networks_do_not_reach_each_other(machine: Machine) -> None:
+@each_bridge_nf
+def test_networks_do_not_reach_each_other(machine: Machine, bridge_nf: int) -> None:
+    machine.bridge_netfilter(bridge_nf)
     with (
         machine.network(NetConfig(subnet="192.168.64.0/24"), name="one") as one,
         machine.network(NetConfig(subnet="192.168.65.0/24"), name="two") as two,
@@ -70,7 +72,11 @@ def test_networks_do_not_reach_each_other(machine: Machine) -> None:
             assert refused(first, second.ip, 80) is not None
 
 
-def test_l8_isolated_guests_see_neither_unicast_nor_broadcast_of_each_other(machine: Machine) -> None:
+@each_bridge_nf
+def test_l8_isolated_guests_see_neither_unicast_nor_broadcast_of_each_other(
+    machine: Machine, bridge_nf: int
+) -> None:
+    machine.bridge_netfilter(bridge_nf)
     with machine.network(NetConfig(isolated=True)) as network:
         one, two = machine.guest(network, "one"), machine.guest(network, "two")
         assert counts(one, GATEWAY)
@@ -184,7 +190,8 @@ def test_foreign_drop_policy_is_reported(machine: Machine) -> None:
     machine.drop_forwarded("strict")
     with machine.network(NetConfig(), name="dev") as network:
         assert any("strict" in warning.message for warning in network.status().warnings)
-        assert "strict" in machine.cli("show dev").stdout
+        shown = machine.cli("show dev")
+        assert "strict" in shown.stdout + shown.stderr
         assert "strict" in machine.cli("doctor", check=False).stdout
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net import DhcpConfig, DnsConfig, NetConfig, Reservation
-from tests.support.machine import SUPPORT, Machine, udhcpc
+from tests.support.machine import SUPPORT, Machine, each_bridge_nf, udhcpc
 from tests.support.netns import wait_until
 from tests.support.peers import body_of, connect, http_server, iperf3_server, refused
 
@@ -119,7 +119,9 @@ def test_upstream_comes_from_the_hosts_resolv_conf(world: Machine) -> None:
     world.cli("down dev")
 
 
-def test_guests_reach_each_other(machine: Machine) -> None:
+@each_bridge_nf
+def test_guests_reach_each_other(machine: Machine, bridge_nf: int) -> None:
+    machine.bridge_netfilter(bridge_nf)
     with machine.network(config(machine), name="dev") as network:
         one, two = machine.guest(network), machine.guest(network)
         with http_server(two):

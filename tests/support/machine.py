@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from arcbox_net import NetConfig, NetworkManager
 from tests.support.netns import Host, Namespace, wait_until
 
@@ -25,6 +28,9 @@ CLI = Path(sys.executable).with_name("arcbox-net")
 SUPPORT = Path(__file__).parent
 # Counters and tables that move on their own.
 VOLATILE_SYSCTLS = ("nf_conntrack_count",)
+
+
+each_bridge_nf = pytest.mark.parametrize("bridge_nf", [0, 1], ids=["plain-bridge", "br-netfilter"])
 
 
 class NetnsGuest(Namespace):
@@ -103,6 +109,14 @@ class Machine(Host):
                     found.append(pid)
         return found
 
+    def bridge_netfilter(self, enabled: int) -> None:
+        """Whether bridged packets pass the IP tables too, as on hosts with docker; skips where it is not there."""
+        name = "net.bridge.bridge-nf-call-iptables"
+        if Path("/proc/sys/" + name.replace(".", "/")).exists():
+            self.sysctl(name, enabled)
+        elif enabled:
+            pytest.skip("br_netfilter is not loaded")
+
     def drop_forwarded(self, table: str) -> None:
         """Somebody else's firewall that forwards nothing."""
         chain = "type filter hook forward priority 0; policy drop;"
@@ -129,9 +143,14 @@ class Machine(Host):
             "addresses": self.run("ip -o addr show scope global").stdout,
             "routes": [line for line in routes if "fe80::" not in line and "ff00::" not in line],
             "rules": self.run("ip rule show").stdout,
-            "ruleset": self.run("nft list ruleset").stdout,
+            "ruleset": self.ruleset(),
             "sysctls": self.sysctls(),
         }
+
+    def ruleset(self) -> str:
+        """The ruleset without counters and without the members of sets that packets fill."""
+        text = self.run("nft -s list ruleset").stdout
+        return re.sub(r"\t\telements = \{[^}]*\blimit rate\b[^}]*\}\n", "", text)
 
     def sysctls(self) -> dict[str, str]:
         """Every net sysctl by path, without those that move on their own."""

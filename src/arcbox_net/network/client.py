@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from arcbox_net import paths
-from arcbox_net.errors import ArcboxNetError, NotRunning, from_json
+from arcbox_net.errors import ArcboxNetError, LimitReached, NotRunning, from_json
 from arcbox_net.network.messages import API_VERSION, AttachTap, OpenTap, TapReply
 
 TIMEOUT_S = 30.0
@@ -64,6 +64,13 @@ class Client:
             raise not_running(self.network) from None
         finally:
             connection.close()
+        if response.status == http.client.SERVICE_UNAVAILABLE and not answer.startswith(b"{"):
+            raise LimitReached(  # the server's own answer, before a request is looked at
+                f"network {self.network} has as many API connections as it takes",
+                fix="close idle ones",
+                limit="api-connections",
+                value=None,
+            )
         decoded = msgspec.json.decode(answer) if answer else None
         if response.status >= 400:
             raise from_json(decoded["error"] if isinstance(decoded, dict) and "error" in decoded else {})
