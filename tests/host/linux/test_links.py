@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,19 @@ def test_a_bridge_has_its_gateway_address_and_no_ipv6(host: Host, links: Links) 
         ("inet", "192.168.64.1", 24)
     ]
     assert host.sysctl("net.ipv6.conf.abx-t1.disable_ipv6") == "1"
+
+
+def test_where_proc_is_read_only_there_is_still_no_ipv6_address(
+    host: Host, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, text: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    links.apply_bridge(bridge_plan())
+    assert host.links()["abx-t1"]["inet6_addr_gen_mode"] == "none"
+    (link,) = host.json("ip -j addr show abx-t1")
+    assert [address["family"] for address in link["addr_info"]] == ["inet"]
 
 
 def test_applying_a_plan_again_changes_nothing(host: Host, links: Links) -> None:

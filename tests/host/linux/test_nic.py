@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from arcbox_net.errors import InterfaceNotFound, Unsupported
-from arcbox_net.host.linux import nic, rtnl
+from arcbox_net.host.linux import moved, nic, rtnl
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.rtsocket import RouteSocket
 from tests.host.linux.plans import bridge_plan
@@ -308,7 +308,7 @@ def test_a_reboot_makes_the_journal_worthless() -> None:
 
 def address(*members: bytes, flags: int = 0) -> dict[str, str]:
     raw = rtnl.IFADDR.pack(2, 24, flags, 0, 5) + b"".join(members)
-    return {"text": "", "raw": nic._encode(raw)}
+    return {"text": "", "raw": moved.encode(raw)}
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def address(*members: bytes, flags: int = 0) -> dict[str, str]:
 def test_lifetimes_run_on_while_the_nic_is_away(
     monkeypatch: pytest.MonkeyPatch, valid_s: int, elapsed_s: int, left_s: int | None
 ) -> None:
-    monkeypatch.setattr(nic.time, "clock_gettime", lambda clock: 1000.0 + elapsed_s)
-    one = address(nic.attr(rtnl.IFA_CACHEINFO, rtnl.CACHEINFO.pack(valid_s, valid_s, 0, 0)))
-    payload = nic._address_on(one, {"saved_at_s": 1000.0, "ifindex": 5}, link(ifindex=9))
+    monkeypatch.setattr(moved.time, "clock_gettime", lambda clock: 1000.0 + elapsed_s)
+    one = address(moved.attr(rtnl.IFA_CACHEINFO, rtnl.CACHEINFO.pack(valid_s, valid_s, 0, 0)))
+    payload = moved.address_on(one, {"saved_at_s": 1000.0, "ifindex": 5}, link(ifindex=9))
     if left_s is None:
         assert payload == b""
     else:
@@ -336,8 +336,8 @@ def test_lifetimes_run_on_while_the_nic_is_away(
 def test_only_the_nics_own_hops_are_moved() -> None:
 
     hops = b"".join(struct.pack("=HBBi", 8, flags, 0, ifindex) for flags, ifindex in ((1, 5), (4, 6)))
-    raw = rtnl.RTMSG.pack(2, 16, 0, 0, 254, 4, 0, 1, 0x11) + nic.attr(rtnl.RTA_MULTIPATH, hops)
-    moved = nic._route_by({"text": "", "raw": nic._encode(raw)}, {"ifindex": 5}, link(ifindex=9))
-    assert rtnl.hops(moved[rtnl.RTMSG.size + 4 :]) == [(9, 0), (6, 8)]
-    assert moved[rtnl.RTMSG.size + 4 + 2] == 0 and moved[rtnl.RTMSG.size + 4 + 10] == 4
-    assert rtnl.RTMSG.unpack_from(moved)[8] == 0
+    raw = rtnl.RTMSG.pack(2, 16, 0, 0, 254, 4, 0, 1, 0x11) + moved.attr(rtnl.RTA_MULTIPATH, hops)
+    payload = moved.route_by({"text": "", "raw": moved.encode(raw)}, {"ifindex": 5}, link(ifindex=9))
+    assert rtnl.hops(payload[rtnl.RTMSG.size + 4 :]) == [(9, 0), (6, 8)]
+    assert payload[rtnl.RTMSG.size + 4 + 2] == 0 and payload[rtnl.RTMSG.size + 4 + 10] == 4
+    assert rtnl.RTMSG.unpack_from(payload)[8] == 0

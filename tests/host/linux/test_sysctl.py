@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from arcbox_net.errors import PermissionDenied
 from arcbox_net.host.linux import sysctl
 from tests.support import netns
 from tests.support.netns import Host
@@ -149,3 +151,16 @@ def test_a_record_that_is_broken_or_of_another_boot_is_ignored(host: Host, tmp_p
     assert json.loads((tmp_path / sysctl.RECORD).read_text())["networks"] == ["one"]
     restore(host, tmp_path, "one")
     assert values(host) == before
+
+
+def test_a_read_only_proc_is_told_with_a_way_out(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, text: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", refused)
+        with pytest.raises(PermissionDenied, match=r"net\.ipv4\.ip_forward: Read-only") as caught:
+            enable(host, tmp_path, "one")
+    assert "container" in str(caught.value.fix)

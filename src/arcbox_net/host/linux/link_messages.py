@@ -54,3 +54,8 @@ def veth_pair(plan: VethPlan, netns_fd: int) -> tuple[bytes, ...]:
         nested(rtnl.IFLA_INFO_DATA, attr(rtnl.VETH_INFO_PEER, peer)),
     )
     return attr_text(rtnl.IFLA_IFNAME, plan.ifname), sizes, group, info
+
+
+def no_ipv6_address() -> bytes:
+    mode = attr_u8(rtnl.IFLA_INET6_ADDR_GEN_MODE, rtnl.IN6_ADDR_GEN_MODE_NONE)
+    return nested(rtnl.IFLA_AF_SPEC, nested(socket.AF_INET6, mode))

@@ -92,7 +92,7 @@ class Links:
         )
         if plan.gateway is not None:
             # Guests have no IPv6 path to the host, and no router advertisement of theirs configures it.
-            self._disable_ipv6(plan.ifname)
+            self._disable_ipv6(link)
             self._apply_gateway(link, plan.gateway)
         self._set(link, operation="bring up", up=True)
         return link.ifindex
@@ -325,7 +325,7 @@ class Links:
                 attr_u32(rtnl.IFLA_MTU, plan.mtu),
                 operation="configure bridge",
             )
-            self._disable_ipv6(plan.ifname)
+            self._disable_ipv6(link)
         except BaseException:
             with contextlib.suppress(Exception):
                 self._rt.delete_link(link)
@@ -360,7 +360,7 @@ class Links:
     def _apply_port(self, plan: PortPlan, link: Link) -> None:
         """Name, size, silence and enslave a port; it comes up last, with its bridge-port flags in force."""
         master = self.find_bridge(plan.bridge)
-        self._disable_ipv6(plan.ifname)
+        self._disable_ipv6(link)
         # A TAP or veth drops when its own ring is full and never pushes back: a queue before it never fills.
         # On a multi-queue TAP the default would be 256 queues of 10,000 entries each: 60 MB and 200 ms.
         self._rt.set_noqueue(link.ifindex, ifname=plan.ifname)
@@ -440,10 +440,14 @@ class Links:
     def _set(self, link: Link, *members: bytes, operation: str, up: bool | None = None) -> None:
         self._rt.set_link(link.ifindex, *members, operation=operation, ifname=link.ifname, up=up)
 
-    def _disable_ipv6(self, ifname: str) -> None:
-        path = Path(f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6")
-        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6, or an MTU below its 1280
+    def _disable_ipv6(self, link: Link) -> None:
+        path = Path(f"/proc/sys/net/ipv6/conf/{link.ifname}/disable_ipv6")
+        try:
             self._inside(lambda: path.write_text("1"))
+        except FileNotFoundError:
+            return  # a kernel without IPv6, or an MTU below its 1280
+        except OSError:  # /proc/sys is read-only in most containers: at least no address is made
+            self._set(link, messages.no_ipv6_address(), operation="keep IPv6 off")
 
     def _open_tun(self) -> int:
         return self._inside(tap.open_device)
@@ -459,8 +463,8 @@ class Links:
 
 
 def _host_mac(plan: PortPlan) -> bytes:
-    """The MAC of our end of a port. A bridge without one of its own takes the lowest of its ports', and a host
-    that got its address by that MAC must not lose it to a guest: ours are as high as they can be.
+    """The MAC of our end of a port. A bridge without one of its own takes the lowest of its ports', and a
+    host that got its address by that MAC must not lose it to a guest: ours are as high as they can be.
     """
     mac = rtnl.mac_bytes(plan.mac)
     return (b"\xfe" if mac[0] != 0xFE else b"\xfa") + mac[1:]

@@ -12,33 +12,29 @@ from addresses; temporary IPv6 addresses, which it makes again; the `local` tabl
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
-import os
 import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from arcbox_net.errors import Unsupported
-from arcbox_net.host.linux import rtnl
+from arcbox_net.host.linux import moved, rtnl
+from arcbox_net.host.linux.moved import Saved
 from arcbox_net.host.linux.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     attr,
     attr_u32,
-    iter_attrs,
     kernel_error,
 )
-from arcbox_net.host.linux.rtnl import Address, Link, Route
+from arcbox_net.host.linux.rtnl import Link
 from arcbox_net.host.linux.rtsocket import RouteSocket
 from arcbox_net.host.plan import parse_alias
 
-Saved = dict[str, Any]
 T = TypeVar("T")
 
 SYSFS_NET: Final = Path("/sys/class/net")
@@ -173,9 +169,10 @@ def is_wireless(ifname: str, sysfs: Path = SYSFS_NET) -> bool:
 def snapshot(rt: RouteSocket, inside: Inside, link: Link, hub: Link) -> Saved:
     """What `give_back` needs, as plain JSON values. Raises Unsupported for a route that cannot be moved."""
     names = {found.ifindex: found.ifname for found in rt.links()}
-    addresses = [found for found in rt.addresses() if found.ifindex == link.ifindex and _moves(found)]
+    on_nic = [found for found in rt.addresses() if found.ifindex == link.ifindex]
+    addresses = [found for found in on_nic if moved.address_moves(found)]
     found = [route for family in (socket.AF_INET, socket.AF_INET6) for route in rt.routes(family)]
-    through = [route for route in found if link.ifindex in route.ifindexes and _route_moves(route)]
+    through = [route for route in found if link.ifindex in route.ifindexes and moved.route_moves(route)]
     for route in through:
         if route.nexthop_id:
             raise Unsupported(
@@ -194,31 +191,19 @@ def snapshot(rt: RouteSocket, inside: Inside, link: Link, hub: Link) -> Saved:
         "boot_id": _boot_id(),
         "saved_at_s": time.clock_gettime(time.CLOCK_BOOTTIME),
         "ipv6": inside(lambda: _read_ipv6(link.ifname)),
-        "addresses": [{"text": str(one.interface), "raw": _encode(one.raw)} for one in addresses],
-        "routes": [{"text": rtnl.route_text(one, names), "raw": _encode(one.raw)} for one in through],
+        "addresses": [{"text": str(one.interface), "raw": moved.encode(one.raw)} for one in addresses],
+        "routes": [{"text": rtnl.route_text(one, names), "raw": moved.encode(one.raw)} for one in through],
     }
-
-
-def _moves(address: Address) -> bool:
-    if address.interface.version == 4:
-        return True
-    return address.scope != rtnl.RT_SCOPE_LINK and not address.flags & rtnl.IFA_F_TEMPORARY
-
-
-def _route_moves(route: Route) -> bool:
-    if route.table == rtnl.RT_TABLE_LOCAL or route.network.is_link_local:
-        return False
-    return not (route.network.version == 6 and route.network.is_multicast)
 
 
 def _take_away(rt: RouteSocket, saved: Saved, link: Link) -> None:
     """Remove the saved routes and addresses from *link*, as far as they are there."""
     for one in saved["routes"]:
         _attempt(
-            rt, rtnl.RTM_DELROUTE, 0, _route_by(one, saved, link), {errno.ESRCH, errno.ENODEV}, one, link
+            rt, rtnl.RTM_DELROUTE, 0, moved.route_by(one, saved, link), {errno.ESRCH, errno.ENODEV}, one, link
         )
     for one in saved["addresses"]:
-        payload = _address_on(one, saved, link)
+        payload = moved.address_on(one, saved, link)
         gone = {errno.EADDRNOTAVAIL, errno.ENODEV, errno.EAFNOSUPPORT}
         _attempt(rt, rtnl.RTM_DELADDR, 0, payload, gone, one, link)
 
@@ -226,15 +211,15 @@ def _take_away(rt: RouteSocket, saved: Saved, link: Link) -> None:
 def _put(rt: RouteSocket, saved: Saved, link: Link) -> None:
     """Add the saved addresses and routes to *link*."""
     there = {errno.EEXIST}
-    for one in _in_order(saved["addresses"]):
-        payload = _address_on(one, saved, link)
+    for one in moved.in_listed_order(saved["addresses"]):
+        payload = moved.address_on(one, saved, link)
         if payload:
             _attempt(rt, rtnl.RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, payload, there, one, link)
     waiting = list(saved["routes"])
     for _ in range(PASSES_MAX):
         failed = []
         for one in waiting:
-            payload = _route_by(one, saved, link)
+            payload = moved.route_by(one, saved, link)
             flags = NLM_F_CREATE | (NLM_F_APPEND if payload[0] == socket.AF_INET else NLM_F_EXCL)
             refused = rt.attempt(rtnl.RTM_NEWROUTE, flags, payload)
             if refused and refused[0] not in there:
@@ -245,14 +230,6 @@ def _put(rt: RouteSocket, saved: Saved, link: Link) -> None:
             one, refused = failed[0]
             raise kernel_error(f"add route {one['text']} to", link.ifname, *refused)
         waiting = [one for one, _ in failed]
-
-
-def _in_order(addresses: list[dict[str, str]]) -> list[dict[str, str]]:
-    """So that a listing shows them as before: the kernel appends IPv4 addresses, and puts IPv6 ones first."""
-    family = [(_decode(one["raw"])[0], one) for one in addresses]
-    ipv4 = [one for number, one in family if number == socket.AF_INET]
-    ipv6 = [one for number, one in family if number == socket.AF_INET6]
-    return ipv4 + ipv6[::-1]
 
 
 def _attempt(
@@ -267,70 +244,6 @@ def _attempt(
     if payload and (refused := rt.attempt(kind, flags, payload)) and refused[0] not in fine:
         verb = "remove" if kind in (rtnl.RTM_DELADDR, rtnl.RTM_DELROUTE) else "add"
         raise kernel_error(f"{verb} {one['text']} on", link.ifname, *refused)
-
-
-def _address_on(one: dict[str, str], saved: Saved, link: Link) -> bytes:
-    """The saved address for *link*; b'' when its lifetime has ended since."""
-    raw = _decode(one["raw"])
-    family, prefix, flags, scope, _ = rtnl.IFADDR.unpack_from(raw)
-    dropped = rtnl.IFA_F_TENTATIVE | rtnl.IFA_F_DADFAILED | rtnl.IFA_F_PERMANENT
-    if family == socket.AF_INET:
-        dropped |= rtnl.IFA_F_SECONDARY  # the kernel decides which address of a subnet is secondary
-    elapsed_s = int(time.clock_gettime(time.CLOCK_BOOTTIME) - saved["saved_at_s"])
-    members = []
-    for kind, value in iter_attrs(raw, rtnl.IFADDR.size):
-        if kind == rtnl.IFA_LABEL and link.ifindex != saved["ifindex"]:
-            continue  # a label begins with its own interface's name
-        if kind == rtnl.IFA_FLAGS:
-            value = struct.pack("=I", struct.unpack("=I", value)[0] & ~dropped)
-        elif kind == rtnl.IFA_CACHEINFO:
-            preferred, valid, created, updated = rtnl.CACHEINFO.unpack(value)
-            preferred, valid = _less(preferred, elapsed_s), _less(valid, elapsed_s)
-            if not valid:
-                return b""
-            value = rtnl.CACHEINFO.pack(preferred, valid, created, updated)
-        members.append(attr(kind, value))
-    return rtnl.IFADDR.pack(family, prefix, flags & ~dropped, scope, link.ifindex) + b"".join(members)
-
-
-def _less(lifetime_s: int, elapsed_s: int) -> int:
-    return lifetime_s if lifetime_s == rtnl.LIFETIME_FOREVER else max(0, lifetime_s - elapsed_s)
-
-
-def _route_by(one: dict[str, str], saved: Saved, link: Link) -> bytes:
-    """The saved route, leaving by *link* wherever it left by the NIC."""
-    raw = _decode(one["raw"])
-    head = list(rtnl.RTMSG.unpack_from(raw))
-    head[8] &= rtnl.RTNH_F_ONLINK  # the others are states that the kernel reports and does not take
-    members = []
-    for kind, value in iter_attrs(raw, rtnl.RTMSG.size):
-        if kind == rtnl.RTA_OIF:
-            value = _swap(value, 0, saved["ifindex"], link.ifindex)
-        elif kind == rtnl.RTA_MULTIPATH:
-            for _, offset in rtnl.hops(value):
-                value = _swap(value, offset + 4, saved["ifindex"], link.ifindex)
-                value = (
-                    value[: offset + 2]
-                    + bytes([value[offset + 2] & rtnl.RTNH_F_ONLINK])
-                    + value[offset + 3 :]
-                )
-        elif kind == rtnl.RTA_CACHEINFO:
-            members += _expiry(value)
-            continue
-        members.append(attr(kind, value))
-    return rtnl.RTMSG.pack(*head) + b"".join(members)
-
-
-def _swap(value: bytes, offset: int, old: int, new: int) -> bytes:
-    if struct.unpack_from("=I", value, offset)[0] != old:
-        return value
-    return value[:offset] + struct.pack("=I", new) + value[offset + 4 :]
-
-
-def _expiry(cacheinfo: bytes) -> list[bytes]:
-    """When a route of a router advertisement ends: the kernel tells it in ticks, and takes it in seconds."""
-    expires = struct.unpack_from("=IIi", cacheinfo)[2] if len(cacheinfo) >= 12 else 0
-    return [attr_u32(rtnl.RTA_EXPIRES, expires // os.sysconf("SC_CLK_TCK"))] if expires > 0 else []
 
 
 def _read_ipv6(ifname: str) -> dict[str, str]:
@@ -362,11 +275,3 @@ def _set(rt: RouteSocket, link: Link, *members: bytes, up: bool | None = None) -
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def _encode(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _decode(raw: str) -> bytes:
-    return base64.b64decode(raw)

@@ -8,6 +8,7 @@ kernel is changed, and names every value that the change touches: writing `ip_fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -96,14 +97,14 @@ def _write(name: str, value: str) -> None:
         (IPV4 / name).write_text(value)
     except FileNotFoundError:
         return
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise kernel_error("write", f"net.ipv4.{name.replace('/', '.')}", error.errno or 0) from None
         raise PermissionDenied(
             f"write sysctl net.ipv4.{name.replace('/', '.')}: {error.strerror}",
-            fix="run as root; in a container, its /proc/sys must be writable",
+            fix="run as root; in a container, make /proc/sys writable or set ip_forward on its host",
             operation="write sysctl",
         ) from None
-    except OSError as error:
-        raise kernel_error("write sysctl", f"net.ipv4.{name.replace('/', '.')}", error.errno or 0) from None
 
 
 @contextlib.contextmanager
