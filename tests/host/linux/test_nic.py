@@ -14,6 +14,7 @@ from arcbox_net.errors import InterfaceNotFound, Unsupported
 from arcbox_net.host.linux import moved, nic, rtnl
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.rtsocket import RouteSocket
+from tests.host.linux.crash import Crash, crash_at
 from tests.host.linux.plans import bridge_plan
 from tests.support import netns
 from tests.support.netns import Host
@@ -148,25 +149,6 @@ def test_k9_a_nic_that_is_gone_is_no_error(host: Host, links: Links) -> None:
     links.return_nic(saved)
     assert links.remove(BRIDGE)
     assert links.readopt_nic(saved) is False
-
-
-class Crash(BaseException):
-    """SIGKILL as seen from inside: nothing after it runs."""
-
-
-def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The *step*-th change of the kernel, and all after it, do not happen."""
-    left = [step]
-    for name in ("attempt", "request"):
-        real = getattr(RouteSocket, name)
-
-        def counted(self: RouteSocket, *args: Any, real: Any = real, **kwargs: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Crash
-            return real(self, *args, **kwargs)
-
-        monkeypatch.setattr(RouteSocket, name, counted)
 
 
 def crashed_adoption(links: Links, step: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any] | None:
