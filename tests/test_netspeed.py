@@ -109,3 +109,21 @@ def test_an_unknown_test_is_a_usage_error() -> None:
 def test_udp_send_refuses_sizes_that_no_datagram_has(size: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, pytest.raises(ValueError):
         probe.udp_send(sender.fileno(), b"12345678", size, 0.1)
+
+
+def test_connect_many_and_accept_many_meet() -> None:
+    counts: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=lambda: counts.append(probe.accept_many(listener.fileno())))
+        server.start()
+        assert probe.connect_many(socket.inet_aton("127.0.0.1"), listener.getsockname()[1], 20) > 0
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
+    assert counts == [20]
+
+
+def test_connect_many_says_which_connection_was_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError, match="connection 0"):
+        probe.connect_many(socket.inet_aton("127.0.0.1"), port, 1)

@@ -1,14 +1,16 @@
 """The inner loops of `arcbox_net.netspeed`: what Python would be too slow to measure. Blocking sockets only."""
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, ENOBUFS, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, ECONNABORTED, ECONNREFUSED, EINTR, ENOBUFS, errno
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strerror
 
 from arcbox_net.abi.clock cimport monotonic_ns
+from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, POLLIN, iovec, mmsghdr, poll, pollfd, recv, recvmmsg, send, sendmmsg,
+    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, POLLIN, SOCK_CLOEXEC, SOCK_STREAM, accept4, connect, htons, iovec,
+    mmsghdr, poll, pollfd, recv, recvmmsg, send, sendmmsg, sockaddr, sockaddr_in, socket,
 )
 
 import array
@@ -58,6 +60,55 @@ def rr_server(int fd, size_t size):
         while _recv_all(fd, buffer, size) > 0 and _send_all(fd, buffer, size) == 0:
             count += 1
     free(buffer)
+    return count
+
+
+def connect_many(bytes address, int l4_port, int count):
+    """Open *count* IPv4 connections one after the other, with a byte each way on each; the seconds it took.
+
+    *address* is packed. The server closes first, so the client keeps no TIME_WAIT.
+    """
+    cdef sockaddr_in name
+    cdef int i, fd, failed = 0
+    cdef uint8_t byte = 0
+    cdef uint64_t begin
+    if len(address) != 4:
+        raise ValueError("a packed IPv4 address has 4 bytes")
+    memset(&name, 0, sizeof(name))
+    name.sin_family = AF_INET
+    name.sin_port = htons(<uint16_t>l4_port)
+    memcpy(&name.sin_addr, <const char *>address, 4)
+    begin = monotonic_ns()
+    with nogil:
+        for i in range(count):
+            fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
+            if fd < 0 or connect(fd, <sockaddr *>&name, sizeof(name)) < 0:
+                failed = errno
+            elif _send_all(fd, &byte, 1) < 0 or _recv_all(fd, &byte, 1) <= 0 or _recv_all(fd, &byte, 1) != 0:
+                failed = errno if errno else ECONNREFUSED
+            close(fd)
+            if failed:
+                break
+    if failed:
+        raise OSError(failed, f"connection {i}: {strerror(failed).decode()}")
+    return (monotonic_ns() - begin) / 1e9
+
+
+def accept_many(int listener_fd):
+    """Answer a byte on every connection and close it, until the listener is shut down; how many there were."""
+    cdef int fd, count = 0
+    cdef uint8_t byte = 0
+    with nogil:
+        while True:
+            fd = accept4(listener_fd, NULL, NULL, SOCK_CLOEXEC)
+            if fd < 0 and errno in (EINTR, ECONNABORTED):
+                continue
+            if fd < 0:
+                break
+            if _recv_all(fd, &byte, 1) > 0:
+                _send_all(fd, &byte, 1)
+            close(fd)
+            count += 1
     return count
 
 
