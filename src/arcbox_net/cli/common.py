@@ -108,11 +108,12 @@ def require_admin(what: str) -> None:
     if all(_has_capability(number) for number in (CAP_NET_ADMIN, CAP_SYS_ADMIN)):
         return
     raise PermissionDenied(
-        f"{what} needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)", fix=_again_as_root(), operation=what
+        f"{what} needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)", fix=again_as_root(), operation=what
     )
 
 
-def _again_as_root() -> str:
+def again_as_root() -> str:
+    """The command line that was typed, with sudo."""
     program = os.path.abspath(sys.argv[0]) if os.sep in sys.argv[0] else sys.argv[0]
     return "sudo " + shlex.join([program, *sys.argv[1:]])
 

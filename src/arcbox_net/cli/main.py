@@ -6,13 +6,14 @@ Exit status: 0 done, 1 it failed, 2 what was asked is wrong. `run` passes its co
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import IO, Any
 
 import click
 
 from arcbox_net.cli.output import style
-from arcbox_net.errors import ArcboxNetError, ConfigError
+from arcbox_net.errors import ArcboxNetError, ConfigError, PermissionDenied
 
 VERBS = {
     "up": "arcbox_net.cli.up",
@@ -43,8 +44,13 @@ class Failure(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         head = style("arcbox-net: ", stream=sys.stderr, fg="red", bold=True)
         click.echo(f"{head}{self.error.message}", err=True)
-        if self.error.fix:
-            click.echo(f"  fix: {self.error.fix}", err=True)
+        fix = self.error.fix
+        if isinstance(self.error, PermissionDenied) and os.geteuid() != 0:
+            from arcbox_net.cli.common import again_as_root
+
+            fix = again_as_root()
+        if fix:
+            click.echo(f"  fix: {fix}", err=True)
 
 
 class Verbs(click.Group):

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -149,9 +150,11 @@ def started() -> None:
 def execute(command: Sequence[str]) -> NoReturn:
     """Become *command*. What prevents it is raised in the parent, with the status a shell would exit with."""
     try:
+        # execvp reports the directory of PATH that it may not read rather than that nothing is found.
+        missing = shutil.which(command[0]) is None and "/" not in command[0]
         os.execvp(command[0], list(command))
     except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        missing = missing or error.errno in (errno.ENOENT, errno.ENOTDIR)
         reason = "command not found" if missing else os.strerror(error.errno or 0)
         status = EXIT_NOT_FOUND if missing else EXIT_CANNOT_EXECUTE
         _report_to[0].send(json.dumps({"message": f"{command[0]}: {reason}", "status": status}).encode())
