@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE = range(1, 8)
-OFFER_S, DECLINE_S, REUSE_AFTER_S = 30.0, 600.0, 10.0
+OFFER_S, DECLINE_S, REUSE_AFTER_S, FRESH_S = 30.0, 600.0, 10.0, 1.0
 
 
 @dataclasses.dataclass
@@ -79,6 +79,10 @@ class SlowServer:
             allowed = allowed and (mine or self._is_free(address, now))
         if not allowed:
             return Verdict(NAK)
+        for h in self.held:
+            recent = h.until > now + self.lease_s - FRESH_S
+            if h.client == client and h.address == address and h.what == "bound" and recent:
+                return Verdict(ACK, [address])
         moved = [h.address for h in self.held if h.client == client and h.what != "offered"]
         self.held = [h for h in self.held if h.client != client and h.address != address]
         self._keep(Held(address, client, "bound", now + self.lease_s))

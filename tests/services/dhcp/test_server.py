@@ -276,6 +276,28 @@ def test_d9_a_repeated_request_gets_the_identical_ack() -> None:
     assert first is not None and second is not None and first.reply == second.reply
 
 
+def test_d9_a_request_repeated_at_once_is_not_written_again() -> None:
+    site = Site()
+    site.lease()
+    renewal = request(REQUEST, ciaddr=int(ip(2)))
+    site.wait(0.5)
+    assert site.send(renewal) is not None and not site.decision.changes
+    assert site.send(request(REQUEST, ciaddr=int(ip(2)), options={OPT_HOSTNAME: b"new"})) is not None
+    assert site.decision.changes, "a new name is a change"
+    site.wait(1)
+    assert site.send(renewal) is not None and site.decision.changes
+
+
+def test_d11_a_request_repeated_while_the_first_is_not_durable_waits_as_well() -> None:
+    site = Site()
+    offer = site.send(request(DISCOVER))
+    assert offer is not None
+    payload = request(REQUEST, wanted=offer.ip, server_id=SERVER_ID)
+    first = site.server.handle(payload, MAC_A, None, site.now)
+    second = site.server.handle(payload, MAC_A, None, site.now)
+    assert first.changes and second.changes
+
+
 def test_d9_a_repeated_discover_gets_the_same_address() -> None:
     site = Site()
     first = site.send(request(DISCOVER))
@@ -678,6 +700,7 @@ def test_d20_a_new_name_ends_the_old_one() -> None:
     site = Site()
     site.lease(options={OPT_HOSTNAME: b"old"})
     assert site.decision.changes[0].started and not site.decision.changes[0].ended
+    site.wait(60)
     site.send(request(REQUEST, ciaddr=int(ip(2)), options={OPT_HOSTNAME: b"old"}))
     assert not site.decision.changes[0].started and not site.decision.changes[0].ended
     site.send(request(REQUEST, ciaddr=int(ip(2)), options={OPT_HOSTNAME: b"new"}))

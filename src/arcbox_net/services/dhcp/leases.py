@@ -37,6 +37,7 @@ from arcbox_net.services.dhcp.records import (
 __all__ = ["Client", "LeaseTable", "Offer"]
 
 DECLINE_S = 600.0
+FRESH_S = 1.0
 
 
 class LeaseTable(LeaseBook):
@@ -112,6 +113,23 @@ class LeaseTable(LeaseBook):
             now.boot,
         )
         return self._change(ip, bound, now)
+
+    def fresh(self, client: Client, ip: int, lease_s: int, hostname: str | None, now: Clock) -> Lease | None:
+        """The lease that `bind` would make, if the disk has it already: bound less than FRESH_S ago.
+
+        So a repeated REQUEST is answered at once, and a guest that repeats it wears out no disk. What the client
+        may think it has longer than the disk says is less than REUSE_AFTER_S.
+        """
+        lease = self._leases.get(ip)
+        if lease is None or lease.expires_mono is None or lease.lease_s != lease_s or lease.state != BOUND:
+            return None
+        if lease.identity != client.identity or lease.mac != client.mac or now.mono >= lease.expires_mono:
+            return None
+        if now.mono + lease_s - lease.expires_mono >= FRESH_S or self._durable.get(ip) is not lease:
+            return None
+        if ip in self._unsettled or self.address_of(client) != ip:
+            return None
+        return lease if lease.named or lease.hostname == hostname else None
 
     def release_by(self, client: Client, ip: int, now: Clock) -> LeaseChange | None:
         """The client gives *ip* back. None: it does not have it."""

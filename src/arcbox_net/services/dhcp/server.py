@@ -240,9 +240,11 @@ class DhcpServer:
         if not ip:
             return Decision(drop=DropReason.BAD_ADDRESS)
         lease_s = self._lease_s(message)
-        change = self._table.bind(
-            client, ip, lease_s, sanitise_hostname(message.options.get(OPT_HOSTNAME)), now
-        )
+        hostname = sanitise_hostname(message.options.get(OPT_HOSTNAME))
+        fresh = self._table.fresh(client, ip, lease_s, hostname, now)
+        if fresh is not None:
+            return Decision(reply=self._answer(message, mac, ACK, ip, lease_s, fresh))
+        change = self._table.bind(client, ip, lease_s, hostname, now)
         if change is DropReason.PORT_LIMIT:
             return Decision(drop=change)
         if isinstance(change, DropReason):
