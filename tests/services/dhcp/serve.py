@@ -50,7 +50,15 @@ async def serve(path: str, ifname: str, changes: dict[str, Any]) -> None:
         tell(event="failed", message=error.message, fix=error.fix)
         return
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+
+    async def rebind() -> None:
+        await service.rebind()
+        tell(event="rebound")
+
+    again: list[asyncio.Task[None]] = []
+    loop.add_signal_handler(signal.SIGHUP, lambda: again.append(loop.create_task(rebind())))
     tell(event="ready")
     await ended.wait()
     await service.stop()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,12 @@ class Network:
         self.path = directory / "net.db"
         self.process: subprocess.Popen[str] | None = None
         self.events: list[dict[str, Any]] = []
-        host.run(f"ip link add {BRIDGE} type bridge")
-        host.run(f"ip addr add 10.77.0.1/24 dev {BRIDGE}")
-        host.run(f"ip link set {BRIDGE} up")
+        self.bridge()
+
+    def bridge(self) -> None:
+        self.host.run(f"ip link add {BRIDGE} type bridge")
+        self.host.run(f"ip addr add 10.77.0.1/24 dev {BRIDGE}")
+        self.host.run(f"ip link set {BRIDGE} up")
 
     def guest(self, label: str) -> Namespace:
         guest = self.host.namespace(label)
@@ -52,8 +55,8 @@ class Network:
         guest.run("ip link set eth0 up")
         return guest
 
-    def start(self, *, expect: str = "ready", **changes: Any) -> dict[str, Any]:
-        command = [sys.executable, str(SERVER), str(self.path), BRIDGE, json.dumps(changes)]
+    def start(self, *, expect: str = "ready", under: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
+        command = [*under, sys.executable, str(SERVER), str(self.path), BRIDGE, json.dumps(changes)]
         self.process = self.host.popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         first: dict[str, Any] = json.loads(self.process.stdout.readline())
@@ -67,7 +70,11 @@ class Network:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None:
-            self.process.send_signal(number)
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            for pid in children:  # the server, when the process is a tracer
+                os.kill(int(pid), number)
+            if not children:
+                self.process.send_signal(number)
             self.process.wait(10)
             self.process = None
 
@@ -225,6 +232,57 @@ def test_d6_an_address_that_somebody_squats_is_not_given_to_another(network: Net
     assert late.call(ask) is ClientState.SELECTING
     stats = network.stats()
     assert stats["drop_conflict"] == 1
+
+
+@pytest.mark.fault
+def test_a_bridge_that_goes_down_and_up_serves_again(network: Network) -> None:
+    network.start()
+    guest = network.guest("a")
+    first = lease(guest)
+    for state in ("down", "up"):
+        network.host.run(f"ip link set {BRIDGE} {state}")
+    assert lease(guest).ip == first.ip
+
+
+@pytest.mark.fault
+def test_a_bridge_made_anew_serves_again_after_rebind(network: Network) -> None:
+    network.start()
+    first = lease(network.guest("a"))
+    network.host.run(f"ip link del {BRIDGE}")
+    network.bridge()
+    assert network.process is not None
+    network.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: {"event": "rebound"} in network.events)
+    assert lease(network.guest("b")).ip not in (None, first.ip)
+
+
+@pytest.mark.fault
+@needs("strace")
+def test_d13_a_disk_that_fails_every_sync_serves_renewals_only(network: Network) -> None:
+    """Every fdatasync fails from the first lease on."""
+    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync")
+    network.start(under=(*inject, "-e", "inject=fdatasync,fsync:error=EIO:when=40+"))
+    guest = network.guest("a")
+    told: list[tuple[int, bool]] = []
+
+    def clients() -> None:
+        with ClientSocket("eth0") as sock:
+            for number in range(60):
+                client = DhcpClient(sock.mac, random.Random(number), client_id=b"\0" + bytes((number,)))
+                deadline = time.monotonic() + (5 if all(done for _, done in told) else 0.2)
+                done = sock.exchange(
+                    client, client.discover(), lambda c=client: c.lease is not None, deadline
+                )
+                told.append((number, done))
+
+    guest.call(clients)
+    assert told[0][1] and not told[-1][1]
+    acknowledged = [number for number, done in told if done]
+    network.stop(signal.SIGKILL)
+    state = State.open(network.path)
+    stored = {lease.client_id for lease in state.leases() if lease.is_bound(system_clock())}
+    state.close()
+    assert {b"\0" + bytes((number,)) for number in acknowledged} <= stored
 
 
 @pytest.mark.fault
