@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv4Interface
 import pytest
 
 from arcbox_net.host.linux import tap
+from arcbox_net.host.linux.kernel import Kernel
 from arcbox_net.host.linux.links import Links
 from tests.host.linux.crash import Crash, crash_at
 from tests.host.linux.plans import bridge_plan, tap_plan, veth_plan
@@ -36,7 +37,7 @@ def killed_at_each_step(host: Host, monkeypatch: pytest.MonkeyPatch, make: Calla
         with Links(host.path) as links, monkeypatch.context() as patched:
             crash_at(step, patched)
             # A killed process cleans nothing up.
-            patched.setattr(Links, "remove", lambda self, ifname: False)
+            patched.setattr(Kernel, "remove", lambda self, ifname: False)
             patched.setattr(tap, "close_all", lambda fds: [os.close(fd) for fd in fds])
             try:
                 make(links)

@@ -146,9 +146,7 @@ class LinkMonitor:
                 self._emit(f"route-{verb}", ifindex, detail=rtnl.route_text(route, self._ifnames()))
 
     def _resync(self) -> None:
-        """Messages were lost: drop what is queued, which is older than the listing, and compare with the
-        kernel.
-        """
+        """Messages were lost: drop what is queued, which is older than a listing, and compare with one."""
         self.overruns += 1
         assert self._socket is not None and self._rt is not None
         self._drain(self._socket)

@@ -21,9 +21,7 @@ T = TypeVar("T")
 
 
 def open_netns(path: str | None, pid: int | None) -> int:
-    """An fd of the network namespace at *path* (or named so by `ip netns`), or of process *pid*. The caller
-    closes it.
-    """
+    """A new fd of the network namespace at *path* (or so named by `ip netns`), or of process *pid*."""
     if (path is None) == (pid is None):
         raise ValueError("give a path or a pid")
     if pid is not None:

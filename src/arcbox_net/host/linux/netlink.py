@@ -123,9 +123,7 @@ def build(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
 
 
 def error_of(message: Message) -> tuple[int, str]:
-    """Error number (0: acknowledged) of an NLMSG_ERROR or NLMSG_DONE, and the kernel's own words where it
-    gave any.
-    """
+    """Error number (0: none) of an NLMSG_ERROR or NLMSG_DONE, and what the kernel said about it."""
     payload = message.payload
     if len(payload) < 4:
         return 0, ""

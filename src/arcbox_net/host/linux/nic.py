@@ -60,9 +60,7 @@ class Inside(Protocol):
 def adopt(
     rt: RouteSocket, inside: Inside, ifname: str, bridge: str, journal: Callable[[Saved], None]
 ) -> Saved:
-    """Put the NIC *ifname* under *bridge*, which takes its MAC, addresses and routes. Gives it back if a
-    step fails.
-    """
+    """Put the NIC *ifname* under *bridge*, which takes its MAC, addresses and routes; all or nothing."""
     link = rt.need_link(ifname)
     hub = rt.need_link(bridge)
     check_nic(link, {found.ifindex: found.ifname for found in rt.links()}, inside)
@@ -93,9 +91,7 @@ def readopt(rt: RouteSocket, inside: Inside, saved: Saved) -> bool:
 
 
 def give_back(rt: RouteSocket, inside: Inside, saved: Saved) -> None:
-    """Make the NIC of *saved* what it was. One that is gone, or that a reboot has set up anew, is left
-    alone.
-    """
+    """Make the NIC of *saved* what it was; one that is gone or was set up anew by a reboot is let be."""
     if saved["boot_id"] != _boot_id():
         return
     links = {found.ifindex: found for found in rt.links()}

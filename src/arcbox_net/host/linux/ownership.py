@@ -15,9 +15,7 @@ LINK_GROUP: Final = 0x61627800  # "abx\0"
 
 
 class OwnedLink(NamedTuple):
-    """A link of ours. `kind`: bridge, tap or veth. `network` is '' for one whose maker was killed before
-    naming it.
-    """
+    """A link of ours. `kind`: bridge, tap or veth. `network`: '' if its maker died before naming it."""
 
     ifname: str
     ifindex: int

@@ -54,9 +54,7 @@ def open_queues(
     create: bool,
     opener: Callable[[], int] | None = None,
 ) -> list[int]:
-    """One non-blocking fd a queue. *create*: the device must not exist yet; else it must. Closes all fds on
-    failure.
-    """
+    """One non-blocking fd a queue, or none. *create*: the device must not exist yet; else it must."""
     if not 1 <= queues <= QUEUES_MAX:
         raise LimitReached(f"{queues} queues: a TAP has 1 to {QUEUES_MAX}", limit="queues", value=queues)
     flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
@@ -87,9 +85,7 @@ def open_device() -> int:
 
 
 def set_offloads(fd: int, offloads: int) -> int:
-    """Let the kernel hand over what *offloads* names, less USO where the kernel has none; returns what was
-    set.
-    """
+    """Let the kernel hand over what *offloads* names, less USO if it has none; returns what was set."""
     for wanted in (offloads, offloads & OFFLOADS_TSO):
         try:
             fcntl.ioctl(fd, TUNSETOFFLOAD, wanted)
