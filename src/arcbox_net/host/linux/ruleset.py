@@ -42,6 +42,7 @@ NEVER_ROUTED = (
     "224.0.0.0/3",
 )
 
+_MARK = f"meta mark set meta mark or {SEEN_MARK:#x}"
 _ACCEPT = "goto admit"
 
 
@@ -159,7 +160,7 @@ def _table(family: str, network: str, parts: Iterable[str]) -> str:
 def _admit() -> str:
     return _chain(
         "admit",
-        f"meta mark set meta mark or {SEEN_MARK:#x} accept",
+        f"{_MARK} accept",
         comment="accepted: the mark tells the guard that these tables are in place",
     )
 
@@ -209,6 +210,10 @@ def _bridge_table(plan: FirewallPlan) -> str:
             _admit(),
             _chain(
                 "prerouting",
+                # The one rule that most frames meet: unicast IPv4 with the sender's own addresses. The first 16 bits
+                # of a transport header are the source port; 67 would be a DHCP server, and is looked at below.
+                f"{ports} meta pkttype != broadcast meta pkttype != multicast ether type ip @th,0,16 != 67 "
+                f"iifname . ether saddr . ip saddr @addresses {_MARK} accept",
                 f"{ports} goto from_guest",
                 hook="filter hook prerouting priority filter",
             ),
