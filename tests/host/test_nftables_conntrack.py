@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arcbox_net.host.linux import conntrack
+from arcbox_net.host.linux import conntrack, sysctl
 from arcbox_net.host.plan import Dnat
 from tests.host.firewall_lab import Guest, Lab, ask, ask_on, client, ping, server
 from tests.support.netns import Host
@@ -193,6 +193,16 @@ def test_inbound_connections_have_the_same_idle_times(host: Host, network: Lab, 
     with server(alice.ns, 80, "udp"):
         assert ask(host.world, host.host_ip, 5000, "udp")
     assert 290 <= timeouts(host)["udp=5000", ""] <= 300
+
+
+def test_n23_icmp_lives_for_a_minute_while_a_network_forwards(
+    host: Host, network: Lab, alice: Guest, tmp_path: Path
+) -> None:
+    host.call(lambda: sysctl.enable_forwarding("lab", [network.bridge], tmp_path))
+    assert ping(alice.ns, host.world_ip)
+    assert 50 <= timeouts(host)["icmp", ""] <= 60
+    host.call(lambda: sysctl.restore_forwarding("lab", tmp_path))
+    assert host.sysctl("net.netfilter.nf_conntrack_icmp_timeout") == "30"
 
 
 def test_icmp_error_of_a_translated_connection_reaches_the_guest(host: Host, alice: Guest) -> None:

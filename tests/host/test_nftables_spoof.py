@@ -67,10 +67,10 @@ def test_l1_foreign_source_mac_is_dropped(alice: Guest, bob: Guest, source: str,
 def test_l4_foreign_source_ipv4_is_dropped_and_counted(
     network: Lab, alice: Guest, bob: Guest, source: str
 ) -> None:
-    before = network.drops("bridge", "source IPv4 address")
+    before = network.drops("source IPv4 address")
     frame = ethernet(bob.mac, alice.mac, 0x0800, ipv4(source, bob.ip, 17, udp(1, 2)))
     assert not arrives(alice, frame, bob)
-    assert network.drops("bridge", "source IPv4 address") == before + 1
+    assert network.drops("source IPv4 address") == before + 1
 
 
 def test_l4_no_address_may_be_used_for_dhcp_only(alice: Guest, bob: Guest) -> None:
@@ -108,10 +108,10 @@ def test_l3_false_arp_is_dropped(alice: Guest, bob: Guest, payload) -> None:  # 
 
 
 def test_rogue_dhcp_server_is_dropped(network: Lab, alice: Guest, bob: Guest) -> None:
-    before = network.drops("bridge", "rogue DHCP server")
+    before = network.drops("rogue DHCP server")
     offer = ipv4(alice.ip, "255.255.255.255", 17, udp(67, 68, b"\2" * 240))
     assert not arrives(alice, ethernet(BROADCAST, alice.mac, 0x0800, offer), bob)
-    assert network.drops("bridge", "rogue DHCP server") == before + 1
+    assert network.drops("rogue DHCP server") == before + 1
 
 
 FRAGMENT = struct.pack("!BBHL", 58, 0, 1, 7)  # next header ICMPv6, offset 0, more to come
@@ -164,7 +164,7 @@ def test_l7_broadcast_storm_is_limited(network: Lab, bob: Guest) -> None:
     carol = network.guest()
     frame = ethernet(BROADCAST, carol.mac, 0x0806, arp(1, carol.mac, carol.ip, bob.ip))
     lab.send(carol, *[frame] * 3000)
-    assert wait_until(lambda: network.drops("bridge", "broadcast storm")) > 0
+    assert wait_until(lambda: network.drops("broadcast storm")) > 0
     unicast = ethernet(bob.mac, carol.mac, 0x0800, ipv4(carol.ip, bob.ip, 17, udp(1, 2)))
     assert arrives(carol, unicast, bob)
 
@@ -174,9 +174,9 @@ def test_removed_port_is_silenced_and_others_are_not(network: Lab, alice: Guest,
     frame = ethernet(bob.mac, carol.mac, 0x0800, ipv4(carol.ip, bob.ip, 17, udp(1, 2)))
     assert arrives(carol, frame, bob)
     network.host.call(lambda: network.firewall.remove_port(carol.plan))
-    before = network.drops("bridge", "source MAC")
+    before = network.drops("source MAC")
     lab.send(carol, frame)
-    wait_until(lambda: network.drops("bridge", "source MAC") > before)
+    wait_until(lambda: network.drops("source MAC") > before)
     assert arrives(alice, ethernet(bob.mac, alice.mac, 0x0800, ipv4(alice.ip, bob.ip, 17, udp(1, 2))), bob)
 
 

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import resource
-import shutil
 import subprocess
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux import foreign
 from arcbox_net.host.linux.listeners import wildcard_listeners
-from arcbox_net.host.linux.nftables import Firewall
+from arcbox_net.host.linux.nftables import Firewall, nft_path
 from arcbox_net.host.plan import parse_alias
 
 NFT_VERSION_MIN = (1, 0, 0)
@@ -97,8 +96,8 @@ def _kernel() -> Check:
 
 
 def _nft() -> Check:
-    path = shutil.which("nft")
-    if path is None:
+    path = nft_path()
+    if not os.path.isabs(path):
         return Check("nftables", False, "nft is not installed", "apt-get install nftables")
     text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     match = re.search(r"v(\d+)\.(\d+)\.(\d+)", text)

@@ -25,6 +25,8 @@ MSG_GETOBJ = nfnetlink.SUBSYS_NFTABLES << 8 | 19
 GEN_ID = 1
 TABLE_NAME = 1  # also the attribute that holds the table's name of a chain, rule, set, element or object
 _RULE_EXPRESSIONS = 4
+_RULE_USERDATA = 7
+_COUNTER_PACKETS = 2
 _EXPR_NAME, _EXPR_DATA = 1, 2
 # What identifies an object, without handles and use counts: name and definition.
 _STABLE = {
@@ -102,6 +104,36 @@ def fingerprint(table: str) -> bytes:
                 for payload in _dump_table(netlink, kind, family, table):
                     digest.update(_definition(kind, payload))
     return digest.digest()
+
+
+def drop_counts(table: str) -> dict[str, int]:
+    """Packets counted by the rules of *table* that have a comment, summed by comment. Raises OSError."""
+    counts: dict[str, int] = {}
+    with NfnetlinkSocket() as netlink:
+        for family in (nfnetlink.NFPROTO_BRIDGE, nfnetlink.NFPROTO_INET):
+            for payload in _dump_table(netlink, MSG_GETRULE, family, table):
+                parts = dict(nfnetlink.attributes(payload, 4, len(payload)))
+                comment = _comment(parts.get(_RULE_USERDATA, b""))
+                if comment:
+                    counts[comment] = counts.get(comment, 0) + _counted(parts.get(_RULE_EXPRESSIONS, b""))
+    return counts
+
+
+def _comment(userdata: bytes) -> str:
+    """nft keeps a rule's comment in its user data: type 0, length, text with a final zero."""
+    if len(userdata) < 2 or userdata[0] != 0 or 2 + userdata[1] > len(userdata):
+        return ""
+    return userdata[2 : 2 + userdata[1]].rstrip(b"\0").decode(errors="replace")
+
+
+def _counted(expressions: bytes) -> int:
+    for _element, expression in nfnetlink.attributes(expressions, 0, len(expressions)):
+        fields = dict(nfnetlink.attributes(expression, 0, len(expression)))
+        if fields.get(_EXPR_NAME) == b"counter\0":
+            body = fields.get(_EXPR_DATA, b"")
+            packets = dict(nfnetlink.attributes(body, 0, len(body))).get(_COUNTER_PACKETS, b"")
+            return int.from_bytes(packets, "big")
+    return 0
 
 
 def _dump_table(netlink: NfnetlinkSocket, kind: int, family: int, table: str) -> list[bytes]:

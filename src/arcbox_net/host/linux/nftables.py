@@ -7,10 +7,14 @@ guard.py covers the gap until firewall_monitor.py has noticed such a removal.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
+import os
+import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from arcbox_net.errors import KernelError, PermissionDenied
@@ -21,6 +25,8 @@ from arcbox_net.host.linux.ruleset import render
 from arcbox_net.host.plan import Dnat, FirewallPlan, HostAccessRedirect, PortPlan, table_name
 
 __all__ = ["Firewall", "render"]
+
+log = logging.getLogger("arcbox_net.nftables")
 
 NFT_TIMEOUT_S = 30
 _PREFIX = "abx_"
@@ -87,7 +93,8 @@ class Firewall:
             if old is None:
                 return
             self._change(self._port_changes("delete", old), lambda: self._ports.pop(port.ifname))
-            conntrack.forget_guests(old.ips)
+            with _logged("forget connections"):
+                conntrack.forget_guests(old.ips)
 
     def add_dnats(self, dnats: Sequence[Dnat]) -> None:
         """Forward more host ports, in one transaction."""
@@ -96,7 +103,8 @@ class Firewall:
             if new and self._plan is not None:
                 changes = self._changes("add", ruleset.dnat_elements(new))
                 self._change(changes, lambda: self._dnats.update(dict.fromkeys(new)))
-                conntrack.forget_stale(map(_translation, new))
+                with _logged("forget connections"):
+                    conntrack.forget_stale(map(_translation, new))
 
     def remove_dnats(self, dnats: Sequence[Dnat]) -> None:
         """Stop forwarding those host ports, and forget exactly their connections."""
@@ -105,7 +113,8 @@ class Firewall:
             if gone:
                 changes = self._changes("delete", ruleset.dnat_elements(gone))
                 self._change(changes, lambda: _discard(self._dnats, gone))
-                conntrack.forget_translations([_translation(dnat) for dnat in gone])
+                with _logged("forget connections"):
+                    conntrack.forget_translations([_translation(dnat) for dnat in gone])
 
     def add_redirects(self, redirects: Sequence[HostAccessRedirect]) -> None:
         """Let guests use more ports of the host's loopback, through our relay."""
@@ -124,9 +133,11 @@ class Firewall:
                 self._change(changes, lambda: _discard(self._redirects, gone))
                 gateway = self._plan.gateway
                 if gateway is not None:
-                    conntrack.forget_translations(
-                        [Translation(i.protocol, gateway, i.host_port, gateway, i.relay_port) for i in gone]
-                    )
+                    ended = [
+                        Translation(i.protocol, gateway, i.host_port, gateway, i.relay_port) for i in gone
+                    ]
+                    with _logged("forget connections"):
+                        conntrack.forget_translations(ended)
 
     def remove(self) -> None:
         """Remove both tables; nothing happens when there are none. Raises KernelError."""
@@ -150,6 +161,18 @@ class Firewall:
         with self._lock:
             return number in self._journal
 
+    def drops(self) -> dict[str, int]:
+        """Packets dropped since the tables were applied, by reason. Raises KernelError."""
+        try:
+            return generation.drop_counts(table_name(self.network))
+        except OSError as error:
+            raise KernelError(
+                f"nftables: cannot read counters: {error.strerror}",
+                operation="list",
+                object=table_name(self.network),
+                errno=error.errno,
+            ) from None
+
     @staticmethod
     def owned_networks() -> list[str]:
         """Names of the networks that have a table in this network namespace. Raises KernelError."""
@@ -170,10 +193,19 @@ class Firewall:
         fresh = self._plan is None and self.network not in self.owned_networks()
         if fresh and plan.subnet is not None:
             # Connections pass by their conntrack entry: an old one to these addresses must not.
-            conntrack.forget_subnet(plan.subnet)
+            with _logged("forget old connections"):
+                conntrack.forget_subnet(plan.subnet)
         self._run(ruleset.replacement(plan))
-        self._fingerprint = generation.fingerprint(table_name(self.network))
-        self._guard.open(plan)
+        try:
+            self._fingerprint = generation.fingerprint(table_name(self.network))
+            self._guard.open(plan)
+        except OSError as error:
+            raise KernelError(
+                f"nftables: network {self.network}: {error.strerror}",
+                operation="guard the ruleset",
+                object=table_name(self.network),
+                errno=error.errno,
+            ) from None
 
     def _change(self, changes: str, commit: Callable[[], object]) -> None:
         """Make *changes* in the kernel, then *commit* them here; if they do not fit there, apply all anew."""
@@ -205,16 +237,22 @@ class Firewall:
             run_nft(commands, f"network {self.network}")
 
 
+def nft_path() -> str:
+    """Where nft is. Debian keeps it in a directory that is not on everyone's PATH."""
+    return shutil.which("nft", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin") or "nft"
+
+
 def run_nft(commands: str, what: str) -> None:
     """Run *commands* as one transaction. Raises KernelError with nft's first line, or PermissionDenied."""
     try:
         done = subprocess.run(
-            ["nft", "-f", "-"],
+            [nft_path(), "-f", "-"],
             input=commands,
             capture_output=True,
             text=True,
             timeout=NFT_TIMEOUT_S,
             check=False,
+            env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError:
         raise KernelError(
@@ -234,6 +272,15 @@ def run_nft(commands: str, what: str) -> None:
                 f"nftables: {what}: {reason}", fix="run as root or with CAP_NET_ADMIN", operation="nft -f -"
             )
         raise KernelError(f"nftables: {what}: {reason}", operation="nft -f -", object=what, errno=None)
+
+
+@contextlib.contextmanager
+def _logged(operation: str) -> Iterator[None]:
+    """Conntrack entries end by themselves some day: failing to delete them undoes no change of the rules."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s: %s", operation, error.strerror)
 
 
 def _translation(dnat: Dnat) -> Translation:

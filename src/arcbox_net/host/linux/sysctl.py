@@ -16,11 +16,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from arcbox_net.errors import PermissionDenied
+from arcbox_net.errors import KernelError, PermissionDenied
 from arcbox_net.host.linux.netlink import kernel_error
 
 IPV4: Final = Path("/proc/sys/net/ipv4")
 SWITCH: Final = "ip_forward"
+# RFC 5508 REQ-2. The other idle times are in the ruleset, but nft has no words for ICMP's.
+ICMP_IDLE: Final = "../netfilter/nf_conntrack_icmp_timeout"
+ICMP_IDLE_S: Final = 60
 RECORD: Final = "forwarding.json"
 LOCK: Final = "forwarding.lock"
 
@@ -48,11 +51,17 @@ def enable_forwarding(
                 touched.setdefault(name, _value(name))
         for name in wanted:
             touched.setdefault(name, "0")
+        icmp_idle = _value(ICMP_IDLE)
+        if icmp_idle is not None and int(icmp_idle) < ICMP_IDLE_S:
+            touched.setdefault(ICMP_IDLE, icmp_idle)
         _store(record_dir, networks, touched)
         if _value(SWITCH) == "0":
             _write(SWITCH, "1")
         for name in sorted(wanted):
             _write(name, "1")
+        if touched.get(ICMP_IDLE) is not None:
+            with contextlib.suppress(PermissionDenied, KernelError):  # no reason to go without a network
+                _write(ICMP_IDLE, str(ICMP_IDLE_S))
 
 
 def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] | None = None) -> None:
