@@ -339,9 +339,9 @@ def test_d13_a_full_disk_serves_renewals_and_space_brings_new_clients_back(
             while True:
                 file.write(b"x" * 512)
 
-        def renew() -> tuple[ClientState, int]:
+        def renew(hostname: str) -> tuple[ClientState, int]:
             with ClientSocket("eth0") as sock:
-                client = DhcpClient(sock.mac, random.Random(1))
+                client = DhcpClient(sock.mac, random.Random(1), hostname=hostname)
                 client.lease = first
                 sock.exchange(
                     client, client.renew(), lambda: client.state is ClientState.BOUND, time.monotonic() + 5
@@ -349,8 +349,8 @@ def test_d13_a_full_disk_serves_renewals_and_space_brings_new_clients_back(
                 return client.state, client.lease.lease_s if client.lease else 0
 
         refused = 0
-        for _ in range(100):  # the WAL has some room left at first
-            state, left = old.call(renew)
+        for number in range(100):  # the WAL has some room left at first; a new name must be written
+            state, left = old.call(lambda name=f"h{number}": renew(name))
             assert state is ClientState.BOUND and left <= 3600
             if left < 3600:
                 refused += 1

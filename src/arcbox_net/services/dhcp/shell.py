@@ -25,6 +25,8 @@ BACKLOG_MAX = 4096
 EXPIRE_EVERY_S = 1.0
 PROBE_S = 0.2  # RFC 2131 wants a probe of a reused address; the client waits seconds for its offer
 PROBES_MAX = 16
+# busybox udhcpc renews from a socket that it closes right after sending: a faster answer would go there and be lost.
+ANSWER_AFTER_S = 0.002
 
 log = logging.getLogger(__name__)
 LeaseListener = Callable[[Lease, bool], None]
@@ -145,6 +147,8 @@ class DhcpService:
             self._writer.submit(decision.changes, lambda error: self._durable(decision, error))
         elif decision.probe:
             self._probe(decision)
+        elif decision.reply is not None and decision.reply.ip == datagram.source_ip:
+            asyncio.get_running_loop().call_later(ANSWER_AFTER_S, self._send, decision.reply)
         elif decision.reply is not None:
             self._send(decision.reply)
 
