@@ -148,9 +148,10 @@ class Machine(Host):
         }
 
     def ruleset(self) -> str:
-        """The ruleset without counters and without the members of sets that packets fill."""
+        """The ruleset by table, without counters and without the members of sets that packets fill."""
         text = self.run("nft -s list ruleset").stdout
-        return re.sub(r"\t\telements = \{[^}]*\blimit rate\b[^}]*\}\n", "", text)
+        text = re.sub(r"\t\telements = \{[^}]*\blimit rate\b[^}]*\}\n", "", text)
+        return "".join(sorted(re.findall(r"^table .*?^\}\n", text, re.MULTILINE | re.DOTALL)))
 
     def sysctls(self) -> dict[str, str]:
         """Every net sysctl by path, without those that move on their own."""
