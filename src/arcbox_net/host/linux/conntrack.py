@@ -11,9 +11,12 @@ import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 from arcbox_net.host.linux import nfnetlink
 from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
+
+COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 _CT_GET = nfnetlink.SUBSYS_CONNTRACK << 8 | 1
 _CT_DELETE = nfnetlink.SUBSYS_CONNTRACK << 8 | 2
@@ -125,6 +128,8 @@ def entries(*, translated: bool = False) -> list[Entry]:
 
 def _forget(matches: Callable[[Entry], bool], *, translated: bool) -> int:
     deleted = 0
+    if _count() == 0:
+        return 0  # a dump walks every bucket: 15 ms with 65,536 of them
     with NfnetlinkSocket() as netlink:
         for entry in _list(netlink, translated):
             if matches(entry):
@@ -134,6 +139,14 @@ def _forget(matches: Callable[[Entry], bool], *, translated: bool) -> int:
                 except FileNotFoundError:
                     continue  # it ended by itself since the dump
     return deleted
+
+
+def _count() -> int | None:
+    """How many entries this network namespace has; None when it cannot be told."""
+    try:
+        return int(COUNT.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _list(netlink: NfnetlinkSocket, translated: bool) -> list[Entry]:
