@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -371,6 +374,59 @@ def test_a_dial_to_a_closed_loopback_port_never_meets_itself() -> None:
         for _ in range(300):
             assert forward.dial_is_reset(port)
         forward.wait_for("connect_failed", 300)
+
+
+def test_a_bulk_transfer_does_not_starve_its_neighbours() -> None:
+    with TcpForward() as forward:
+        bulk, small = forward.pair(), forward.pair()
+        stop = threading.Event()
+
+        def send() -> None:
+            block = bytes(MIB)
+            while not stop.is_set():
+                bulk[0].sendall(block)
+            bulk[0].shutdown(socket.SHUT_WR)
+
+        def drain() -> None:
+            while bulk[1].recv(MIB):
+                pass
+
+        threads = [threading.Thread(target=send), threading.Thread(target=drain)]
+        for thread in threads:
+            thread.start()
+        for _ in range(200):
+            _ping(*small)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_socket_that_a_child_still_holds_brings_no_event_of_a_flow_that_is_gone() -> None:
+    with TcpForward() as forward:
+        client, served = forward.pair()
+        _ping(client, served)
+        child = os.fork()
+        if child == 0:  # a copy of every descriptor of the relay, as between fork and exec
+            signal.pause()
+            os._exit(0)
+        try:
+            client.shutdown(socket.SHUT_WR)
+            served.shutdown(socket.SHUT_WR)
+            forward.wait_for("active", 0)
+            fresh = forward.pair()
+            client.close()
+            served.close()
+            _ping(*fresh)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        _ping(*fresh)
+        assert forward.stat("active") == 1
+
+
+def test_a_program_that_forgets_to_stop_the_relay_still_ends() -> None:
+    script = "from arcbox_net.relay.splice import SpliceRelay; r = SpliceRelay(); r.start()"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
 class TestBadArguments:

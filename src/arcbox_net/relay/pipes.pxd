@@ -8,7 +8,7 @@ from arcbox_net.relay.flow cimport COPY_BYTES, relay_pipe, relay_worker
 
 cdef enum:
     PIPE_BYTES = 1048576
-    PIPES_IDLE_MAX = 32
+    PIPES_IDLE_MAX = 8  # pipes count against the user's quota (64 MiB for all), so few are kept
 
 
 cdef inline relay_pipe *pipe_open() noexcept nogil:

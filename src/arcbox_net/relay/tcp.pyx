@@ -20,7 +20,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from arcbox_net.abi.epoll cimport (
-    EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll_ctl, epoll_event,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll_ctl,
+    epoll_event,
 )
 from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
 from arcbox_net.abi.socket cimport (
@@ -232,12 +233,14 @@ cdef int _watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
 
 
 cdef void _end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
-    """Close both sockets, with RST unless both ways have ended. Close takes them out of the epoll set as well."""
+    """Close both sockets, with RST unless both ways have ended."""
     cdef int i
     for i in range(2):
         if flow.ways[i].pipe != NULL:
             pipe_release(w, flow.ways[i].pipe, flow.ways[i].held == 0)
             flow.ways[i].pipe = NULL
+        # A child between fork and exec may hold the socket still: close alone would leave it in the epoll set.
+        epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, flow.sides[i].fd, NULL)
         if outcome == CLOSED:
             close(flow.sides[i].fd)
         else:

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy, memset
 
-from arcbox_net.abi.epoll cimport EPOLL_CTL_ADD, EPOLLIN, epoll_ctl, epoll_event
+from arcbox_net.abi.epoll cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, epoll_ctl, epoll_event
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP,
@@ -90,6 +90,8 @@ cdef void udp_end(relay_worker *w, udp_flow *flow, counter outcome) noexcept nog
     while at[0] != flow:
         at = &at[0].next
     at[0] = flow.next
+    # A child between fork and exec may hold the socket still: close alone would leave it in the epoll set.
+    epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, flow.fd, NULL)
     close(flow.fd)
     flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
     count(flow.rule, outcome, 1)
