@@ -1,6 +1,7 @@
 """Runs one DNS service in the foreground: `python -m tests.services.dns.serving LISTEN[:PORT] [UPSTREAM:PORT]…`.
 
-Without upstreams those of /etc/resolv.conf are used. Prints `ready` when it listens, and its counters at the end.
+`SUFFIX=UPSTREAM:PORT` is an upstream for that suffix. Without upstreams those of /etc/resolv.conf
+are used. Prints `ready` when it listens, and its counters at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ async def serve(listen: str, upstreams: list[str]) -> None:
         listen=((host, port),),
         domain="net1.internal",
         subnet=IPv4Network("192.168.64.0/24"),
-        upstreams=tuple(parse_endpoint("upstream", text, 53) for text in upstreams),
+        upstreams=tuple(parse_endpoint("upstream", text, 53) for text in upstreams if "=" not in text),
+        domain_upstreams={
+            suffix: (parse_endpoint("upstream", text, 53),)
+            for suffix, _, text in (word.partition("=") for word in upstreams if "=" in word)
+        },
         queries_per_s=0,
     )
     names = LocalNames("net1.internal", ["192.168.64.1"], settings.subnet)
