@@ -110,19 +110,9 @@ def parse_answer(packet: bytes, question: bytes, name: bytes, qtype: int) -> Ans
         # An extended code (BADVERS, BADCOOKIE) speaks of our hop, not of the name.
         return Answer(rcode if rcode < 16 else SERVFAIL, ttl_s=SERVFAIL_TTL_S if rcode == SERVFAIL else 0)
     chain, last = _chain(answers, name, qtype)
-    zones = {zone for link in chain for zone in ancestors(link)}
-    kept = [r for r in answers if r.rclass == IN and (r.owner in chain or _is_dname(r, packet, zones))]
+    kept = [r for r in answers if r.rclass == IN and (r.owner in chain or _is_dname(r, packet, chain))]
     positive = rcode == NOERROR and any(r.owner == last and qtype in (r.rtype, ANY) for r in kept)
-    below = set(ancestors(last))
-    proofs = [
-        r for r in authority if r.rclass == IN and r.rtype in _PROOFS and (not positive or r.rtype != SOA)
-    ]
-    soa_ttl = 0
-    for r in proofs:
-        if r.rtype == SOA and r.owner in below:
-            minimum = int.from_bytes(packet[r.end - 4 : r.end], "big")
-            soa_ttl = r.ttl = min(r.ttl, _ttl(minimum), NEGATIVE_TTL_S_MAX)
-    proofs = [r for r in proofs if r.rtype != SOA or r.owner in below]
+    proofs, soa_ttl = _proofs(authority, packet, set() if positive else set(ancestors(last)))
     body, ttls = _body(packet, body_at, kept + proofs)
     ttl_s = min((r.ttl for r in kept + proofs), default=0)
     if not positive:
@@ -146,12 +136,27 @@ def _chain(answers: list[Record], name: bytes, qtype: int) -> tuple[set[bytes], 
     return chain, name
 
 
-def _is_dname(r: Record, packet: bytes, zones: set[bytes]) -> bool:
-    if r.owner not in zones:
-        return False
+def _is_dname(r: Record, packet: bytes, chain: set[bytes]) -> bool:
+    """Whether *r* is a DNAME of a name above the *chain*, or its signature."""
     if r.rtype == RRSIG and r.end - r.rdata_at >= 2:
-        return packet[r.rdata_at] << 8 | packet[r.rdata_at + 1] == DNAME
-    return r.rtype == DNAME
+        rtype = packet[r.rdata_at] << 8 | packet[r.rdata_at + 1]
+    else:
+        rtype = r.rtype
+    return rtype == DNAME and any(r.owner in ancestors(link) for link in chain)
+
+
+def _proofs(authority: list[Record], packet: bytes, zones: set[bytes]) -> tuple[list[Record], int]:
+    """The SOA of one of *zones* and the DNSSEC proofs in *authority*, and for how long absence may be cached."""
+    found = []
+    soa_ttl = 0
+    for r in authority:
+        if r.rclass != IN or r.rtype not in _PROOFS or (r.rtype == SOA and r.owner not in zones):
+            continue
+        if r.rtype == SOA:
+            minimum = int.from_bytes(packet[r.end - 4 : r.end], "big")
+            soa_ttl = r.ttl = min(r.ttl, _ttl(minimum), NEGATIVE_TTL_S_MAX)
+        found.append(r)
+    return found, soa_ttl
 
 
 def _body(packet: bytes, body_at: int, kept: list[Record]) -> tuple[bytes, list[tuple[int, int]]]:
