@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
@@ -329,3 +331,27 @@ def _bound_udp(port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("0.0.0.0", port))
     return sock
+
+
+def test_without_the_right_to_change_rules_the_error_says_so() -> None:
+    script = (
+        "from arcbox_net.host.linux.nftables import Firewall\n"
+        "from arcbox_net.errors import PermissionDenied\n"
+        "try:\n"
+        "    Firewall.owned_networks()\n"
+        "except PermissionDenied as error:\n"
+        "    print(error.fix)\n"
+    )
+    # Root without capabilities: the kernel refuses, and the files of this checkout can be read all the same.
+    dropped = [
+        "setpriv",
+        "--bounding-set",
+        "-net_admin",
+        "--inh-caps",
+        "-net_admin",
+        sys.executable,
+        "-c",
+        script,
+    ]
+    done = subprocess.run(dropped, capture_output=True, text=True, check=True)
+    assert "CAP_NET_ADMIN" in done.stdout

@@ -457,6 +457,7 @@ class Network:
             "dns": self._dns.stats() if self._dns else {},
             "relay": self._relay.stats(),
             "host": self._watch.stats() if self._watch else {},
+            "firewall_drops": await self._kernel(self._site.firewall.drops),
         }
 
     def _foreign_warnings(self) -> list[m.Warning_]:

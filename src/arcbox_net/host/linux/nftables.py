@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from arcbox_net.errors import KernelError, PermissionDenied
+from arcbox_net.errors import ArcboxNetError, KernelError, PermissionDenied
 from arcbox_net.host.linux import conntrack, generation, ruleset
 from arcbox_net.host.linux.conntrack import Translation
 from arcbox_net.host.linux.guard import Guard
@@ -166,12 +167,7 @@ class Firewall:
         try:
             return generation.drop_counts(table_name(self.network))
         except OSError as error:
-            raise KernelError(
-                f"nftables: cannot read counters: {error.strerror}",
-                operation="list",
-                object=table_name(self.network),
-                errno=error.errno,
-            ) from None
+            raise _refused("read counters", table_name(self.network), error) from None
 
     @staticmethod
     def owned_networks() -> list[str]:
@@ -179,12 +175,7 @@ class Firewall:
         try:
             names = generation.table_names()
         except OSError as error:
-            raise KernelError(
-                f"nftables: cannot list tables: {error.strerror}",
-                operation="list",
-                object="tables",
-                errno=error.errno,
-            ) from None
+            raise _refused("list tables", "nftables", error) from None
         return sorted(
             {name.removeprefix(_PREFIX).replace("_", "-") for name in names if name.startswith(_PREFIX)}
         )
@@ -200,12 +191,7 @@ class Firewall:
             self._fingerprint = generation.fingerprint(table_name(self.network))
             self._guard.open(plan)
         except OSError as error:
-            raise KernelError(
-                f"nftables: network {self.network}: {error.strerror}",
-                operation="guard the ruleset",
-                object=table_name(self.network),
-                errno=error.errno,
-            ) from None
+            raise _refused("guard the ruleset", table_name(self.network), error) from None
 
     def _change(self, changes: str, commit: Callable[[], object]) -> None:
         """Make *changes* in the kernel, then *commit* them here; if they do not fit there, apply all anew."""
@@ -272,6 +258,13 @@ def run_nft(commands: str, what: str) -> None:
                 f"nftables: {what}: {reason}", fix="run as root or with CAP_NET_ADMIN", operation="nft -f -"
             )
         raise KernelError(f"nftables: {what}: {reason}", operation="nft -f -", object=what, errno=None)
+
+
+def _refused(operation: str, what: str, error: OSError) -> ArcboxNetError:
+    message = f"cannot {operation} ({what}): {error.strerror}"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PermissionDenied(message, fix="run as root or with CAP_NET_ADMIN", operation=operation)
+    return KernelError(message, operation=operation, object=what, errno=error.errno)
 
 
 @contextlib.contextmanager
