@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address
@@ -22,36 +21,30 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from arcbox_net import __version__, paths
-from arcbox_net.config import (
-    NetConfig,
-    NetworkMode,
-    check_domain,
-    config_to_mapping,
-    local_domain,
-    parse_endpoint,
-)
-from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound, RecordNotFound
+from arcbox_net.config import NetConfig, config_to_mapping
+from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound, StateError
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import TapPlan
 from arcbox_net.network import messages as m
 from arcbox_net.network.addressing import Addressing
+from arcbox_net.network.lock import exclusive
+from arcbox_net.network.naming import Naming
 from arcbox_net.network.ports import Port, PortRequest, PortTable, connect, disconnect, port_infos
 from arcbox_net.network.reconcile import adopt_ports, remove_everything
 from arcbox_net.network.state import RUNNING, State
+from arcbox_net.network.views import forward_info
 from arcbox_net.network.watch import Watch
 from arcbox_net.recipes import recipe_for
 from arcbox_net.recipes.gateway import is_guest_address
-from arcbox_net.recipes.port_forward import Forward, PortForwards
+from arcbox_net.recipes.port_forward import PortForwards
 from arcbox_net.recipes.site import Contents, Layout, Site
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import ForwardRule, parse_forward
-from arcbox_net.services.dns.names import LocalNames
-from arcbox_net.services.dns.service import DnsService
-from arcbox_net.services.dns.settings import DnsSettings
 
 log = logging.getLogger("arcbox_net")
+FOREIGN_EVERY_S = 2.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -88,10 +81,11 @@ class Network:
         self._ports: PortTable
         self._forwards: PortForwards
         self._addressing: Addressing | None = None
-        self._dns: DnsService | None = None
-        self._names: LocalNames
+        self._naming: Naming
         self._watch: Watch | None = None
         self._bridge_index = 0
+        self._background: set[asyncio.Task[Any]] = set()
+        self._foreign: tuple[float, list[m.Warning_]] = (0.0, [])
 
     # -- start and stop --------------------------------------------------------------------------------------
 
@@ -101,7 +95,7 @@ class Network:
             try:
                 await self._kernel(self._start_kernel)
                 await self._start_services()
-                await self._kernel(self._start_forwards)
+                await self._start_forwards()
                 self._watch = Watch(
                     self._site.firewall,
                     self._layout,
@@ -133,7 +127,7 @@ class Network:
             live_networks=self._live_networks,
         )
         # Two networks that start at once must not both find the same subnet free.
-        with _exclusive(self._record_dir / "start.lock"):
+        with exclusive(self._record_dir / "start.lock"):
             self._apply_layout()
 
     def _apply_layout(self) -> None:
@@ -163,39 +157,32 @@ class Network:
 
     async def _start_services(self) -> None:
         config, layout = self.config, self._layout
-        domain = local_domain(config, self.name)
-        gateway = (str(layout.gateway),) if layout.gateway else ()
-        self._names = LocalNames(domain, gateway, layout.subnet)
-        for name, addresses in config.dns.records.items():
-            self._names.put(name, list(addresses), "config")
-        for name, row in self._state.items("dns").items():
-            self._names.put(name, row["addresses"], "api")
+        registered = {name: row["addresses"] for name, row in self._state.items("dns").items()}
+        self._naming = Naming(self.name, config, layout, registered)
         if layout.address is not None:
-            self._addressing = Addressing(self.name, config, layout, self._state, domain)
+            self._addressing = Addressing(self.name, config, layout, self._state, self._naming.domain)
             await self._addressing.start(self._port_of, self._lease_changed)
             await self._addressing.keep_only_ports({port.name: port for port in self._ports})
-        if config.has_dns and layout.address is not None:
-            self._dns = DnsService(_dns_settings(config, layout, domain), self._names)
-            await self._dns.start()
         for port in self._ports:
-            self._put_port_name(port)
+            self._naming.add_port(port)
+        await self._naming.start()
 
-    def _start_forwards(self) -> None:
+    async def _start_forwards(self) -> None:
         self._relay.start()
-        self._forwards = PortForwards(self._site.firewall, self._relay, self._resolve)
+        self._forwards = PortForwards(self._site.firewall, self._relay)
         for rule in self.config.forwards:
-            self._forwards.add(rule)
+            await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
         for text in self._state.items("forwards"):
-            self._restore_forward(parse_forward(text))
+            await self._restore_forward(parse_forward(text))
         if self.config.host_access and self._layout.gateway:
-            self._forwards.open_host_access(self._layout.gateway, self.config.host_access)
+            await self._kernel(self._forwards.open_host_access, self._layout.gateway, self.config.host_access)
 
-    def _restore_forward(self, rule: ForwardRule) -> None:
+    async def _restore_forward(self, rule: ForwardRule) -> None:
         """A forward of an earlier run that was killed: kept, unless its host port has gone to somebody else."""
         if rule in self.config.forwards:
             return
         try:
-            self._forwards.add(rule)
+            await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
         except ArcboxNetError as error:
             log.warning("forward %s of the earlier run is given up: %s", rule, error)
             self._state.delete("forwards", str(rule))
@@ -203,10 +190,12 @@ class Network:
     async def _tear_down(self) -> None:
         if self._watch is not None:
             await self._watch.stop()
-        for service in (self._dns, self._addressing):
+        for service in (getattr(self, "_naming", None), self._addressing):
             if service is not None:
-                with contextlib.suppress(Exception):
+                try:
                     await service.stop()
+                except Exception:
+                    log.exception("a service did not stop as it should")
         await self._kernel(self._tear_down_kernel)
         self._thread.shutdown()
 
@@ -265,10 +254,12 @@ class Network:
                 ip = IPv4Address(lease.ip)
             elif request.ip is not None:
                 ip = _address(request.ip)
+            port: Port | None = None
             fds: list[int] = []
             try:
-                port = self._ports.plan(request, name, mac, ip)
-                self._put_port_name(port)
+                planned = self._ports.plan(request, name, mac, ip)
+                self._naming.add_port(planned)
+                port = planned
                 await self._kernel(self._state.put, "ports", name, port.to_row())
                 self._ports.add(port)
                 fds = await self._kernel(connect, self._site, port, request)
@@ -276,7 +267,10 @@ class Network:
                 return (await self._port_info(name)), fds
             except BaseException:
                 self.close_fds(fds)
-                await self._forget_port(name, (request.hostname or name).lower(), ip)
+                if port is not None:
+                    await self._forget_port(port)
+                elif self._addressing is not None and ip is not None:
+                    await self._addressing.release_port(ip)
                 raise
 
     async def open_tap(self, name: str) -> tuple[m.PortInfo, list[int]]:
@@ -295,14 +289,18 @@ class Network:
 
     async def _detach(self, port: Port) -> None:
         await self._kernel(disconnect, self._site, port)
-        await self._forget_port(port.name, port.hostname, port.ip)
+        await self._forget_port(port)
 
-    async def _forget_port(self, name: str, hostname: str, ip: IPv4Address | None) -> None:
-        self._ports.discard(name)
-        self._remove_name(hostname, "port")
-        await self._kernel(self._state.delete, "ports", name)
-        if self._addressing is not None and ip is not None:
-            await self._addressing.release_port(ip)
+    async def _forget_port(self, port: Port) -> None:
+        """The device is gone: forget the rest, and go on past a disk that refuses (reconcile drops such rows)."""
+        self._ports.discard(port.name)
+        self._naming.remove_port(port)
+        try:
+            await self._kernel(self._state.delete, "ports", port.name)
+            if self._addressing is not None and port.ip is not None:
+                await self._addressing.release_port(port.ip)
+        except StateError as error:
+            log.error("port %s: %s", port.name, error)
         await self._guests_changed()
 
     async def ports(self) -> list[m.PortInfo]:
@@ -325,13 +323,13 @@ class Network:
         """Add a forward. Raises HostPortInUse, ForwardExists; then nothing has changed."""
         async with self._change:
             self._check_forward(rule)
-            forward = await self._kernel(self._forwards.add, rule)
+            forward = await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
             try:
                 await self._kernel(self._state.put, "forwards", str(rule), {})
             except BaseException:
                 await self._kernel(self._forwards.remove, rule)
                 raise
-            return _forward_info(forward)
+            return forward_info(forward)
 
     async def unexpose(self, rule: ForwardRule) -> None:
         async with self._change:
@@ -339,7 +337,7 @@ class Network:
             await self._kernel(self._state.delete, "forwards", str(rule))
 
     def forwards(self) -> list[m.ForwardInfo]:
-        return [_forward_info(forward) for forward in self._forwards.forwards()]
+        return [forward_info(forward) for forward in self._forwards.forwards()]
 
     def _check_forward(self, rule: ForwardRule) -> None:
         if self._layout.address is None:
@@ -372,42 +370,30 @@ class Network:
 
     async def _guests_changed(self) -> None:
         if hasattr(self, "_forwards"):
-            await self._kernel(self._forwards.guests_changed)
+            resolved = {item.rule: self._resolve(item.rule.guest) for item in self._forwards.forwards()}
+            await self._kernel(self._forwards.guests_changed, resolved)
 
     # -- names -----------------------------------------------------------------------------------------------
 
     async def register_dns(self, name: str, addresses: list[str]) -> m.DnsRecordInfo:
         """Answer *name* with *addresses*. Raises RecordExists for reserved names and other guests'."""
-        check_domain("name", name)
-        if not addresses:
-            raise ConfigError("a record needs an address", field="addresses", value=name)
         async with self._change:
-            self._names.put(name, addresses, "api")
-            await self._kernel(self._state.put, "dns", name, {"addresses": addresses})
-            return m.DnsRecordInfo(name=name, addresses=addresses, source="api")
+            record = self._naming.register(name, addresses)
+            try:
+                await self._kernel(self._state.put, "dns", name, {"addresses": addresses})
+            except BaseException:
+                self._naming.deregister(name)
+                raise
+            return record
 
     async def deregister_dns(self, name: str) -> None:
+        """Raises RecordNotFound."""
         async with self._change:
-            if name not in await self._kernel(self._state.items, "dns"):
-                raise RecordNotFound(
-                    f"no registered name {name!r}", fix=f"arcbox-net dns ls {self.name}", name=name
-                )
-            self._remove_name(name, "api")
+            self._naming.deregister(name)
             await self._kernel(self._state.delete, "dns", name)
 
     def dns_records(self) -> list[m.DnsRecordInfo]:
-        return [
-            m.DnsRecordInfo(name=name, addresses=[str(address) for address in addresses], source=source)
-            for name, addresses, source in self._names.records()
-        ]
-
-    def _remove_name(self, name: str, source: str) -> None:
-        with contextlib.suppress(RecordNotFound, ConfigError):
-            self._names.remove(name, source)
-
-    def _put_port_name(self, port: Port) -> None:
-        if port.ip is not None:
-            self._names.put(port.hostname, [str(port.ip)], "port")
+        return self._naming.records()
 
     # -- looking in ------------------------------------------------------------------------------------------
 
@@ -427,13 +413,13 @@ class Network:
             mtu=config.mtu,
             dhcp=config.has_dhcp,
             dns=config.has_dns,
-            domain=local_domain(config, self.name) if config.has_dns else None,
+            domain=self._naming.domain if config.has_dns else None,
             owner=self._owner,
             ports=await self.ports(),
             forwards=self.forwards(),
             warnings=[*self._warnings, *warnings],
             host_access=[str(item) for item in config.host_access],
-            upstreams=self._dns.upstreams if self._dns else [],
+            upstreams=self._naming.upstreams,
             leases=len(self.leases()),
             available_ips=self._addressing.available if self._addressing else 0,
             log=str(paths.log_file(self.name)),
@@ -454,19 +440,25 @@ class Network:
                 for port in ports
             },
             "dhcp": self._addressing.stats() if self._addressing else {},
-            "dns": self._dns.stats() if self._dns else {},
+            "dns": self._naming.stats(),
             "relay": self._relay.stats(),
             "host": self._watch.stats() if self._watch else {},
             "firewall_drops": await self._kernel(self._site.firewall.drops),
         }
 
     def _foreign_warnings(self) -> list[m.Warning_]:
+        """What other firewalls do to us: asked at most every FOREIGN_EVERY_S, because it lists their rulesets."""
         from arcbox_net.host.linux.foreign import foreign_drops
 
-        return [
-            m.Warning_(code=drop.code, message=drop.message, fix=drop.fix)
-            for drop in foreign_drops(self._layout.bridge)
-        ]
+        asked, known = self._foreign
+        now = time.monotonic()
+        if not asked or now - asked > FOREIGN_EVERY_S:
+            known = [
+                m.Warning_(code=drop.code, message=drop.message, fix=drop.fix)
+                for drop in foreign_drops(self._layout.bridge)
+            ]
+            self._foreign = (now, known)
+        return known
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -475,20 +467,10 @@ class Network:
         return port.name if port else None
 
     def _lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool) -> None:
-        if hostname is None:
-            return
-        try:
-            if active:
-                self._names.put(hostname, [str(ip)], "lease")
-            else:
-                self._remove_name(hostname, "lease")
-        except ArcboxNetError as error:
-            log.info("dhcp host name not registered: %s", error)
-        if any(info.guest_ip is None for info in self._forwards_or_none()):
+        self._naming.lease_changed(hostname, ip, active)
+        forwards = self._forwards.forwards() if hasattr(self, "_forwards") else []
+        if hostname and any((forward.rule.guest or "").lower() == hostname.lower() for forward in forwards):
             self._spawn(self._guests_changed_locked())
-
-    def _forwards_or_none(self) -> list[Forward]:
-        return self._forwards.forwards() if hasattr(self, "_forwards") else []
 
     async def _guests_changed_locked(self) -> None:
         async with self._change:
@@ -559,21 +541,13 @@ class Network:
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)  # the loop itself only holds it weakly
+        task.add_done_callback(self._background.discard)
         task.add_done_callback(_log_failure)
 
     async def _kernel(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
@@ -593,40 +567,3 @@ def _address_or_none(text: str | None) -> IPv4Address | None:
         return IPv4Address(text) if text else None
     except ValueError:
         return None
-
-
-def _forward_info(forward: Forward) -> m.ForwardInfo:
-    rule = forward.rule
-    return m.ForwardInfo(
-        rule=str(rule),
-        protocol=rule.protocol,
-        host_ip=rule.host_ip,
-        host_port=rule.host_port,
-        host_port_end=rule.host_port_end,
-        guest=rule.guest,
-        guest_ip=str(forward.guest_ip) if forward.guest_ip else None,
-        guest_port=rule.guest_port,
-        guest_port_end=rule.guest_port_end,
-        path="nft" if forward.in_kernel else "splice",
-        state="active" if forward.guest_ip else "pending",
-        client_address_preserved=forward.in_kernel,
-    )
-
-
-def _dns_settings(config: NetConfig, layout: Layout, domain: str) -> DnsSettings:
-    dns = config.dns
-    return DnsSettings(
-        listen=((str(layout.gateway), 53),),
-        domain=domain,
-        subnet=layout.subnet,
-        upstreams=tuple(parse_endpoint("dns.upstreams", text, 53) for text in dns.upstreams),
-        domain_upstreams={
-            suffix: tuple(parse_endpoint("dns.domain_upstreams", text, 53) for text in texts)
-            for suffix, texts in dns.domain_upstreams.items()
-        },
-        # A host-only network must not leak a query: nothing is asked upstream, whatever is configured.
-        recursion=config.mode is not NetworkMode.HOST_ONLY,
-        rebind_protection=dns.rebind_protection,
-        rebind_allow=dns.rebind_allow,
-        cache_entries_max=dns.cache_entries_max,
-    )

@@ -11,6 +11,8 @@ import fcntl
 import os
 import shutil
 import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 from arcbox_net import paths
 from arcbox_net.errors import AlreadyRunning, PermissionDenied
@@ -63,6 +65,17 @@ def live_networks() -> list[str]:
                 finally:
                     os.close(fd)
     return found
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One process at a time in the block; waits for its turn."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _open(name: str) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import logging
 import resource
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from arcbox_net.config import HostAccess
@@ -24,6 +25,7 @@ from arcbox_net.rules import ForwardRule
 
 FDS_RESERVED = 1024  # what the rest of the process needs beside listeners
 LISTEN_BACKLOG = 1024
+log = logging.getLogger("arcbox_net.forwards")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -56,12 +58,9 @@ class Forward:
 class PortForwards:
     """All forwards of a network. Calls block; the network process makes them in its kernel thread."""
 
-    def __init__(
-        self, firewall: Firewall, relay: SpliceRelay, resolve: Callable[[str | None], IPv4Address | None]
-    ) -> None:
+    def __init__(self, firewall: Firewall, relay: SpliceRelay) -> None:
         self._firewall = firewall
         self._relay = relay
-        self._resolve = resolve
         self._forwards: dict[ForwardRule, Forward] = {}
         self._redirects: dict[HostAccessRedirect, int] = {}
 
@@ -74,8 +73,11 @@ class PortForwards:
     def redirects(self) -> tuple[HostAccessRedirect, ...]:
         return tuple(self._redirects)
 
-    def add(self, rule: ForwardRule) -> Forward:
-        """Hold the host ports and start to forward. Raises HostPortInUse, ForwardExists; then nothing is held."""
+    def add(self, rule: ForwardRule, guest_ip: IPv4Address | None) -> Forward:
+        """Hold the host ports and, when the guest is known, start to forward.
+
+        Raises HostPortInUse, ForwardExists; then nothing is held.
+        """
         for other in self._forwards:
             if rule.overlaps(other):
                 raise ForwardExists(
@@ -86,7 +88,7 @@ class PortForwards:
                 )
         forward = Forward(rule, _hold(rule))
         try:
-            self._activate(forward, self._resolve(rule.guest))
+            self._activate(forward, guest_ip)
         except BaseException:
             self._deactivate(forward)
             _close(forward.sockets)
@@ -103,16 +105,23 @@ class PortForwards:
         self._deactivate(forward)
         _close(forward.sockets)
 
-    def guests_changed(self) -> None:
-        """Look every guest up again: pending forwards become active, those of a lost guest pending."""
-        for forward in self._forwards.values():
-            guest_ip = self._resolve(forward.rule.guest)
-            if guest_ip == forward.guest_ip:
+    def guests_changed(self, resolved: Mapping[ForwardRule, IPv4Address | None]) -> None:
+        """*resolved* is where each rule's guest is now: pending forwards become active, those of a lost guest pending.
+
+        A forward whose host port was taken by somebody else in between stays pending, and is tried again next time.
+        """
+        for rule, forward in self._forwards.items():
+            guest_ip = resolved.get(rule)
+            if guest_ip == forward.guest_ip and (forward.relay_ids or forward.sockets):
                 continue
             self._deactivate(forward)
             _close(forward.sockets)
-            forward.sockets = _hold(forward.rule)
-            self._activate(forward, guest_ip)
+            forward.sockets = []
+            try:
+                forward.sockets = _hold(rule)
+                self._activate(forward, guest_ip)
+            except HostPortInUse as error:
+                log.error("forward %s is not served: %s", rule, error)
 
     def open_host_access(self, gateway: IPv4Address, items: Iterable[HostAccess]) -> None:
         """Listen at the gateway for each allowed host port and send guests' packets for it there."""

@@ -1,0 +1,24 @@
+"""How inner values look in the API's messages."""
+
+from __future__ import annotations
+
+from arcbox_net.network.messages import ForwardInfo
+from arcbox_net.recipes.port_forward import Forward
+
+
+def forward_info(forward: Forward) -> ForwardInfo:
+    rule = forward.rule
+    return ForwardInfo(
+        rule=str(rule),
+        protocol=rule.protocol,
+        host_ip=rule.host_ip,
+        host_port=rule.host_port,
+        host_port_end=rule.host_port_end,
+        guest=rule.guest,
+        guest_ip=str(forward.guest_ip) if forward.guest_ip else None,
+        guest_port=rule.guest_port,
+        guest_port_end=rule.guest_port_end,
+        path="nft" if forward.in_kernel else "splice",
+        state="active" if forward.guest_ip else "pending",
+        client_address_preserved=forward.in_kernel,
+    )
