@@ -81,6 +81,17 @@ def test_a_port_keeps_what_its_mac_got_by_dhcp() -> None:
     assert site.lease(MAC_A, client_id=b"\xffother", port="vm1").ip == ip(3)
 
 
+def test_what_a_port_had_is_kept_for_its_mac_while_there_are_others() -> None:
+    site = Site(pool=(ip(2), ip(3)))
+    had = allocate(site, "port:vm1", mac=MAC_A, port="vm1")
+    site.commit(site.table.release(had, site.now))
+    assert site.table.available == 2
+    assert allocate(site, "port:vm2", mac=MAC_B, port="vm2") != had
+    assert allocate(site, "port:renamed", mac=MAC_A, port="renamed") == had
+    site.commit(site.table.release(had, site.now))
+    assert allocate(site) == had, "nothing else is free"
+
+
 def test_a_port_with_another_address_than_before_frees_the_old_one() -> None:
     site = Site()
     allocate(site, "port vm1", mac=MAC_A)

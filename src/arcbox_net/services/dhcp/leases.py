@@ -265,7 +265,10 @@ class LeaseTable(LeaseBook):
         return self._change(int(ip), after, now)
 
     def release(self, ip: IPv4Address, now: Clock) -> LeaseChange:
-        """Take *ip* back from whoever has it; a reservation stays. Raises AddressNotFound."""
+        """Take *ip* back from whoever has it; a reservation stays. Raises AddressNotFound.
+
+        What a guest port had is kept for its MAC, so that the guest finds its address again after `down` and `up`.
+        """
         value = int(ip)
         lease = self._leases.get(value)
         if lease is None:
@@ -274,8 +277,30 @@ class LeaseTable(LeaseBook):
                 raise AddressNotFound(f"{ip} is not allocated", address=str(ip))
             self._drop_offer(identity)
             return self._change(value, None, now)
-        kept = dataclasses.replace(_idle(lease), holder=None, port=None) if lease.kind == RESERVED else None
+        kept = None
+        if lease.kind == RESERVED:
+            kept = dataclasses.replace(_idle(lease), holder=None, port=None)
+        elif lease.kind == ALLOCATED and lease.port is not None and lease.mac is not None:
+            kept = self._kept_for_mac(lease, lease.mac, now)
         return self._change(value, kept, now)
+
+    def _kept_for_mac(self, lease: Lease, mac: bytes, now: Clock) -> Lease | None:
+        """The released pool lease that a port's address becomes, None for one that is no address of the pool."""
+        identity = lease.identity or f"{lease.port}\0\1".encode() + mac
+        if not self._first <= int(lease.ip) <= self._last or identity in self._by_identity:
+            return None
+        return dataclasses.replace(
+            lease,
+            kind=POOL,
+            state=RELEASED,
+            identity=identity,
+            holder=None,
+            port=None,
+            named=False,
+            expires_wall=now.wall,
+            expires_mono=now.mono,
+            boot=now.boot,
+        )
 
     def _fix(
         self,
