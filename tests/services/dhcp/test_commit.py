@@ -130,6 +130,22 @@ def test_a_group_has_a_limit() -> None:
     asyncio.run(scenario())
 
 
+def test_a_listener_that_fails_keeps_no_answer_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        site, disk = Site(), Disk()
+        writer = LeaseWriter(site.table, disk)
+
+        def broken(change: LeaseChange) -> None:
+            raise KeyError(change.ip)
+
+        writer.on_durable = broken
+        await asyncio.gather(*(writer.commit([change(site, n)]) for n in range(3)))
+        await writer.close()
+
+    asyncio.run(scenario())
+    assert len(caplog.records) == 3
+
+
 def test_names_that_begin_and_end_are_told_once_durable() -> None:
     async def scenario() -> None:
         site, disk = Site(), Disk()

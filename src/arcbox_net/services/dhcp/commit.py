@@ -128,6 +128,14 @@ class LeaseWriter:
             self._idle.set()
         for changes, done in group:
             done(refused)
-            if refused is None and self.on_durable is not None:
-                for change in changes:
-                    self.on_durable(change)
+            if refused is None:
+                self._tell(changes)
+
+    def _tell(self, changes: Sequence[LeaseChange]) -> None:
+        if self.on_durable is None:
+            return
+        for change in changes:
+            try:
+                self.on_durable(change)
+            except Exception:  # the others of the group still wait for their answer
+                log.exception("after the lease of %s was written", change.ip)

@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
+from arcbox_net.errors import StateError
 from arcbox_net.services.dhcp.clock import system_clock
 from arcbox_net.services.dhcp.commit import LeaseWriter, Store
 from arcbox_net.services.dhcp.frames import FRAME_BYTES_MAX, arp_probe, arp_sender, unwrap, wrap
@@ -80,30 +81,17 @@ class DhcpService:
         self._expiry = loop.call_later(EXPIRE_EVERY_S, self._expire)
 
     async def stop(self) -> None:
-        """Answer nothing more, and return when all that was granted is durable. Safe to call twice."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        """Answer nothing new, and return when all that was granted is durable and told. Safe to call twice."""
         for task in self._probes:
             task.cancel()
         if self._frames is not None:
             asyncio.get_running_loop().remove_reader(self._frames.fileno())
         await self._writer.close()
-        for sock in (self._frames, self._held):
-            if sock is not None:
-                sock.close()
-        self._frames = self._held = None
+        self._close()
 
     async def rebind(self) -> None:
         """Open the sockets again, after the interface was replaced by another of that name."""
-        old = (self._frames, self._held)
-        if self._frames is not None:
-            asyncio.get_running_loop().remove_reader(self._frames.fileno())
-        for sock in old:
-            if sock is not None:
-                sock.close()
-        self._frames = self._held = None
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._close()
         await self.start()
 
     async def commit(self, changes: Sequence[LeaseChange]) -> None:
@@ -190,13 +178,23 @@ class DhcpService:
             return
         self._server.answered(reply)
 
+    def _close(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._frames is not None:
+            asyncio.get_running_loop().remove_reader(self._frames.fileno())
+        for sock in (self._frames, self._held):
+            if sock is not None:
+                sock.close()
+        self._frames = self._held = None
+
     def _expire(self) -> None:
+        self._expiry = asyncio.get_running_loop().call_later(EXPIRE_EVERY_S, self._expire)
         if self._frames is not None:
             # A bridge without a fixed address takes that of a port.
             self._mac = self._frames.getsockname()[4]
         for lease in self._table.expire(self._clock()):
             self._tell(lease, False)
-        self._expiry = asyncio.get_running_loop().call_later(EXPIRE_EVERY_S, self._expire)
 
     def _probe(self, decision: Decision) -> None:
         """Offer an address that was another client's only if nobody answers on it."""
@@ -221,7 +219,7 @@ class DhcpService:
             return
         self._server.dropped(DropReason.CONFLICT)
         changes = self._server.conflict(decision, self._clock())
-        with contextlib.suppress(Exception):  # the quarantine holds in memory either way
+        with contextlib.suppress(StateError):  # offered again, it is probed again
             await self._writer.commit(changes)
 
     async def _claimed_by(self, ip: int) -> bytes | None:
