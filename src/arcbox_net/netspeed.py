@@ -29,6 +29,8 @@ BLOCK_BYTES = 4 * 1024 * 1024
 RECV_BYTES = 1024 * 1024
 HEADER_BYTES_MAX = 4096
 SECONDS_MAX = 3600
+UDP_RECEIVE_BYTES = 4 * 1024 * 1024
+SO_RCVBUFFORCE = 33  # not in `socket`; past net.core.rmem_max, for root
 DEFAULT_PORT = 5301
 _TIMEOUT_S = 15
 
@@ -195,7 +197,9 @@ def _bind_pair(family: int, host: str, port: int) -> tuple[socket.socket, socket
         listener = socket.create_server((host, port), family=family, backlog=1024)
         udp = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+            for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
+                with contextlib.suppress(PermissionError):
+                    udp.setsockopt(socket.SOL_SOCKET, option, UDP_RECEIVE_BYTES)
             udp.bind((host, listener.getsockname()[1]))
             return listener, udp
         except OSError:

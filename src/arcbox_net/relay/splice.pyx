@@ -24,6 +24,7 @@ from arcbox_net.relay.flow cimport (
     REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request, relay_rule, relay_worker,
 )
 from arcbox_net.relay.tcp cimport tcp_tune
+from arcbox_net.relay.udp cimport udp_tune
 from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, worker_run, worker_wait
 
 import ipaddress
@@ -277,6 +278,8 @@ cdef class SpliceRelay:
             _fill_address(&part.target, &part.target_size, address.packed, target[1])
         if fcntl(fd, F_SETFL, O_NONBLOCK) < 0 or (kind == ITEM_TCP_RULE and tcp_tune(fd) < 0):
             raise OSError(f"descriptor {fd}: its options cannot be set")
+        if kind == ITEM_UDP_RULE:
+            udp_tune(fd)
         return rule
 
     def _ask(self, int kind, list rules):

@@ -3,6 +3,7 @@
 from arcbox_net.relay.flow cimport counter, flow_row, relay_rule, relay_worker, udp_flow
 
 
+cdef void udp_tune(int fd) noexcept nogil
 cdef int udp_prepare(relay_worker *w, relay_rule *rule) noexcept nogil
 cdef void udp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil
 cdef void udp_on_flow(relay_worker *w, udp_flow *flow) noexcept nogil

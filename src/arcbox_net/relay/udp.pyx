@@ -15,8 +15,9 @@ from arcbox_net.abi.epoll cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, epoll_c
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP,
-    IPPROTO_IPV6, IPV6_PKTINFO, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, cmsghdr, connect,
-    in6_pktinfo, in_pktinfo, mmsghdr, msghdr, recvmmsg, sendmmsg, sockaddr, sockaddr_in, sockaddr_in6, socket,
+    IPPROTO_IPV6, IPV6_PKTINFO, MSG_DONTWAIT, MSG_NOSIGNAL, SO_RCVBUF, SO_RCVBUFFORCE, SOCK_CLOEXEC, SOCK_DGRAM,
+    SOCK_NONBLOCK, SOL_SOCKET, cmsghdr, connect, in6_pktinfo, in_pktinfo, mmsghdr, msghdr, recvmmsg, sendmmsg,
+    setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
 )
 from arcbox_net.relay.flow cimport (
     BYTES_IN, BYTES_OUT, CLIENT, CONTROL_BYTES, DATAGRAMS_IN, DATAGRAMS_OUT, DROPPED, IDLE_TIMEOUT,
@@ -27,6 +28,14 @@ from arcbox_net.relay.flow cimport (
 cdef enum:
     BURSTS_MAX = 4  # of one socket in one turn
     BUCKETS = 16384
+    RECEIVE_BYTES = 2097152
+
+
+cdef void udp_tune(int fd) noexcept nogil:
+    """Room for a burst while this thread is busy elsewhere: the default of 208 KiB is a few hundred datagrams."""
+    cdef int size = RECEIVE_BYTES
+    if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))  # as far as net.core.rmem_max goes
 
 
 cdef int udp_prepare(relay_worker *w, relay_rule *rule) noexcept nogil:
@@ -197,6 +206,7 @@ cdef udp_flow *_open(
     if fd < 0:
         count(rule, REFUSED_FDS, 1)
         return NULL
+    udp_tune(fd)
     entry = flow_acquire(w, rule, ITEM_UDP_FLOW) if _connected(fd, rule) else NULL
     if entry == NULL:
         close(fd)
