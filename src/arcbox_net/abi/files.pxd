@@ -10,7 +10,9 @@ cdef extern from "fcntl.h" nogil:
 
     int open(const char *path, int flags)
     int fcntl(int fd, int command, ...)
-    ssize_t splice(int fd_in, int64_t *offset_in, int fd_out, int64_t *offset_out, size_t size, unsigned int flags)
+    ssize_t splice(
+        int fd_in, int64_t *offset_in, int fd_out, int64_t *offset_out, size_t size, unsigned int flags
+    )
 
 
 cdef extern from "unistd.h" nogil:

@@ -2,17 +2,19 @@
 
 Theory of operation
 -------------------
-A worker is one thread with one epoll set; everything reachable from its `relay_worker` is touched by that thread
-only. The exceptions are the request list (under `mutex`) and the counters (relaxed atomics, one writer).
+A worker is one thread with one epoll set; everything reachable from its `relay_worker` is touched by that
+thread only. The exceptions are the request list (under `mutex`) and the counters (relaxed atomics, one
+writer).
 
-An item is what epoll, the ready list and the timers refer to: a rule (its listening socket) or a flow. Epoll's
-64 bits are the item's address with the side (0 client, 1 target) in bit 0.
+An item is what epoll, the ready list and the timers refer to: a rule (its listening socket) or a flow.
+Epoll's 64 bits are the item's address with the side (0 client, 1 target) in bit 0.
 
-One turn of the worker: events, then the ready list (items whose budget ran out in the turn before), then timers,
-then requests, and only then are retired items freed: an event of the same batch may still point at one.
+One turn of the worker: events, then the ready list (items whose budget ran out in the turn before), then
+timers, then requests, and only then are retired items freed: an event of the same batch may still point at
+one.
 
-Each timer list has one constant timeout and is kept in order of `since_ms`, so only its head needs a look, and an
-idle flow costs no wake-up.
+Each timer list has one constant timeout and is kept in order of `since_ms`, so only its head needs a look,
+and an idle flow costs no wake-up.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -303,7 +305,9 @@ cdef inline flow_entry *flow_acquire(relay_worker *w, relay_rule *rule, uint8_t 
     return entry
 
 
-cdef inline void flow_retire(relay_worker *w, relay_item *item, relay_link *rule_link, relay_rule *rule) noexcept nogil:
+cdef inline void flow_retire(
+    relay_worker *w, relay_item *item, relay_link *rule_link, relay_rule *rule
+) noexcept nogil:
     """Take the flow off every list; its memory goes back at the end of the turn."""
     item.retired = 1
     link_remove(&item.timer)

@@ -20,7 +20,8 @@ cdef inline relay_pipe *pipe_open() noexcept nogil:
         return NULL
     size = fcntl(fds[0], F_SETPIPE_SZ, PIPE_BYTES)
     if size < 0:
-        size = fcntl(fds[0], F_GETPIPE_SZ)  # EPERM: pipe-max-size or pipe-user-pages-soft; the default will do
+        # EPERM: beyond pipe-max-size or the user's pipe-user-pages-soft. The default will do.
+        size = fcntl(fds[0], F_GETPIPE_SZ)
     pipe = <relay_pipe *>calloc(1, sizeof(relay_pipe)) if size >= COPY_BYTES else NULL
     if pipe == NULL:
         close(fds[0])

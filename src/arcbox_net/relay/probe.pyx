@@ -1,4 +1,4 @@
-"""The inner loops of `arcbox_net.netspeed`: what Python would be too slow to measure. Blocking sockets only."""
+"""The inner loops of `arcbox_net.netspeed`, where Python would be what is measured. Blocking sockets only."""
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, ECONNABORTED, ECONNREFUSED, EINTR, ENOBUFS, errno
@@ -9,8 +9,8 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 from arcbox_net.abi.clock cimport monotonic_ns
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
-    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, POLLIN, SOCK_CLOEXEC, SOCK_STREAM, accept4, connect, htons, iovec,
-    mmsghdr, poll, pollfd, recv, recvmmsg, send, sendmmsg, sockaddr, sockaddr_in, socket,
+    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, POLLIN, SOCK_CLOEXEC, SOCK_STREAM, accept4, connect,
+    htons, iovec, mmsghdr, poll, pollfd, recv, recvmmsg, send, sendmmsg, sockaddr, sockaddr_in, socket,
 )
 
 import array
@@ -69,7 +69,7 @@ def connect_many(bytes address, int l4_port, int count):
     *address* is packed. The server closes first, so the client keeps no TIME_WAIT.
     """
     cdef sockaddr_in name
-    cdef int i, fd, failed = 0
+    cdef int done = 0, fd, failed = 0
     cdef uint8_t byte = 0
     cdef uint64_t begin
     if len(address) != 4:
@@ -80,22 +80,22 @@ def connect_many(bytes address, int l4_port, int count):
     memcpy(&name.sin_addr, <const char *>address, 4)
     begin = monotonic_ns()
     with nogil:
-        for i in range(count):
+        while done < count and not failed:
             fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
             if fd < 0 or connect(fd, <sockaddr *>&name, sizeof(name)) < 0:
                 failed = errno
             elif _send_all(fd, &byte, 1) < 0 or _recv_all(fd, &byte, 1) <= 0 or _recv_all(fd, &byte, 1) != 0:
                 failed = errno if errno else ECONNREFUSED
+            else:
+                done += 1
             close(fd)
-            if failed:
-                break
     if failed:
-        raise OSError(failed, f"connection {i}: {strerror(failed).decode()}")
+        raise OSError(failed, f"connection {done}: {strerror(failed).decode()}")
     return (monotonic_ns() - begin) / 1e9
 
 
 def accept_many(int listener_fd):
-    """Answer a byte on every connection and close it, until the listener is shut down; how many there were."""
+    """Answer a byte on every connection and close it, until the listener is shut down; how many."""
     cdef int fd, count = 0
     cdef uint8_t byte = 0
     with nogil:
@@ -118,7 +118,7 @@ def udp_send(int fd, bytes token, size_t size, double seconds, double rate_pps=0
     *rate_pps* 0 sends as fast as the kernel takes them.
     """
     if len(token) != TOKEN_BYTES or not TOKEN_BYTES <= size <= DATAGRAM_BYTES_MAX:
-        raise ValueError(f"size {size}: expected {TOKEN_BYTES} to {DATAGRAM_BYTES_MAX}, a token of {TOKEN_BYTES}")
+        raise ValueError(f"size {size}: expected {TOKEN_BYTES} to {DATAGRAM_BYTES_MAX}, a token of 8")
     cdef uint8_t *buffer = <uint8_t *>calloc(1, size)
     cdef mmsghdr messages[BURST_MAX]
     cdef iovec vector
@@ -158,7 +158,7 @@ def udp_send(int fd, bytes token, size_t size, double seconds, double rate_pps=0
 
 
 def udp_count(int fd, int control_fd, bytes token, int quiet_ms=200):
-    """Count datagrams that begin with *token* until *control_fd* is readable and *fd* was quiet; (count, bytes)."""
+    """(count, bytes) of datagrams that begin with *token*, until *control_fd* is readable and none come."""
     if len(token) != TOKEN_BYTES:
         raise ValueError(f"a token has {TOKEN_BYTES} bytes")
     cdef const uint8_t *wanted = <const uint8_t *>token

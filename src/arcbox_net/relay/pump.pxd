@@ -1,12 +1,13 @@
 """Moving bytes one way between two TCP sockets without keeping any of them in user space.
 
-Short exchanges are copied through one buffer of the worker (`recv` + `send`, two calls and no pipe). A read that
-fills the buffer turns the way to bulk: `splice` through a pipe until the source runs dry. What `send` did not take
-goes into a pipe; where there is none to be had, bytes are peeked at and only discarded once they were sent. So a
-blocked destination always ends in unread bytes of the source, and the sender's window closes.
+Short exchanges are copied through one buffer of the worker (`recv` + `send`, two calls and no pipe). A
+read that fills the buffer turns the way to bulk: `splice` through a pipe until the source runs dry. What
+`send` did not take goes into a pipe; where there is none to be had, bytes are peeked at and only discarded
+once they were sent. So a blocked destination always ends in unread bytes of the source, and the sender's
+window closes.
 
-Both sockets are watched edge-triggered. `readable` and `writable` are therefore kept until a call says otherwise:
-EAGAIN, or a short read of a stream that has neither ended nor an urgent mark.
+Both sockets are watched edge-triggered. `readable` and `writable` are therefore kept until a call says
+otherwise: EAGAIN, or a short read of a stream that has neither ended nor an urgent mark.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno

@@ -15,13 +15,14 @@ from libc.string cimport memcpy, memset
 from arcbox_net.abi.atomics cimport abx_load_relaxed_u64
 from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
 from arcbox_net.abi.socket cimport (
-    AF_INET, AF_INET6, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVPKTINFO, SO_ACCEPTCONN, SO_TYPE, SOCK_DGRAM,
-    SOCK_STREAM, SOL_SOCKET, getsockname, getsockopt, htons, ntohs, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
-    socklen_t,
+    AF_INET, AF_INET6, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVPKTINFO, SO_ACCEPTCONN, SO_TYPE,
+    SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, getsockname, getsockopt, htons, ntohs, setsockopt, sockaddr,
+    sockaddr_in, sockaddr_in6, socklen_t,
 )
 from arcbox_net.relay.flow cimport (
-    COUNTER_COUNT, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD, REQUEST_FLOWS, REQUEST_REMOVE,
-    REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request, relay_rule, relay_worker,
+    COUNTER_COUNT, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD, REQUEST_FLOWS,
+    REQUEST_REMOVE, REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request,
+    relay_rule, relay_worker,
 )
 from arcbox_net.relay.tcp cimport tcp_tune
 from arcbox_net.relay.udp cimport udp_tune
@@ -34,8 +35,8 @@ import signal
 import threading
 
 COUNTERS = (
-    "accepted", "active", "closed", "reset", "refused_limit", "refused_fds", "connect_failed", "connect_timeout",
-    "idle_timeout", "bytes_in", "bytes_out", "datagrams_in", "datagrams_out", "dropped",
+    "accepted", "active", "closed", "reset", "refused_limit", "refused_fds", "connect_failed",
+    "connect_timeout", "idle_timeout", "bytes_in", "bytes_out", "datagrams_in", "datagrams_out", "dropped",
 )
 assert len(COUNTERS) == COUNTER_COUNT
 
@@ -283,7 +284,7 @@ cdef class SpliceRelay:
         return rule
 
     def _ask(self, int kind, list rules):
-        """Post one request to each worker and wait for all; an OSError when one failed, and then none holds."""
+        """Post one request to each worker and wait for all. OSError when one failed, and then none holds."""
         cdef relay_request requests[WORKERS_MAX]
         cdef relay_worker *w
         cdef int failure = 0
@@ -395,7 +396,7 @@ cdef _socket_option(int fd, int name):
 
 
 cdef bint _check_socket(int kind, int fd, address, int target_port) except -1:
-    """Whether *fd* is bound to no address; ValueError when it cannot serve a rule of *kind* to that target."""
+    """Whether *fd* is bound to no address. ValueError when it cannot serve such a rule."""
     cdef sockaddr_in6 name
     cdef socklen_t size = sizeof(name)
     cdef int on = 1

@@ -3,14 +3,15 @@
 Theory of operation
 -------------------
     state       entered when                 left when
-    CONNECTING  a client was accepted,       the dial succeeded → OPEN; failed or timed out → the client is reset;
+    CONNECTING  a client was accepted,       the dial succeeded → OPEN; it failed → the client is reset;
                 the target is being dialled  the client is gone → the dial is given up
     OPEN        the target answered          both ways carried their FIN → both closed;
                                              either side failed, or silence for the idle timeout → both reset
 
-A FIN of one side is handed on after the last byte before it, and the other way goes on for as long as it likes.
-An error of one side (RST, timeout of keepalive) becomes an RST for the other: what was readable is still handed
-on first. A plain listener has accepted before we can dial, so a failed dial shows as a RST right after connect.
+A FIN of one side is handed on after the last byte before it, and the other way goes on for as long as it
+likes. An error of one side (RST, timeout of keepalive) becomes an RST for the other: what was readable is
+still handed on first. A plain listener has accepted before we can dial, so a failed dial shows as a RST
+right after connect.
 """
 
 from libc.errno cimport (
@@ -20,19 +21,21 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from arcbox_net.abi.epoll cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, epoll_ctl,
-    epoll_event,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
+    epoll_ctl, epoll_event,
 )
 from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
 from arcbox_net.abi.socket cimport (
-    AF_INET, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM,
-    SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, connect, getpeername, getsockname,
-    getsockopt, linger, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket, socklen_t,
+    AF_INET, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    SOCK_STREAM, SOL_SOCKET, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, connect,
+    getpeername, getsockname, getsockopt, linger, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
+    socklen_t,
 )
 from arcbox_net.relay.flow cimport (
-    ACTIVE, BYTES_IN, BYTES_OUT, CLIENT, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT, ITEM_TCP_FLOW,
-    REFUSED_FDS, REFUSED_LIMIT, RESET, TARGET, TCP_CONNECTING, TCP_OPEN, count, counter, flow_acquire, flow_entry, flow_retire,
-    flow_row, item_queue, item_time, item_touch, link_append, relay_item, relay_rule, relay_worker, tcp_flow, tcp_side,
+    BYTES_IN, BYTES_OUT, CLIENT, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT,
+    ITEM_TCP_FLOW, REFUSED_FDS, REFUSED_LIMIT, RESET, TARGET, TCP_CONNECTING, TCP_OPEN, count, counter,
+    flow_acquire, flow_entry, flow_retire, flow_row, item_queue, item_time, item_touch, link_append,
+    relay_rule, relay_worker, tcp_flow, tcp_side,
 )
 from arcbox_net.relay.pipes cimport pipe_release
 from arcbox_net.relay.pump cimport PUMP_FAILED, PUMP_MORE, pump
@@ -46,10 +49,10 @@ cdef enum:
 
 cdef void tcp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
     """Accept what waits; a listener that is resting after a shortage of descriptors is left alone."""
-    cdef int fd, i
+    cdef int fd, _i
     if rule.item.timers != NULL:
         return
-    for i in range(ACCEPTS_MAX):
+    for _i in range(ACCEPTS_MAX):
         fd = accept4(rule.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
             _open(w, rule, fd)
@@ -99,7 +102,9 @@ cdef void tcp_on_turn(relay_worker *w, tcp_flow *flow) noexcept nogil:
         count(flow.rule, BYTES_OUT, moved_out)
     if moved_in or moved_out:
         item_touch(w, &flow.item)
-    if inward == PUMP_FAILED or outward == PUMP_FAILED or flow.sides[CLIENT].failed or flow.sides[TARGET].failed:
+    if inward == PUMP_FAILED or outward == PUMP_FAILED:
+        tcp_reset(w, flow)
+    elif flow.sides[CLIENT].failed or flow.sides[TARGET].failed:
         tcp_reset(w, flow)
     elif flow.ways[CLIENT].fin_sent and flow.ways[TARGET].fin_sent:
         _end(w, flow, CLOSED)
@@ -197,12 +202,14 @@ cdef bint _dialled(relay_worker *w, tcp_flow *flow) noexcept nogil:
 
 
 cdef bint _met_itself(int fd) noexcept nogil:
-    """Whether a dial to a loopback port without a listener got that very port as its source, and so connected."""
+    """Whether a dial to a free loopback port got that very port as its source, and so connected."""
     cdef sockaddr_in6 ours, theirs
     cdef socklen_t our_size = sizeof(ours), their_size = sizeof(theirs)
     memset(&ours, 0, sizeof(ours))
     memset(&theirs, 0, sizeof(theirs))
-    if getsockname(fd, <sockaddr *>&ours, &our_size) < 0 or getpeername(fd, <sockaddr *>&theirs, &their_size) < 0:
+    if getsockname(fd, <sockaddr *>&ours, &our_size) < 0:
+        return False
+    if getpeername(fd, <sockaddr *>&theirs, &their_size) < 0:
         return False
     if our_size != their_size:
         return False
@@ -212,10 +219,10 @@ cdef bint _met_itself(int fd) noexcept nogil:
 
 cdef void _shed(relay_worker *w, relay_rule *rule) noexcept nogil:
     """Out of descriptors: reset those who wait, by the one kept in reserve, and let the listener rest."""
-    cdef int fd, i
+    cdef int fd, _i
     if w.reserve_fd >= 0:
         close(w.reserve_fd)
-    for i in range(ACCEPTS_MAX):
+    for _i in range(ACCEPTS_MAX):
         fd = accept4(rule.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd < 0:
             break
@@ -239,7 +246,7 @@ cdef void _end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
         if flow.ways[i].pipe != NULL:
             pipe_release(w, flow.ways[i].pipe, flow.ways[i].held == 0)
             flow.ways[i].pipe = NULL
-        # A child between fork and exec may hold the socket still: close alone would leave it in the epoll set.
+        # A child between fork and exec may hold the socket: close alone would leave it in the epoll set.
         epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, flow.sides[i].fd, NULL)
         if outcome == CLOSED:
             close(flow.sides[i].fd)

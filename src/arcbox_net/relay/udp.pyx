@@ -1,12 +1,13 @@
 """UDP flows of the relay: one connected socket towards the target for each client of a rule.
 
-A client is its address and, where the rule's socket is bound to no address, the address of ours it sent to: the
-reply must come from there. Flows end after silence both ways. When `flows_max` flows live, datagrams of new clients
-are dropped and counted; those of known clients go on. Datagrams move in bursts of UDP_BURST_MAX, whole or not at
-all. Sockets are watched level-triggered, because every event reads until the queue was seen empty or gives way.
+A client is its address and, where the rule's socket is bound to no address, the address of ours it sent
+to: the reply must come from there. Flows end after silence both ways. When `flows_max` flows live,
+datagrams of new clients are dropped and counted; those of known clients go on. Datagrams move in bursts of
+UDP_BURST_MAX, whole or not at all. Sockets are watched level-triggered, because every event reads until
+the queue was seen empty or gives way.
 """
 
-from libc.errno cimport EAGAIN, ECONNREFUSED, EINTR, ENOBUFS, errno
+from libc.errno cimport EAGAIN, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy, memset
@@ -14,15 +15,16 @@ from libc.string cimport memcmp, memcpy, memset
 from arcbox_net.abi.epoll cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, epoll_ctl, epoll_event
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
-    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP,
-    IPPROTO_IPV6, IPV6_PKTINFO, MSG_DONTWAIT, MSG_NOSIGNAL, SO_RCVBUF, SO_RCVBUFFORCE, SOCK_CLOEXEC, SOCK_DGRAM,
-    SOCK_NONBLOCK, SOL_SOCKET, cmsghdr, connect, in6_pktinfo, in_pktinfo, mmsghdr, msghdr, recvmmsg, sendmmsg,
-    setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
+    AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO,
+    IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_DONTWAIT, MSG_NOSIGNAL, SO_RCVBUF, SO_RCVBUFFORCE,
+    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, cmsghdr, connect, in6_pktinfo, in_pktinfo,
+    mmsghdr, msghdr, recvmmsg, sendmmsg, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
 )
 from arcbox_net.relay.flow cimport (
     BYTES_IN, BYTES_OUT, CLIENT, CONTROL_BYTES, DATAGRAMS_IN, DATAGRAMS_OUT, DROPPED, IDLE_TIMEOUT,
-    ITEM_UDP_FLOW, REFUSED_FDS, REFUSED_LIMIT, TARGET, UDP_BURST_MAX, UDP_BYTES_MAX, count, counter, flow_acquire, flow_entry,
-    flow_retire, flow_row, item_time, item_touch, link_append, relay_rule, relay_worker, udp_batch, udp_flow,
+    ITEM_UDP_FLOW, REFUSED_FDS, REFUSED_LIMIT, TARGET, UDP_BURST_MAX, UDP_BYTES_MAX, count, counter,
+    flow_acquire, flow_entry, flow_retire, flow_row, item_time, item_touch, link_append, relay_rule,
+    relay_worker, udp_batch, udp_flow,
 )
 
 cdef enum:
@@ -32,7 +34,7 @@ cdef enum:
 
 
 cdef void udp_tune(int fd) noexcept nogil:
-    """Room for a burst while this thread is busy elsewhere: the default of 208 KiB is a few hundred datagrams."""
+    """Room for a burst while this thread is busy: the default of 208 KiB is a few hundred datagrams."""
     cdef int size = RECEIVE_BYTES
     if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) < 0:
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size))  # as far as net.core.rmem_max goes
@@ -40,7 +42,6 @@ cdef void udp_tune(int fd) noexcept nogil:
 
 cdef int udp_prepare(relay_worker *w, relay_rule *rule) noexcept nogil:
     """Set aside the burst buffers and the table, once; -1 when memory is short."""
-    cdef int i
     if w.batch == NULL:
         w.batch = <udp_batch *>calloc(1, sizeof(udp_batch))
     if w.buckets == NULL:
@@ -55,8 +56,8 @@ cdef void udp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
     cdef udp_flow *flow
     cdef udp_flow *last
     cdef sockaddr_in6 local
-    cdef int burst, n, i, first
-    for burst in range(BURSTS_MAX):
+    cdef int _burst, n, i, first
+    for _burst in range(BURSTS_MAX):
         n = _receive(w, rule.fd, True, rule.wildcard)
         if n <= 0:
             return
@@ -77,8 +78,8 @@ cdef void udp_on_flow(relay_worker *w, udp_flow *flow) noexcept nogil:
     cdef udp_batch *batch = w.batch
     cdef uint8_t control[CONTROL_BYTES]
     cdef size_t control_size = _local_control(flow, control)
-    cdef int burst, n, i
-    for burst in range(BURSTS_MAX):
+    cdef int _burst, n, i
+    for _burst in range(BURSTS_MAX):
         n = _receive(w, flow.fd, False, False)
         if n <= 0:
             return
@@ -99,7 +100,7 @@ cdef void udp_end(relay_worker *w, udp_flow *flow, counter outcome) noexcept nog
     while at[0] != flow:
         at = &at[0].next
     at[0] = flow.next
-    # A child between fork and exec may hold the socket still: close alone would leave it in the epoll set.
+    # A child between fork and exec may hold the socket: close alone would leave it in the epoll set.
     epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, flow.fd, NULL)
     close(flow.fd)
     flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
@@ -116,7 +117,7 @@ cdef void udp_describe(relay_worker *w, udp_flow *flow, flow_row *row) noexcept 
 cdef int _receive(relay_worker *w, int fd, bint names, bint controls) noexcept nogil:
     """One burst into the worker's buffers; how many datagrams, or -1 when there are none."""
     cdef udp_batch *batch = w.batch
-    cdef int i, n, attempt
+    cdef int i, n, _attempt
     for i in range(UDP_BURST_MAX):
         memset(&batch.messages[i], 0, sizeof(mmsghdr))
         batch.vectors[i].iov_base = &batch.payloads[i][0]
@@ -130,7 +131,7 @@ cdef int _receive(relay_worker *w, int fd, bint names, bint controls) noexcept n
         if controls:
             batch.messages[i].msg_hdr.msg_control = &batch.controls[i][0]
             batch.messages[i].msg_hdr.msg_controllen = CONTROL_BYTES
-    for attempt in range(2):
+    for _attempt in range(2):
         n = recvmmsg(fd, batch.messages, UDP_BURST_MAX, MSG_DONTWAIT, NULL)
         if n >= 0 or errno == EAGAIN:
             break  # any other error was an ICMP message for an earlier datagram, and reading has cleared it
@@ -163,7 +164,7 @@ cdef void _send(relay_worker *w, udp_flow *flow, int fd, int first, int end, int
                 first += 1
                 n -= 1
         elif errno != EAGAIN and errno != ENOBUFS and retried != first:
-            retried = first  # the error of an earlier datagram (its port was closed); this one was not tried yet
+            retried = first  # the error was an earlier datagram's (its port was closed): try this one
         else:
             count(flow.rule, DROPPED, 1)
             first += 1

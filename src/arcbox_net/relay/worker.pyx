@@ -1,10 +1,10 @@
 """A relay thread: waits, hands each event to its protocol, keeps the timers, and answers requests.
 
-A request is owned by the thread that posts it; it waits until the worker has set `done`. Before the worker runs and
-after it has ended, a request is carried out at once by the caller.
+A request is owned by the thread that posts it; it waits until the worker has set `done`. Before the worker
+runs and after it has ended, a request is carried out at once by the caller.
 """
 
-from libc.errno cimport EINTR, ENOMEM, errno
+from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -12,22 +12,24 @@ from libc.string cimport memset
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
 from arcbox_net.abi.clock cimport monotonic_ns
 from arcbox_net.abi.epoll cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, eventfd_read, eventfd_write,
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLEXCLUSIVE,
+    EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, eventfd_read, eventfd_write,
 )
 from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, getrandom, open
 from arcbox_net.abi.threads cimport (
-    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait, pthread_mutex_destroy,
-    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from arcbox_net.relay.flow cimport (
-    CLOSED, EVENTS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS,
-    REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, item_init, item_queue, link_append, link_remove, list_empty,
-    list_reset, relay_item, relay_link, relay_request, relay_rule, relay_worker, slabs_free, tcp_flow, timer_list,
-    udp_flow,
+    CLOSED, EVENTS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE,
+    REQUEST_ADD, REQUEST_FLOWS, REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, item_init,
+    item_queue, link_append, link_remove, list_empty, list_reset, relay_item, relay_link, relay_request,
+    relay_rule, relay_worker, slabs_free, tcp_flow, timer_list, udp_flow,
 )
 from arcbox_net.relay.pipes cimport pipes_free
-from arcbox_net.relay.tcp cimport tcp_describe, tcp_on_event, tcp_on_listener, tcp_on_timeout, tcp_on_turn, tcp_reset
+from arcbox_net.relay.tcp cimport (
+    tcp_describe, tcp_on_event, tcp_on_listener, tcp_on_timeout, tcp_on_turn, tcp_reset,
+)
 from arcbox_net.relay.udp cimport (
     udp_describe, udp_end, udp_on_flow, udp_on_listener, udp_on_timeout, udp_prepare,
 )
@@ -120,7 +122,7 @@ cdef void worker_wait(relay_worker *w, relay_request *request) noexcept nogil:
 
 
 cdef void worker_free(relay_worker *w) noexcept nogil:
-    """End every flow and give everything back. The worker does not run any more; rules belong to the caller."""
+    """End every flow and give everything back. The worker runs no more; rules are the caller's."""
     cdef relay_rule *rule
     while not list_empty(&w.rules):
         rule = <relay_rule *>w.rules.next.item
