@@ -29,12 +29,7 @@ e2e: build  ## only what needs root
 	$(BIN)/pytest -m e2e $(ARGS)
 
 lint: $(VENV)/.stamp-lint $(VENV)/.stamp-build
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/cython-lint --max-line-length=110 src
-	$(BIN)/python scripts/cython-hints.py
-	$(BIN)/python scripts/stubs.py
+	scripts/lint $(BIN)
 
 bench: build  ## every benchmark, or BENCHES='nat dns'
 	@scripts/system-packages bench

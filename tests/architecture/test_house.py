@@ -17,7 +17,9 @@ def test_make_knows_the_target(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("script", ["scripts/system-packages", "scripts/what-runs", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/system-packages", "scripts/what-runs", "scripts/lint", ".ci/run"]
+)
 def test_script_is_executable_and_parses(script: str) -> None:
     path = ROOT / script
     assert os.access(path, os.X_OK)
