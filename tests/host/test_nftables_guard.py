@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
@@ -22,15 +22,11 @@ from arcbox_net.host.plan import Dnat
 from tests.host.firewall_lab import (
     Guest,
     Lab,
-    arrives,
     ask,
     client,
-    ethernet,
-    ipv4,
     ping,
     server,
     silent,
-    udp,
 )
 from tests.support.netns import Host
 
@@ -55,10 +51,8 @@ def alice(network: Lab) -> Guest:
 
 
 def test_while_the_ruleset_is_flushed_nothing_new_passes(host: Host, network: Lab, alice: Guest) -> None:
-    bob = network.guest()
     other = Lab(host, "other", "192.168.65.0/24").guest()
     host.world.run(f"ip route add {network.subnet} via {host.host_ip}")
-    spoofed = ethernet(bob.mac, alice.mac, 0x0800, ipv4(network.gateway, bob.ip, 17, udp(1, 2)))
     with server(host.world, 80), server(host, 22), server(alice.ns, 80), server(alice.ns, 80, "udp"):
         host.run("nft flush ruleset")
         assert f"table inet {guard_name('lab')}" in host.run("nft list tables").stdout
@@ -71,16 +65,12 @@ def test_while_the_ruleset_is_flushed_nothing_new_passes(host: Host, network: La
         assert silent(host.world, alice.ip, 80)
         assert silent(host.world, alice.ip, 80, "udp")
         assert not ping(host.world, alice.ip, timeout=0.4)
-        _assert_no_frame_passes(alice, bob, spoofed)
         host.call(network.firewall.reapply)
         assert ask(alice.ns, host.world_ip, 80)
         assert silent(host.world, alice.ip, 80)
-        assert not arrives(alice, spoofed, bob)
 
 
-def test_connections_stall_during_a_flush_and_go_on_with_their_nat(
-    host: Host, network: Lab, alice: Guest
-) -> None:
+def test_connections_survive_a_flush_with_their_nat(host: Host, network: Lab, alice: Guest) -> None:
     network.forward(Dnat("tcp", None, 8080, alice.ip, 80))
     with echo(host.world, 81), echo(alice.ns, 80):
         outbound, inbound = client(alice.ns), client(host.world)
@@ -132,9 +122,8 @@ def test_no_packet_slips_through_while_tables_come_and_go(host: Host, network: L
 
 
 def test_others_cannot_delete_the_guard(host: Host, network: Lab) -> None:
-    for family in ("inet", "bridge"):
-        done = host.run(f"nft delete table {family} {guard_name('lab')}", check=False)
-        assert done.returncode != 0 and "not permitted" in done.stderr
+    done = host.run(f"nft delete table inet {guard_name('lab')}", check=False)
+    assert done.returncode != 0 and "not permitted" in done.stderr
 
 
 def test_guard_goes_with_the_process_and_the_tables_stay(host: Host, network: Lab, alice: Guest) -> None:
@@ -174,7 +163,7 @@ def test_guard_of_one_network_does_not_stop_another(host: Host, network: Lab, al
 
 def test_guard_opens_once_and_closes_twice(host: Host, network: Lab) -> None:
     guard = Guard("twice")
-    plan = network.plan.__class__("twice", "abx-twice", None, IPv4Address("10.0.0.1"))
+    plan = network.plan.__class__("twice", "abx-twice", IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.1"))
     assert host.call(lambda: guard.open(plan)) and host.call(lambda: guard.open(plan))
     assert guard.active
     guard.close()
@@ -344,12 +333,6 @@ def _exchange(sock) -> None:  # type: ignore[no-untyped-def]
     word = os.urandom(8)
     sock.sendall(word)
     assert sock.recv(100) == word
-
-
-def _assert_no_frame_passes(sender: Guest, receiver: Guest, frame: bytes) -> None:
-    """Like `not arrives`, at a time when honest frames do not arrive either."""
-    with pytest.raises(TimeoutError):
-        arrives(sender, frame, receiver, timeout=0.4)
 
 
 def _udp_listener(port: int):  # type: ignore[no-untyped-def]

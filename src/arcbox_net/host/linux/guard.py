@@ -4,12 +4,12 @@ Theory of operation. A table with an owner (Linux 5.12) belongs to the netlink s
 flush ruleset` of others skips it, `nft delete table` of others fails, and it goes when the socket is closed,
 also by SIGKILL. Then the ordinary tables are still there; so at every moment at least one of the two is.
 
-The ordinary tables mark what they accept (ruleset.SEEN_MARK). The guard runs right after them on the same
-hooks and drops the unmarked. While they are missing, guests' frames therefore wait for the repair and nothing
-reaches a guest from outside, but connections survive: the guard's NAT hook keeps their translation in force. A
-packet of a known connection, which the ordinary tables accept without a mark, pays one rule on each hook for it.
+The ordinary inet table marks the first packets that it accepts (ruleset.SEEN_MARK). The guard runs right after it
+on the same hooks and drops the unmarked. While the tables are missing no new connection passes, in any direction,
+and known ones go on: the guard's NAT hook keeps their translation in force. A packet of a known connection pays one
+rule on each hook for it. Frames between guests are not guarded: a hook for every frame would cost more than some
+tens of milliseconds without anti-spoofing are worth, and no guest can cause a flush.
 
-    bridge abxguard_NAME    prerouting   marked: clear the mark; unmarked from a guest port: drop
     inet abxguard_NAME      forward, input   unconfirmed, unmarked, from or to the bridge: drop
                             postrouting      nothing: keeps translations working
 """
@@ -21,7 +21,6 @@ import struct
 
 from arcbox_net.host.linux import nfnetlink
 from arcbox_net.host.linux.nfnetlink import (
-    NFPROTO_BRIDGE,
     NFPROTO_INET,
     NfnetlinkSocket,
     attribute,
@@ -29,7 +28,7 @@ from arcbox_net.host.linux.nfnetlink import (
     text,
     u32,
 )
-from arcbox_net.host.linux.ruleset import SEEN_MARK, port_wildcard
+from arcbox_net.host.linux.ruleset import SEEN_MARK
 from arcbox_net.host.plan import FirewallPlan
 
 _NEWTABLE, _NEWCHAIN, _NEWRULE = (nfnetlink.SUBSYS_NFTABLES << 8 | operation for operation in (0, 3, 6))
@@ -40,10 +39,8 @@ _STATUS_CONFIRMED = 1 << 3
 _CMP_EQ, _CMP_NEQ = 0, 1
 _DROP, _ACCEPT = 0, 1
 _REGISTER = 1
-_BRIDGE_PREROUTING = 0
 _INET_INPUT, _INET_FORWARD, _INET_POSTROUTING = 1, 2, 4
 _AFTER_FILTER = 1
-_AFTER_BRIDGE_FILTER = -199
 _SRCNAT = 100
 _IFNAME_BYTES = 16
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.EAFNOSUPPORT)
@@ -67,12 +64,15 @@ class Guard:
         return self._netlink is not None
 
     def open(self, plan: FirewallPlan) -> bool:
-        """Put the guard up, after its tables. False: the kernel has no owned tables. Raises OSError."""
-        if self._netlink is not None:
+        """Put the guard up, after its tables. False: the kernel has no owned tables. Raises OSError.
+
+        A network without a subnet of ours routes nothing, so there is nothing to guard.
+        """
+        if self._netlink is not None or plan.subnet is None:
             return True
         netlink = NfnetlinkSocket()
         try:
-            netlink.batch(_requests(plan))
+            netlink.batch(_inet_guard(plan))
         except OSError as error:
             netlink.close()
             if error.errno in _UNSUPPORTED:
@@ -86,26 +86,6 @@ class Guard:
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
-
-
-def _requests(plan: FirewallPlan) -> list[_Request]:
-    requests = _bridge_guard(plan)
-    if plan.subnet is not None:
-        requests += _inet_guard(plan)
-    return requests
-
-
-def _bridge_guard(plan: FirewallPlan) -> list[_Request]:
-    table = guard_name(plan.network)
-    chain = "prerouting"
-    ports = port_wildcard(plan.network).removesuffix("*").encode()
-    from_guest = _meta(_META_IIFNAME) + _compare(_CMP_EQ, ports)
-    return [
-        _new_table(NFPROTO_BRIDGE, table),
-        _new_chain(NFPROTO_BRIDGE, table, chain, "filter", _BRIDGE_PREROUTING, _AFTER_BRIDGE_FILTER),
-        _new_rule(NFPROTO_BRIDGE, table, chain, _marked() + from_guest + _clear_mark() + _verdict(_ACCEPT)),
-        _new_rule(NFPROTO_BRIDGE, table, chain, from_guest + _counter() + _verdict(_DROP)),
-    ]
 
 
 def _inet_guard(plan: FirewallPlan) -> list[_Request]:
@@ -185,20 +165,8 @@ def _counter() -> bytes:
     return _expression("counter")
 
 
-def _marked() -> bytes:
-    return _meta(_META_MARK) + _mask(SEEN_MARK) + _compare(_CMP_NEQ, _host(0))
-
-
 def _unmarked() -> bytes:
     return _meta(_META_MARK) + _mask(SEEN_MARK) + _compare(_CMP_EQ, _host(0))
-
-
-def _clear_mark() -> bytes:
-    return (
-        _meta(_META_MARK)
-        + _mask(0xFFFFFFFF ^ SEEN_MARK)
-        + _expression("meta", u32(2, _META_MARK), u32(3, _REGISTER))
-    )
 
 
 def _status() -> bytes:

@@ -10,7 +10,7 @@ true once a packet of that connection has passed all of this, and for its answer
 state established` it also holds for a UDP flow that nobody answers. The rest is for first packets.
 Ports and forwards are elements of sets and maps, so that they come and go without replacing a rule.
 
-Accepted packets carry SEEN_MARK from the rule that accepts them to the guard (guard.py), which runs next on
+First packets that are accepted carry SEEN_MARK from the inet table to the guard (guard.py), which runs next on
 the same hook and drops what lacks it: what would pass while these tables are missing.
 """
 
@@ -207,24 +207,23 @@ def _bridge_table(plan: FirewallPlan) -> str:
             "\t# broadcasts and multicasts of each port in the last second\n"
             "\tset broadcasters {\n\t\ttype ifname\n\t\tsize 65535\n"
             "\t\tflags dynamic,timeout\n\t\ttimeout 1m\n\t}",
-            _admit(),
             _chain(
                 "prerouting",
                 # The one rule that most frames meet: unicast IPv4 with the sender's own addresses. The first 16 bits
                 # of a transport header are the source port; 67 would be a DHCP server, and is looked at below.
                 f"{ports} meta pkttype != broadcast meta pkttype != multicast ether type ip @th,0,16 != 67 "
-                f"iifname . ether saddr . ip saddr @addresses {_MARK} accept",
+                "iifname . ether saddr . ip saddr @addresses accept",
                 f"{ports} goto from_guest",
                 hook="filter hook prerouting priority filter",
             ),
             _chain(
                 "from_guest",
-                f"iifname @unfiltered_ports {_ACCEPT}",
+                "iifname @unfiltered_ports accept",
                 "meta pkttype { broadcast, multicast } update @broadcasters "
                 f"{{ iifname limit rate over {BROADCASTS_PER_S_MAX}/second "
                 f"burst {BROADCASTS_PER_S_MAX} packets }} " + _drop("broadcast storm"),
                 "ether type ip udp sport 67 " + _drop("rogue DHCP server"),
-                f"ether type ip iifname . ether saddr . ip saddr @addresses {_ACCEPT}",
+                "ether type ip iifname . ether saddr . ip saddr @addresses accept",
                 "iifname . ether saddr != @macs " + _drop("source MAC is not the guest's"),
                 "ether type vmap { ip : goto ipv4, arp : goto arp_, ip6 : goto ipv6 }",
                 # The bridge itself keeps frames to 01:80:c2:00:00:0x (LLDP, pause) from being forwarded.
@@ -232,8 +231,8 @@ def _bridge_table(plan: FirewallPlan) -> str:
             ),
             _chain(
                 "ipv4",
-                f"ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 {_ACCEPT}",
-                f"iifname @any_address_ports {_ACCEPT}",
+                "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
+                "iifname @any_address_ports accept",
                 _drop("source IPv4 address is not the guest's"),
             ),
             _chain(
@@ -244,15 +243,15 @@ def _bridge_table(plan: FirewallPlan) -> str:
                 "arp plen != 4 " + _drop("malformed ARP"),
                 "arp operation != { request, reply } " + _drop("malformed ARP"),
                 "iifname . arp saddr ether != @macs " + _drop("ARP sender MAC is not the guest's"),
-                f"arp operation request arp saddr ip 0.0.0.0 {_ACCEPT}",
-                f"iifname . arp saddr ether . arp saddr ip @addresses {_ACCEPT}",
-                f"iifname @any_address_ports {_ACCEPT}",
+                "arp operation request arp saddr ip 0.0.0.0 accept",
+                "iifname . arp saddr ether . arp saddr ip @addresses accept",
+                "iifname @any_address_ports accept",
                 _drop("ARP sender address is not the guest's"),
             ),
             _chain(
                 "ipv6",
                 "udp sport 547 " + _drop("rogue DHCPv6 server"),
-                f"meta l4proto {{ tcp, udp }} {_ACCEPT}",
+                "meta l4proto { tcp, udp } accept",
                 "meta l4proto ipv6-icmp goto icmpv6_",
                 _drop("IPv6 with a hidden or unusual upper layer"),
             ),
@@ -262,7 +261,7 @@ def _bridge_table(plan: FirewallPlan) -> str:
                 "exthdr frag exists " + _drop("fragmented ICMPv6"),
                 "icmpv6 type { nd-router-advert, nd-redirect } "
                 + _drop("rogue router advertisement or redirect"),
-                _ACCEPT,
+                "accept",
             ),
         ],
     )
