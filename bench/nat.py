@@ -2,8 +2,12 @@
 
     python -m bench.nat            as root; in network namespaces of its own
 
-Guest (veth) - bridge - forwarding and masquerade - veth - world. Both contenders have a host, a guest and a
-world of their own; rounds are interleaved. TCP is iperf3 with cubic, UDP is 64-byte datagrams at full speed.
+Guest (veth) - bridge - forwarding and masquerade - veth - world. Every contender has a host, a guest and a
+world of its own; rounds are interleaved. `by hand` is a masquerade and a forward policy, and lets a guest send
+whatever it likes; `by hand, filtered` adds what our ruleset also does: source MAC and IPv4, ARP, rogue DHCP and
+router advertisements per port, and isolation of the host and of other networks.
+
+TCP is iperf3 with cubic, UDP is 64-byte datagrams at full speed.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ SECONDS = 3.0
 IPERF_PORT = 5201
 SPEED_PORT = 5301
 TARGET_SHARE = 0.97
-OURS, REFERENCE = "arcbox-net", "by hand"
+OURS, BARE, SAME = "arcbox-net", "by hand", "by hand, filtered"
 
 BY_HAND = """
 table ip nat {
@@ -47,6 +51,43 @@ table ip filter {
         ct state established,related accept
         iifname "br0" accept
         ct status dnat accept
+    }
+}
+"""
+
+FILTERED = """
+table bridge spoof {
+    set guests { typeof iifname . ether saddr . ip saddr; elements = { "g0" . GUEST_MAC . 192.168.64.2 } }
+    set macs { typeof iifname . ether saddr; elements = { "g0" . GUEST_MAC } }
+    chain prerouting {
+        type filter hook prerouting priority filter; policy accept;
+        iifname != "g0" accept
+        iifname . ether saddr != @macs drop
+        ether type ip udp sport 67 drop
+        ether type ip iifname . ether saddr . ip saddr @guests accept
+        ip saddr 0.0.0.0 udp dport 67 accept
+        arp operation { request, reply } iifname . arp saddr ether . arp saddr ip @guests accept
+        icmpv6 type { nd-router-advert, nd-redirect } drop
+        ether type ip6 accept
+        drop
+    }
+}
+table inet isolation {
+    chain forward {
+        type filter hook forward priority filter + 1; policy accept;
+        ct state established,related accept
+        iifname "br0" ip saddr != 192.168.64.0/24 drop
+        iifname "br0" ip daddr { 169.254.0.0/16, 127.0.0.0/8, 224.0.0.0/3 } drop
+        oifname "br0" drop
+    }
+    chain input {
+        type filter hook input priority filter; policy accept;
+        iifname != "br0" accept
+        ct state established,related accept
+        ip daddr 192.168.64.1 udp dport { 53, 67 } accept
+        ip daddr 192.168.64.1 tcp dport 53 accept
+        icmp type echo-request accept
+        drop
     }
 }
 """
@@ -73,7 +114,7 @@ def ours() -> Iterator[tuple[Host, Namespace]]:
 
 
 @contextlib.contextmanager
-def by_hand() -> Iterator[tuple[Host, Namespace]]:
+def by_hand(more_rules: str = "") -> Iterator[tuple[Host, Namespace]]:
     with Host() as host:
         guest = host.namespace("guest")
         host.run("ip link add br0 type bridge")
@@ -84,7 +125,8 @@ def by_hand() -> Iterator[tuple[Host, Namespace]]:
         guest.run("ip addr add 192.168.64.2/24 dev eth0")
         guest.run("ip link set eth0 up")
         guest.run("ip route add default via 192.168.64.1")
-        host.run("nft -f -", stdin=BY_HAND)
+        mac = json.loads(guest.run("ip -j link show eth0").stdout)[0]["address"]
+        host.run("nft -f -", stdin=BY_HAND + more_rules.replace("GUEST_MAC", mac))
         host.sysctl("net.ipv4.ip_forward", 1)
         yield host, guest
 
@@ -167,8 +209,9 @@ def main() -> None:
         os.environ["ARCBOX_NET_RUNTIME_DIR"] = f"{directory}/run"
         os.environ["ARCBOX_NET_STATE_DIR"] = f"{directory}/state"
         contenders: dict[str, Callable[[], Round]] = {}
-        for name, build in ((OURS, ours), (REFERENCE, by_hand)):
-            host, guest = stack.enter_context(build())
+        built = {OURS: ours(), BARE: by_hand(), SAME: by_hand(FILTERED)}
+        for name, network in built.items():
+            host, guest = stack.enter_context(network)
             stack.enter_context(servers(host))
             contenders[name] = contender(guest, options.seconds)
         quiet = quiet_check()
@@ -176,12 +219,19 @@ def main() -> None:
             warm_up()
         rounds = interleave(contenders, options.rounds)
     keys = [*(f"tcp_{name}_gbit_s" for name in TCP_TESTS), "udp_delivered_pps"]
-    share = {key: median_of(rounds[OURS], key) / median_of(rounds[REFERENCE], key) for key in keys}
+    shares = {
+        name: {key: median_of(rounds[OURS], key) / median_of(rounds[name], key) for key in keys}
+        for name in (BARE, SAME)
+    }
     print(
         table(
-            ["test", *rounds, "share", "target ≥"],
+            ["test", *rounds, *(f"share of {name}" for name in shares)],
             [
-                [key, *(median_cell(one, key) for one in rounds.values()), f"{share[key]:.1%}", TARGET_SHARE]
+                [
+                    key,
+                    *(median_cell(one, key) for one in rounds.values()),
+                    *(f"{share[key]:.1%}" for share in shares.values()),
+                ]
                 for key in keys
             ],
         )
@@ -193,7 +243,7 @@ def main() -> None:
                 "environment": environment("ip", "nft", "iperf3"),
                 "quiet": quiet,
                 "target_share": TARGET_SHARE,
-                "share_of_reference": share,
+                "shares": shares,
                 "seconds_per_test": options.seconds,
                 "rounds": rounds,
             },
