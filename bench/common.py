@@ -139,6 +139,12 @@ def read_result(name: str) -> dict[str, Any]:
     return body
 
 
+def show(payload: dict[str, Any], text: str) -> None:
+    """Print *text* (tables, and lines about targets) and keep it in *payload* for docs/performance.md."""
+    print(text)
+    payload["shown"] = text
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; floats get three significant digits."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]

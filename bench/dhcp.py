@@ -31,6 +31,7 @@ from bench.common import (
     median_of,
     percentile,
     quiet_check,
+    show,
     table,
     write_result,
 )
@@ -217,11 +218,9 @@ def main() -> None:
         options.rounds,
     )
     shown = ("paced_per_s", "paced_offer_p99_ms", "paced_ack_p50_ms", "paced_ack_p99_ms", "flood_per_s")
-    print(
-        table(
-            ("server, guests", *shown),
-            [(name, *(median_cell(r, k) for k in shown)) for name, r in rounds.items()],
-        )
+    text = table(
+        ("server, guests", *shown),
+        [(name, *(median_cell(r, k) for k in shown)) for name, r in rounds.items()],
     )
     met = {}
     for population in POPULATIONS:
@@ -232,18 +231,17 @@ def main() -> None:
             "p99_ms": median_of(own, "paced_ack_p99_ms") < TARGETS["p99_ms_max"],
             "ahead_of_dnsmasq": median_of(own, "flood_per_s") > median_of(other, "flood_per_s"),
         }
-        print(population, met[population])
-    write_result(
-        "dhcp",
-        {
-            "environment": environment("perfdhcp", "dnsmasq"),
-            "quiet": quiet,
-            "seconds": round(time.monotonic() - began),
-            "targets": TARGETS,
-            "met": met,
-            "rounds": rounds,
-        },
-    )
+    payload: dict[str, Any] = {
+        "environment": environment("perfdhcp", "dnsmasq"),
+        "quiet": quiet,
+        "seconds": round(time.monotonic() - began),
+        "targets": TARGETS,
+        "met": met,
+        "rounds": rounds,
+    }
+    show(payload, text)
+    print(met)
+    write_result("dhcp", payload)
 
 
 if __name__ == "__main__":

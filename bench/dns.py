@@ -26,6 +26,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    show,
     table,
     write_result,
 )
@@ -190,8 +191,7 @@ def run(rounds: int, seconds: float) -> None:
                     ]
                 )
     header = ["load", "server", "queries/s", "queries/s per core", "CPU s per 100k", "RSS MiB", "lost"]
-    payload["table"] = table(header, rows)
-    print(payload["table"])
+    show(payload, table(header, rows))
     write_result("dns", payload)
 
 

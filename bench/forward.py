@@ -32,6 +32,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    show,
     table,
     write_result,
 )
@@ -243,24 +244,24 @@ def main() -> None:
     listeners = [listeners_added() for _ in range(options.rounds)]
     medians = report(rounds, listeners)
     versions = environment("socat", "iperf3")
-    print(json.dumps({"environment": versions, "quiet": quiet}, indent=2))
     rows = [[key, *(median_cell(found, key) for found in rounds.values())] for key in rounds["direct"][0]]
-    print(table(["median (min–max)", *rounds], rows))
-    print(f"\n10,000 listeners bound and added: {median_cell(listeners, 'total_s')} s (target ≤ 1)")
-    print(f"16 kB exchange over direct: {medians['rr_p50_extra_us']:.1f} µs at the median (target ≤ 40)")
-    for key, ratio in medians["ratio"].items():
-        print(f"{key}: {ratio:.0%} of direct (target ≥ 70 %)")
+    lines = [
+        table(["median (min–max)", *rounds], rows),
+        "",
+        f"- 10,000 listeners bound and added: {median_cell(listeners, 'total_s')} s (target ≤ 1)",
+        f"- 16 kB exchange over direct: {medians['rr_p50_extra_us']:.1f} µs at the median (target ≤ 40)",
+        *(f"- {key}: {ratio:.0%} of direct (target ≥ 70 %)" for key, ratio in medians["ratio"].items()),
+    ]
+    payload: dict[str, Any] = {
+        "environment": versions,
+        "quiet": quiet,
+        "targets": TARGETS,
+        "median": medians,
+        "rounds": {**rounds, "listeners": listeners},
+    }
+    show(payload, "\n".join(lines))
     if not options.no_write:
-        write_result(
-            "forward",
-            {
-                "environment": versions,
-                "quiet": quiet,
-                "targets": TARGETS,
-                "median": medians,
-                "rounds": {**rounds, "listeners": listeners},
-            },
-        )
+        write_result("forward", payload)
 
 
 if __name__ == "__main__":

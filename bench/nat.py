@@ -29,6 +29,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    show,
     table,
     write_result,
 )
@@ -223,31 +224,28 @@ def main() -> None:
         name: {key: median_of(rounds[OURS], key) / median_of(rounds[name], key) for key in keys}
         for name in (BARE, SAME)
     }
-    print(
-        table(
-            ["test", *rounds, *(f"share of {name}" for name in shares)],
+    text = table(
+        ["test", *rounds, *(f"share of {name}" for name in shares)],
+        [
             [
-                [
-                    key,
-                    *(median_cell(one, key) for one in rounds.values()),
-                    *(f"{share[key]:.1%}" for share in shares.values()),
-                ]
-                for key in keys
-            ],
-        )
+                key,
+                *(median_cell(one, key) for one in rounds.values()),
+                *(f"{share[key]:.1%}" for share in shares.values()),
+            ]
+            for key in keys
+        ],
     )
+    payload = {
+        "environment": environment("ip", "nft", "iperf3"),
+        "quiet": quiet,
+        "target_share": TARGET_SHARE,
+        "shares": shares,
+        "seconds_per_test": options.seconds,
+        "rounds": rounds,
+    }
+    show(payload, text)
     if not options.no_write:
-        write_result(
-            "nat",
-            {
-                "environment": environment("ip", "nft", "iperf3"),
-                "quiet": quiet,
-                "target_share": TARGET_SHARE,
-                "shares": shares,
-                "seconds_per_test": options.seconds,
-                "rounds": rounds,
-            },
-        )
+        write_result("nat", payload)
 
 
 if __name__ == "__main__":

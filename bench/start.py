@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from arcbox_net import NetConfig, NetworkManager
 from bench.common import (
@@ -22,6 +23,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    show,
     table,
     write_result,
 )
@@ -97,7 +99,7 @@ def main() -> None:
             idle_mb = resident_mb(idle.pid or 0)
         finally:
             idle.stop()
-    payload = {
+    payload: dict[str, Any] = {
         "environment": environment("ip", "nft"),
         "quiet": quiet,
         "targets": TARGETS,
@@ -119,7 +121,7 @@ def main() -> None:
         ["`python -c pass`, for comparison", median_cell(commands["python -c pass"], "ls_ms"), "ms", ""],
         ["resident memory, idle network process", idle_mb, "MB", "50"],
     ]
-    print(table(["what", "median (min–max)", "unit", "target ≤"], rows))
+    show(payload, table(["what", "median (min–max)", "unit", "target ≤"], rows))
     if not options.no_write:
         write_result("start", payload)
 

@@ -1,0 +1,58 @@
+"""docs/performance.md from bench/results: no figure in it is typed by hand.
+
+python -m bench.report
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.common import read_result
+
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+NOTES = Path(__file__).parent / "notes"
+HEAD = """# Performance
+
+Made by `python -m bench.report` from `bench/results/`: medians (smallest–largest) of interleaved rounds, ours and the
+reference in the same run on the same machine. Client, server and whatever is between them share its two cores, so a
+proxy or a server also takes the time of those it serves. Absolute numbers hold for this machine, ratios for longer.
+"""
+BENCHMARKS = {
+    "nat": "NAT through a network of ours, and through one built by hand",
+    "forward": "Loopback port forwards: our splice relay, socat, and no proxy",
+    "dhcp": "DHCP: durable exchanges, ours and dnsmasq's",
+    "dns": "DNS: ours and dnsmasq",
+    "start": "Start, listing and memory",
+}
+
+
+def section(name: str, title: str) -> str:
+    result = read_result(name)
+    parts = [f"## {title}", f"`python -m bench.{name}`. {_machine(result['environment'])}", result["shown"]]
+    if not result["quiet"]["quiet"]:
+        parts.append(
+            f"The machine was not quiet: {result['quiet']['busy_share']:.0%} busy before the first round."
+        )
+    note = NOTES / f"{name}.md"
+    if note.exists():
+        parts.append(note.read_text().strip())
+    return "\n\n".join(parts)
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    tools = ", ".join(f"{tool} {version}" for tool, version in environment["tools"].items() if version)
+    return (
+        f"{environment['cpu']}, {environment['cores']} cores, Linux {environment['kernel']}, "
+        f"Python {environment['python']}, Cython {environment['cython']}, {tools}; {environment['date']}."
+    )
+
+
+def main() -> None:
+    sections = [section(name, title) for name, title in BENCHMARKS.items()]
+    PAGE.write_text("\n\n".join([HEAD.strip(), *sections]) + "\n")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
