@@ -80,6 +80,24 @@ def test_k9_deleted_guest_link_is_reported_and_costs_nothing(
     assert set(names.values()) <= {"gone", "down"}
 
 
+def test_k9_guest_taken_out_of_its_bridge_comes_back(machine: Machine, network: NetworkManager) -> None:
+    guest = machine.guest(network, "vm1")
+    machine.run(f"ip link set {network.ports()[0].ifname} nomaster")
+    wait_until(lambda: online(machine, guest), timeout=15)
+    assert network.stats()["host"]["repairs"] == 1
+
+
+def test_guests_that_come_and_go_are_no_damage(machine: Machine, network: NetworkManager) -> None:
+    with machine.network(name="other") as other:
+        for number in range(6):
+            for of in (network, other):
+                machine.guest(of, f"vm{number}")
+                of.detach(f"vm{number}")
+        machine.run("nft flush ruleset")
+        wait_until(lambda: network.stats()["host"]["repairs"] == 1, timeout=15)
+        assert other.stats()["host"]["repairs"] <= 1
+
+
 def test_k9_port_whose_link_vanished_can_be_attached_again(machine: Machine, network: NetworkManager) -> None:
     guest = machine.guest(network, "vm1")
     guest.run("ip link del eth0")

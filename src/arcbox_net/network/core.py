@@ -504,10 +504,17 @@ class Network:
                 self._site.links.apply_port(port.plan)
         return self._site.links.find_bridge(self._layout.bridge)
 
-    async def _links_changed(self) -> None:
-        """Detach ports whose device is gone: the monitor closed its TAP, or the namespace ended."""
+    async def _links_changed(self) -> bool:
+        """Detach ports whose device is gone: the monitor closed its TAP, or the namespace ended.
+
+        True when one that is there has been taken out of the bridge.
+        """
         async with self._change:
             await self._detach_gone()
+            bridges = {
+                link.ifname: link.bridge for link in await self._kernel(self._site.links.owned, self.name)
+            }
+            return any(bridges.get(port.plan.ifname) != self._layout.bridge for port in self._ports)
 
     async def _detach_gone(self) -> None:
         present = {link.ifname for link in await self._kernel(self._site.links.owned, self.name)}

@@ -11,11 +11,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from arcbox_net.host.linux.firewall_monitor import FirewallMonitor
 from arcbox_net.host.linux.monitor import Event, LinkMonitor
 from arcbox_net.host.linux.nftables import Firewall
-from arcbox_net.host.plan import IFNAME_PREFIX
+from arcbox_net.host.plan import port_prefix
 from arcbox_net.recipes.site import Layout
 
 DEBOUNCE_S = 0.05
@@ -25,15 +26,18 @@ _REPAIR = "repair"
 _PORTS = "ports"
 _SURROUNDINGS = "surroundings"
 _BRIDGE_BROKEN = ("link-removed", "link-renamed", "link-down", "mtu-changed", "address-removed")
+_OF_SURROUNDINGS = ("address-added", "address-removed", "route-added", "route-removed", "resync")
 
 log = logging.getLogger("arcbox_net.watch")
+T = TypeVar("T")
 
 
 class Watch:
     """Ties the kernel's notifications to what they ask for.
 
-    `repair`: our state was changed. `links_changed`: a guest's device went. `surroundings_changed`: addresses or
-    routes of the host came, which may now overlap the network's subnet.
+    `repair`: our state was changed. `links_changed`: a guest's device went, or left the bridge (by detach, or by
+    somebody's hand: then it answers True, and repair follows). `surroundings_changed`: addresses or
+    routes of the host came or went, so that the network's subnet may overlap them, or no longer.
     """
 
     def __init__(
@@ -41,10 +45,11 @@ class Watch:
         firewall: Firewall,
         layout: Layout,
         repair: Callable[[], Awaitable[None]],
-        links_changed: Callable[[], Awaitable[None]],
+        links_changed: Callable[[], Awaitable[bool]],
         surroundings_changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._layout = layout
+        self._port_prefix = port_prefix(firewall.network)
         self._repair = repair
         self._links_changed = links_changed
         self._surroundings_changed = surroundings_changed
@@ -70,16 +75,17 @@ class Watch:
         return dict(self._counts)
 
     def _on_link(self, event: Event) -> None:
-        """Ours are the bridge and the ports; everything else on the host is looked at for what it does to us."""
-        if event.ifname == self._layout.bridge or event.old == self._layout.bridge:
+        """Ours are the bridge and this network's ports; all else on the host is looked at for what it does to us."""
+        names = (event.ifname, event.old if event.kind == "link-renamed" else event.ifname)
+        if self._layout.bridge in names:
             if event.kind in _BRIDGE_BROKEN and self._layout.owns_bridge:
                 self._request_repair()
-        elif event.ifname.startswith(IFNAME_PREFIX) or event.old.startswith(IFNAME_PREFIX):
-            if event.kind in ("link-removed", "link-renamed"):
+        elif any(name.startswith(self._port_prefix) for name in names):
+            if event.kind in ("link-removed", "link-renamed") or (
+                event.kind == "master-changed" and event.detail != self._layout.bridge
+            ):
                 self._request(_PORTS)
-            elif event.kind == "master-changed" and event.detail != self._layout.bridge:
-                self._request_repair()
-        elif event.kind in ("address-added", "route-added", "resync"):
+        elif event.kind in _OF_SURROUNDINGS:
             self._request(_SURROUNDINGS)
         if event.kind == "resync":
             self._request_repair()
@@ -97,15 +103,21 @@ class Watch:
         while self._wanted:
             await asyncio.sleep(DEBOUNCE_S)
             wanted, self._wanted = self._wanted, set()
-            try:
-                if _PORTS in wanted:
-                    await self._links_changed()
-                if _REPAIR in wanted and self._may_repair():
-                    await self._repair()
-                if _SURROUNDINGS in wanted:
-                    await self._surroundings_changed()
-            except Exception:
-                log.exception("repair failed")
+            if _PORTS in wanted and await self._attempt(self._links_changed):
+                wanted.add(_REPAIR)
+            if _REPAIR in wanted and self._may_repair():
+                await self._attempt(self._repair)
+            if _SURROUNDINGS in wanted:
+                await self._attempt(self._surroundings_changed)
+
+    @staticmethod
+    async def _attempt(work: Callable[[], Awaitable[T]]) -> T | None:
+        """One that fails takes no other with it."""
+        try:
+            return await work()
+        except Exception:
+            log.exception("repair failed")
+            return None
 
     def _may_repair(self) -> bool:
         now = time.monotonic()
