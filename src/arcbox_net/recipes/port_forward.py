@@ -17,7 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from arcbox_net.config import HostAccess
-from arcbox_net.errors import ForwardExists, ForwardNotFound, HostPortInUse, LimitReached, PermissionDenied
+from arcbox_net.errors import (
+    ArcboxNetError,
+    ForwardExists,
+    ForwardNotFound,
+    HostPortInUse,
+    LimitReached,
+    PermissionDenied,
+)
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import Dnat, HostAccessRedirect
 from arcbox_net.relay.splice import SpliceRelay
@@ -73,6 +80,14 @@ class PortForwards:
     def redirects(self) -> tuple[HostAccessRedirect, ...]:
         return tuple(self._redirects)
 
+    def get(self, rule: ForwardRule) -> Forward:
+        """Raises ForwardNotFound."""
+        forward = self._forwards.get(rule)
+        if forward is None:
+            known = ", ".join(map(str, self._forwards)) or "none"
+            raise ForwardNotFound(f"no forward {rule}", fix=f"forwards here: {known}", rule=str(rule))
+        return forward
+
     def add(self, rule: ForwardRule, guest_ip: IPv4Address | None) -> Forward:
         """Hold the host ports and, when the guest is known, start to forward.
 
@@ -87,40 +102,34 @@ class PortForwards:
                     existing=str(other),
                 )
         forward = Forward(rule, _hold(rule))
-        try:
-            self._activate(forward, guest_ip)
-        except BaseException:
-            self._deactivate(forward)
-            _close(forward.sockets)
-            raise
+        self._activate(forward, guest_ip)
         self._forwards[rule] = forward
         return forward
 
     def remove(self, rule: ForwardRule) -> None:
         """Stop forwarding *rule*, end its flows and free the host ports. Raises ForwardNotFound."""
-        forward = self._forwards.pop(rule, None)
-        if forward is None:
-            known = ", ".join(map(str, self._forwards)) or "none"
-            raise ForwardNotFound(f"no forward {rule}", fix=f"forwards here: {known}", rule=str(rule))
+        forward = self.get(rule)
         self._deactivate(forward)
         _close(forward.sockets)
+        del self._forwards[rule]
 
     def guests_changed(self, resolved: Mapping[ForwardRule, IPv4Address | None]) -> None:
         """*resolved* is where each rule's guest is now: pending forwards become active, those of a lost guest pending.
 
-        A forward whose host port was taken by somebody else in between stays pending, and is tried again next time.
+        A forward that cannot be served (its host port was taken by somebody else in between) stays pending, and is
+        tried again next time.
         """
         for rule, forward in self._forwards.items():
             guest_ip = resolved.get(rule)
             if guest_ip == forward.guest_ip and (forward.relay_ids or forward.sockets):
                 continue
-            self._deactivate(forward)
-            _close(forward.sockets)
-            forward.sockets = []
             try:
+                self._deactivate(forward)
+                _close(forward.sockets)
+                forward.sockets = []
                 forward.sockets = _hold(rule)
                 self._activate(forward, guest_ip)
-            except HostPortInUse as error:
+            except (ArcboxNetError, OSError) as error:
                 log.error("forward %s is not served: %s", rule, error)
 
     def open_host_access(self, gateway: IPv4Address, items: Iterable[HostAccess]) -> None:
@@ -139,47 +148,55 @@ class PortForwards:
     def close(self) -> None:
         """Close every listener. The kernel's map goes with the ruleset."""
         for forward in self._forwards.values():
-            for relay_id in forward.relay_ids:
-                self._relay.remove(relay_id)
+            self._relay.remove_many(forward.relay_ids)
             _close(forward.sockets)
-        for relay_id in self._redirects.values():
-            self._relay.remove(relay_id)
+        self._relay.remove_many(self._redirects.values())
         self._forwards.clear()
         self._redirects.clear()
 
     def _activate(self, forward: Forward, guest_ip: IPv4Address | None) -> None:
         if guest_ip is None:
             return
-        forward.guest_ip = guest_ip
         targets = [(str(guest_ip), guest_port) for _, guest_port in forward.rule.pairs()]
         pairs = list(zip(forward.sockets, targets, strict=True))
         forward.sockets = []
         forward.relay_ids = self._hand_over(forward.rule.protocol, pairs)
-        dnats = forward.dnats()
-        if dnats:
-            self._firewall.add_dnats(dnats)
+        forward.guest_ip = guest_ip
+        try:
+            dnats = forward.dnats()
+            if dnats:
+                self._firewall.add_dnats(dnats)
+        except BaseException:
+            self._end(forward)
+            raise
 
     def _deactivate(self, forward: Forward) -> None:
         dnats = forward.dnats()
         if dnats:
             self._firewall.remove_dnats(dnats)
-        for relay_id in forward.relay_ids:
-            self._relay.remove(relay_id)
+        self._end(forward)
+
+    def _end(self, forward: Forward) -> None:
+        self._relay.remove_many(forward.relay_ids)
         forward.relay_ids = []
         forward.guest_ip = None
 
     def _hand_over(self, protocol: str, pairs: Sequence[tuple[socket.socket, tuple[str, int]]]) -> list[int]:
-        """Give bound sockets to the relay, which closes them from now on."""
-        if protocol == "udp":
-            return [self._relay.add_udp(held.detach(), target) for held, target in pairs]
+        """Give bound sockets to the relay, which closes them from now on; all are closed if that fails."""
+        try:
+            if protocol == "tcp":
+                for held, _ in pairs:
+                    _listen(held)
+            given = [(held.fileno(), target) for held, target in pairs]
+            relay_ids = (
+                self._relay.add_tcp_many(given) if protocol == "tcp" else self._relay.add_udp_many(given)
+            )
+        except BaseException:
+            _close(held for held, _ in pairs)
+            raise
         for held, _ in pairs:
-            try:
-                held.listen(LISTEN_BACKLOG)
-            except OSError as error:
-                # Bound while pending, but somebody else came to listen there first.
-                host_ip, host_port = held.getsockname()[:2]
-                raise _in_use(host_ip, host_port, protocol, error) from None
-        return self._relay.add_tcp_many([(held.detach(), target) for held, target in pairs])
+            held.detach()
+        return relay_ids
 
 
 def _hold(rule: ForwardRule) -> list[socket.socket]:
@@ -222,6 +239,15 @@ def _bind(protocol: str, host_ip: str, host_port: int) -> socket.socket:
             ) from None
         raise _in_use(host_ip, host_port, protocol, error) from None
     return held
+
+
+def _listen(held: socket.socket) -> None:
+    try:
+        held.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        # Bound while pending, but somebody else came to listen there first.
+        host_ip, host_port = held.getsockname()[:2]
+        raise _in_use(host_ip, host_port, "tcp", error) from None
 
 
 def _close(sockets: Iterable[socket.socket]) -> None:

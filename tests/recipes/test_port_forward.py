@@ -1,0 +1,149 @@
+"""Forwards when a step of them fails: all of one is there, or nothing."""
+
+import socket
+from ipaddress import IPv4Address
+
+import pytest
+
+from arcbox_net.errors import ForwardNotFound, HostPortInUse, KernelError
+from arcbox_net.recipes.port_forward import PortForwards
+from arcbox_net.relay.splice import SpliceRelay
+from arcbox_net.rules import parse_forward
+
+GUEST = IPv4Address("192.168.64.2")
+
+
+class Firewall:
+    """Elements of the kernel's map, in a set. `refuses`: the kernel takes no change."""
+
+    def __init__(self):
+        self.elements = set()
+        self.refuses = False
+
+    def add_dnats(self, dnats):
+        self._check()
+        self.elements |= set(dnats)
+
+    def remove_dnats(self, dnats):
+        self._check()
+        self.elements -= set(dnats)
+
+    def _check(self):
+        if self.refuses:
+            raise KernelError("nftables: refused", operation="nft -f -", object="dev", errno=12)
+
+
+@pytest.fixture
+def firewall():
+    return Firewall()
+
+
+@pytest.fixture
+def relay():
+    made = SpliceRelay()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def forwards(firewall, relay):
+    made = PortForwards(firewall, relay)
+    yield made
+    made.close()
+
+
+def free_ports(count=1, kind=socket.SOCK_STREAM):
+    """The first of *count* ports in a row that nobody has."""
+    for first in range(20000, 60000, 7):
+        held = []
+        try:
+            for number in range(first, first + count):
+                held.append(socket.socket(socket.AF_INET, kind))
+                held[-1].bind(("0.0.0.0", number))
+            return first
+        except OSError:
+            continue
+        finally:
+            for one in held:
+                one.close()
+    raise AssertionError("no free ports")
+
+
+def is_free(port, kind=socket.SOCK_STREAM):
+    with socket.socket(socket.AF_INET, kind) as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_h7_forward_that_the_kernel_refuses_holds_nothing(forwards, firewall, relay, protocol):
+    port, kind = free_ports(), {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}[protocol]
+    rule = parse_forward(f"0.0.0.0:{port}:80/{protocol}")
+    firewall.refuses = True
+    with pytest.raises(KernelError):
+        forwards.add(rule, GUEST)
+    assert forwards.forwards() == []
+    assert relay.stats()["rules"] == 0
+    assert is_free(port, kind)
+    firewall.refuses = False
+    assert forwards.add(rule, GUEST).guest_ip == GUEST
+
+
+def test_h7_range_with_one_taken_port_holds_nothing(forwards, relay):
+    first = free_ports(3)
+    with socket.create_server(("0.0.0.0", first + 2)):
+        with pytest.raises(HostPortInUse):
+            forwards.add(parse_forward(f"0.0.0.0:{first}-{first + 2}:80-82"), GUEST)
+    assert relay.stats()["rules"] == 0
+    assert all(is_free(first + i) for i in range(3))
+
+
+def test_removal_that_the_kernel_refuses_can_be_repeated(forwards, firewall):
+    rule = parse_forward(f"0.0.0.0:{free_ports()}:80")
+    forwards.add(rule, GUEST)
+    firewall.refuses = True
+    with pytest.raises(KernelError):
+        forwards.remove(rule)
+    assert [forward.guest_ip for forward in forwards.forwards()] == [GUEST]
+    firewall.refuses = False
+    forwards.remove(rule)
+    assert not firewall.elements
+    with pytest.raises(ForwardNotFound):
+        forwards.remove(rule)
+
+
+def test_forward_whose_port_was_taken_meanwhile_is_pending_and_in_no_map(forwards, firewall, relay):
+    port = free_ports()
+    rule = parse_forward(f"0.0.0.0:{port}:80")
+    forwards.add(rule, None)
+    held = forwards.get(rule).sockets[0]
+    held.close()
+    with socket.create_server(("0.0.0.0", port)):
+        forwards.guests_changed({rule: GUEST})
+        assert forwards.get(rule).guest_ip is None
+        assert forwards.dnats() == ()
+        assert relay.stats()["rules"] == 0
+    forwards.guests_changed({rule: GUEST})
+    assert forwards.get(rule).guest_ip == GUEST
+    assert firewall.elements == set(forwards.dnats())
+
+
+def test_forward_that_the_kernel_refuses_does_not_keep_others_from_their_guest(forwards, firewall, relay):
+    public, local = (
+        parse_forward(f"0.0.0.0:{free_ports()}:80"),
+        parse_forward(f"127.0.0.1:{free_ports(2) + 1}:80"),
+    )
+    forwards.add(public, None)
+    forwards.add(local, None)
+    firewall.refuses = True
+    forwards.guests_changed({public: GUEST, local: GUEST})
+    assert forwards.get(public).guest_ip is None
+    assert forwards.get(local).guest_ip == GUEST
+    firewall.refuses = False
+    forwards.guests_changed({public: GUEST, local: GUEST})
+    assert forwards.get(public).guest_ip == GUEST
+    assert len(firewall.elements) == 1
