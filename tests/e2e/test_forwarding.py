@@ -11,7 +11,7 @@ import pytest
 
 from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.errors import ArcboxNetError, ForwardExists, HostPortInUse
-from tests.support.machine import Machine, each_bridge_nf
+from tests.support.machine import Machine, each_bridge_nf, kill9
 from tests.support.netns import Namespace, wait_until
 from tests.support.peers import body_of, connect, drain_server, exchange_udp, http_server, refused, udp_echo
 
@@ -276,3 +276,36 @@ def test_forwards_given_to_up_work(machine: Machine) -> None:
     with http_server(guest):
         wait_until(lambda: machine.run("curl -sS --max-time 2 http://127.0.0.1:8080/", check=False).stdout)
     machine.cli("down dev")
+
+
+def test_forward_of_up_to_somebody_elses_address_is_refused(machine: Machine) -> None:
+    failed = machine.cli("up", "dev", "-p", f"0.0.0.0:8080:{machine.world_ip}:80", check=False)
+    assert failed.returncode == 2
+    assert "not a guest's address" in failed.stderr
+    assert machine.network_pids() == []
+    assert "abx-dev" not in machine.links()
+
+
+def test_forward_of_a_killed_run_does_not_follow_into_another_subnet(machine: Machine) -> None:
+    machine.cli("up dev --subnet 10.1.0.0/24")
+    machine.cli("forward add dev 8080:10.1.0.9:80")
+    machine.cli("forward add dev 8081:80")
+    kill9(NetworkManager.connect("dev").pid)
+    machine.cli("up dev --subnet 10.2.0.0/24")
+    assert [forward["rule"] for forward in machine.cli_json("forward ls dev")] == ["127.0.0.1:8081:80/tcp"]
+    machine.cli("down dev")
+
+
+def test_name_of_a_killed_runs_port_gives_way_to_the_configuration(machine: Machine, tmp_path: Path) -> None:
+    machine.cli("up dev")
+    guest = machine.guest(NetworkManager.connect("dev"), "vm1")
+    machine.cli("dns add dev web 10.0.0.5")
+    kill9(NetworkManager.connect("dev").pid)
+    (tmp_path / "networks.toml").write_text(
+        '[networks.dev]\n[networks.dev.dns.records]\nvm1 = ["10.0.0.8"]\nweb = ["10.0.0.9"]\n'
+    )
+    machine.cli(f"up dev -f {tmp_path}/networks.toml")
+    names = {record["name"]: record["addresses"] for record in machine.cli_json("dns ls dev")}
+    assert names["web.dev.internal"] == ["10.0.0.9"]
+    assert names["vm1.dev.internal"] == ["10.0.0.8"]
+    guest.run("ping -c1 -W5 192.168.64.1")

@@ -164,10 +164,9 @@ class Addressing:
         return [lease_info(lease) for lease in sorted(self._table.view(now), key=lambda lease: lease.ip)]
 
     def by_hostname(self, hostname: str) -> IPv4Address | None:
-        """Who holds a lease under that host name now."""
-        now = system_clock()
-        for lease in self._table.view(now):
-            if (lease.hostname or "").lower() == hostname and (lease.kind != POOL or lease.is_bound(now)):
+        """Who was given that host name by a reservation or an allocation, not by its own wish."""
+        for lease in self._table.view(system_clock()):
+            if lease.named and (lease.hostname or "").lower() == hostname:
                 return lease.ip
         return None
 

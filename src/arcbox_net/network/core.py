@@ -105,7 +105,10 @@ class Network:
                 )
                 await self._watch.start()
             except BaseException:
-                await self._tear_down()
+                try:
+                    await self._tear_down()
+                except ArcboxNetError as error:  # less telling than what is raised below
+                    log.error("after a failed start: %s", error)
                 raise
 
     async def stop(self) -> None:
@@ -157,35 +160,43 @@ class Network:
 
     async def _start_services(self) -> None:
         config, layout = self.config, self._layout
-        registered = {name: row["addresses"] for name, row in self._state.items("dns").items()}
+        rows = await self._kernel(self._state.items, "dns")
+        registered = {name: row["addresses"] for name, row in rows.items()}
         self._naming = Naming(self.name, config, layout, registered)
         if layout.address is not None:
             self._addressing = Addressing(self.name, config, layout, self._state, self._naming.domain)
             await self._addressing.start(self._port_of, self._lease_changed)
             await self._addressing.keep_only_ports({port.name: port for port in self._ports})
         for port in self._ports:
-            self._naming.add_port(port)
+            try:
+                self._naming.add_port(port)
+            except ArcboxNetError as error:  # the configuration has given its name away since
+                log.warning("port %s of the earlier run has no name: %s", port.name, error)
         await self._naming.start()
 
     async def _start_forwards(self) -> None:
         self._relay.start()
         self._forwards = PortForwards(self._site.firewall, self._relay)
         for rule in self.config.forwards:
+            self._check_forward(rule)
             await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
-        for text in self._state.items("forwards"):
+        for text in await self._kernel(self._state.items, "forwards"):
             await self._restore_forward(parse_forward(text))
         if self.config.host_access and self._layout.gateway:
             await self._kernel(self._forwards.open_host_access, self._layout.gateway, self.config.host_access)
 
     async def _restore_forward(self, rule: ForwardRule) -> None:
-        """A forward of an earlier run that was killed: kept, unless its host port has gone to somebody else."""
+        """A forward of an earlier run that was killed: kept, if its host port is still free and the network's mode
+        and subnet allow it.
+        """
         if rule in self.config.forwards:
             return
         try:
+            self._check_forward(rule)
             await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
         except ArcboxNetError as error:
             log.warning("forward %s of the earlier run is given up: %s", rule, error)
-            self._state.delete("forwards", str(rule))
+            await self._kernel(self._state.delete, "forwards", str(rule))
 
     async def _tear_down(self) -> None:
         if self._watch is not None:
@@ -333,8 +344,9 @@ class Network:
 
     async def unexpose(self, rule: ForwardRule) -> None:
         async with self._change:
-            await self._kernel(self._forwards.remove, rule)
+            self._forwards.get(rule)
             await self._kernel(self._state.delete, "forwards", str(rule))
+            await self._kernel(self._forwards.remove, rule)
 
     def forwards(self) -> list[m.ForwardInfo]:
         return [forward_info(forward) for forward in self._forwards.forwards()]
@@ -348,7 +360,7 @@ class Network:
                 value=str(rule),
             )
         address = _address_or_none(rule.guest)
-        if address is not None and not is_guest_address(self._layout, address):
+        if ":" in (rule.guest or "") or (address is not None and not is_guest_address(self._layout, address)):
             raise ConfigError(
                 f"{rule.guest} is not a guest's address in {self._layout.subnet}",
                 field="guest",
@@ -366,7 +378,8 @@ class Network:
         for port in self._ports:
             if guest.lower() in (port.name.lower(), port.hostname):
                 return port.ip
-        return self._addressing.by_hostname(guest.lower()) if self._addressing else None
+        named = self._addressing.by_hostname(guest.lower()) if self._addressing else None
+        return named or self._naming.leased(guest)
 
     async def _guests_changed(self) -> None:
         if hasattr(self, "_forwards"):
@@ -380,7 +393,9 @@ class Network:
         async with self._change:
             record = self._naming.register(name, addresses)
             try:
-                await self._kernel(self._state.put, "dns", name, {"addresses": addresses})
+                await self._kernel(
+                    self._state.put, "dns", self._naming.relative(name), {"addresses": addresses}
+                )
             except BaseException:
                 self._naming.deregister(name)
                 raise
@@ -389,8 +404,8 @@ class Network:
     async def deregister_dns(self, name: str) -> None:
         """Raises RecordNotFound."""
         async with self._change:
+            await self._kernel(self._state.delete, "dns", self._naming.relative(name))
             self._naming.deregister(name)
-            await self._kernel(self._state.delete, "dns", name)
 
     def dns_records(self) -> list[m.DnsRecordInfo]:
         return self._naming.records()

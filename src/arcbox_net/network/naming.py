@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
@@ -15,6 +16,8 @@ from arcbox_net.recipes.site import Layout
 from arcbox_net.services.dns.names import LocalNames
 from arcbox_net.services.dns.service import DnsService
 from arcbox_net.services.dns.settings import DnsSettings
+
+REFUSALS_TOLD_EVERY_S = 10.0
 
 log = logging.getLogger("arcbox_net.names")
 
@@ -32,7 +35,13 @@ class Naming:
         for name, addresses in config.dns.records.items():
             self._names.put(name, list(addresses), "config")
         for name, known in registered.items():
-            self._names.put(name, list(known), "api")
+            try:
+                self._names.put(name, list(known), "api")
+            except ArcboxNetError as error:  # the configuration says otherwise since
+                log.warning("registered name of the earlier run is given up: %s", error)
+        self._leased: dict[str, IPv4Address] = {}
+        self._refusals = 0
+        self._refusals_told_at = float("-inf")
         self._service: DnsService | None = None
         if config.has_dns and layout.address is not None:
             self._service = DnsService(_settings(config, layout, self.domain), self._names)
@@ -72,16 +81,39 @@ class Naming:
             self._names.remove(port.hostname, "port")
 
     def lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool) -> None:
-        """A DHCP client's host name is only a wish: one that is reserved or taken is not registered."""
+        """A DHCP client's host name is only a wish: one that is reserved or taken is not registered.
+
+        Nor does it go when a client goes that only wished for it.
+        """
         if hostname is None:
             return
-        try:
-            if active:
-                self._names.put(hostname, [str(ip)], "lease")
-            else:
+        key = hostname.lower()
+        if not active:
+            if self._leased.get(key) == ip:
+                del self._leased[key]
                 self._names.remove(hostname, "lease")
+            return
+        try:
+            self._names.put(hostname, [str(ip)], "lease")
+            self._leased[key] = ip
         except ArcboxNetError as error:
-            log.info("host name of %s: %s", ip, error)
+            self._tell_refusal(ip, error)
+
+    def leased(self, hostname: str) -> IPv4Address | None:
+        """Whose DHCP lease has that name. Of several clients that wish for it, the first."""
+        return self._leased.get(hostname.lower())
+
+    def relative(self, name: str) -> str:
+        """One spelling for all of a name's: lower case, without the network's domain."""
+        return name.rstrip(".").lower().removesuffix(f".{self.domain}")
+
+    def _tell_refusal(self, ip: IPv4Address, error: ArcboxNetError) -> None:
+        """A guest can ask for a name as often as it likes, and must not fill the log."""
+        self._refusals += 1
+        now = time.monotonic()
+        if now - self._refusals_told_at >= REFUSALS_TOLD_EVERY_S:
+            log.info("host name of %s: %s (%d such wishes so far)", ip, error, self._refusals)
+            self._refusals_told_at = now
 
     def records(self) -> list[DnsRecordInfo]:
         return [
