@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
-BENCHES ?= $(basename $(notdir $(filter-out bench/common.py bench/__init__.py,$(wildcard bench/*.py))))
+BENCHES ?= $(basename $(notdir $(filter-out bench/common.py bench/__init__.py bench/report.py,$(wildcard bench/*.py))))
 
 .PHONY: demo test fast e2e lint bench asan build clean
 .DELETE_ON_ERROR:
@@ -34,6 +34,7 @@ lint: $(VENV)/.stamp-lint $(VENV)/.stamp-build
 bench: build  ## every benchmark, or BENCHES='nat dns'
 	@scripts/system-packages bench
 	set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name; done
+	$(BIN)/python -m bench.report
 
 # The sanitised modules go to a tree of their own, so that the ordinary build stays as it is.
 asan: build
