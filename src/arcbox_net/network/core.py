@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import time
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from arcbox_net import __version__, paths
 from arcbox_net.config import NetConfig, config_to_mapping
@@ -28,9 +29,7 @@ from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import TapPlan
 from arcbox_net.network import messages as m
-from arcbox_net.network.addressing import Addressing
 from arcbox_net.network.lock import exclusive
-from arcbox_net.network.naming import Naming
 from arcbox_net.network.ports import Port, PortRequest, PortTable, connect, disconnect, port_infos
 from arcbox_net.network.reconcile import adopt_ports, remove_everything
 from arcbox_net.network.state import RUNNING, State
@@ -38,13 +37,22 @@ from arcbox_net.network.views import forward_info
 from arcbox_net.network.watch import Watch
 from arcbox_net.recipes import recipe_for
 from arcbox_net.recipes.gateway import is_guest_address
-from arcbox_net.recipes.port_forward import PortForwards
 from arcbox_net.recipes.site import Contents, Layout, Site
-from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import ForwardRule, parse_forward
+
+if TYPE_CHECKING:
+    from arcbox_net.network.addressing import Addressing
+    from arcbox_net.network.naming import Naming
+    from arcbox_net.recipes.port_forward import PortForwards
+    from arcbox_net.relay.splice import SpliceRelay
 
 log = logging.getLogger("arcbox_net")
 FOREIGN_EVERY_S = 2.0
+SERVING = (
+    "arcbox_net.network.addressing",
+    "arcbox_net.network.naming",
+    "arcbox_net.recipes.port_forward",
+)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -75,7 +83,7 @@ class Network:
         self._change = asyncio.Lock()
         self._warnings: list[m.Warning_] = []
         self._recipe = recipe_for(config.mode)
-        self._relay = SpliceRelay()
+        self._relay: SpliceRelay
         self._site: Site
         self._layout: Layout
         self._ports: PortTable
@@ -93,7 +101,12 @@ class Network:
         """Build everything. On failure whatever was built is removed before the error is raised."""
         async with self._change:
             try:
-                await self._kernel(self._start_kernel)
+                # The kernel's work mostly waits, and importing what serves guests takes as long: both at once.
+                kernel = asyncio.ensure_future(self._kernel(self._start_kernel))
+                await asyncio.sleep(0)
+                for module in SERVING:
+                    importlib.import_module(module)
+                await kernel
                 await self._start_services()
                 await self._start_forwards()
                 self._watch = Watch(
@@ -159,6 +172,9 @@ class Network:
         self._bridge_index = self._site.links.find_bridge(layout.bridge)
 
     async def _start_services(self) -> None:
+        from arcbox_net.network.addressing import Addressing
+        from arcbox_net.network.naming import Naming
+
         config, layout = self.config, self._layout
         rows = await self._kernel(self._state.items, "dns")
         registered = {name: row["addresses"] for name, row in rows.items()}
@@ -175,6 +191,10 @@ class Network:
         await self._naming.start()
 
     async def _start_forwards(self) -> None:
+        from arcbox_net.recipes.port_forward import PortForwards
+        from arcbox_net.relay.splice import SpliceRelay
+
+        self._relay = SpliceRelay()
         self._relay.start()
         self._forwards = PortForwards(self._site.firewall, self._relay)
         for rule in self.config.forwards:
@@ -213,7 +233,8 @@ class Network:
     def _tear_down_kernel(self) -> None:
         if hasattr(self, "_forwards"):
             self._forwards.close()
-        self._relay.stop()
+        if hasattr(self, "_relay"):
+            self._relay.stop()
         if hasattr(self, "_layout"):
             remove_everything(self._site, self._layout)
             self._state.forget_run()

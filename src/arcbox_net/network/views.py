@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from arcbox_net.network.messages import ForwardInfo
-from arcbox_net.recipes.port_forward import Forward
+
+if TYPE_CHECKING:
+    from arcbox_net.recipes.port_forward import Forward
 
 
 def forward_info(forward: Forward) -> ForwardInfo:
