@@ -55,6 +55,20 @@ def test_the_last_network_restores_what_the_first_one_found(host: Host, tmp_path
     assert values(host) == before
 
 
+def test_networks_of_two_namespaces_with_one_folder_do_not_mix_up_their_records(
+    host: Host, tmp_path: Path
+) -> None:
+    with Host() as other:
+        other.sysctl("net.ipv4.ip_forward", 0)
+        enable(host, tmp_path, "one")
+        enable(other, tmp_path, "two")
+        restore(host, tmp_path, "one")
+        assert host.sysctl("net.ipv4.ip_forward") == "0"
+        assert other.sysctl("net.ipv4.ip_forward") == "1"
+        restore(other, tmp_path, "two")
+        assert other.sysctl("net.ipv4.ip_forward") == "0"
+
+
 def test_forwarding_that_was_on_stays_on(host: Host, tmp_path: Path) -> None:
     host.sysctl("net.ipv4.ip_forward", 1)
     enable(host, tmp_path, "one")
@@ -146,9 +160,10 @@ def test_who_switches_it_off_meanwhile_is_not_overruled(host: Host, tmp_path: Pa
 )
 def test_a_record_that_is_broken_or_of_another_boot_is_ignored(host: Host, tmp_path: Path, text: str) -> None:
     before = values(host)
-    (tmp_path / sysctl.RECORD).write_text(text)
+    record = host.call(lambda: sysctl._record(tmp_path))
+    record.write_text(text)
     enable(host, tmp_path, "one")
-    assert json.loads((tmp_path / sysctl.RECORD).read_text())["networks"] == ["one"]
+    assert json.loads(record.read_text())["networks"] == ["one"]
     restore(host, tmp_path, "one")
     assert values(host) == before
 

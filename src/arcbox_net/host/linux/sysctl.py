@@ -1,6 +1,6 @@
 """IPv4 forwarding: switched on by the first network that needs it, put back as it was by the last.
 
-One record for all networks of a namespace lies in `record_dir`, under a lock. It is durable before the
+One record for all networks of a network namespace lies in `record_dir`, under a lock. It is durable before the
 kernel is changed, and names every value that the change touches: writing `ip_forward` also rewrites
 `forwarding` of every interface and `accept_redirects` (ip-sysctl.rst).
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arcbox_net.errors import KernelError, PermissionDenied
+from arcbox_net.host.linux.namespace import current_inode
 from arcbox_net.host.linux.netlink import kernel_error
 
 IPV4: Final = Path("/proc/sys/net/ipv4")
@@ -24,7 +25,6 @@ SWITCH: Final = "ip_forward"
 # RFC 5508 REQ-2. The other idle times are in the ruleset, but nft has no words for ICMP's.
 ICMP_IDLE: Final = "../netfilter/nf_conntrack_icmp_timeout"
 ICMP_IDLE_S: Final = 60
-RECORD: Final = "forwarding.json"
 LOCK: Final = "forwarding.lock"
 
 
@@ -66,7 +66,7 @@ def enable_forwarding(
 
 def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] | None = None) -> None:
     """*network* needs no forwarding any more. The last network puts back what the first one found."""
-    if not (record_dir / RECORD).exists():
+    if not _record(record_dir).exists():
         return
     with _locked(record_dir):
         record = _load(record_dir)
@@ -81,7 +81,7 @@ def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] 
             for name in sorted(touched, key=lambda name: name != SWITCH):
                 if _value(name) not in (None, touched[name]):
                     _write(name, touched[name])
-        (record_dir / RECORD).unlink(missing_ok=True)
+        _record(record_dir).unlink(missing_ok=True)
 
 
 def _still(record: dict[str, Any], live: Collection[str] | None) -> set[str]:
@@ -130,7 +130,7 @@ def _locked(record_dir: Path) -> Iterator[None]:
 def _load(record_dir: Path) -> dict[str, Any]:
     """The record of this boot and this network namespace; an empty one if there is none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        record = json.loads((record_dir / RECORD).read_text())
+        record = json.loads(_record(record_dir).read_text())
         if record["where"] == _where():
             return {"networks": list(record["networks"]), "touched": dict(record["touched"])}
     return {"networks": [], "touched": {}}
@@ -138,14 +138,19 @@ def _load(record_dir: Path) -> dict[str, Any]:
 
 def _store(record_dir: Path, networks: Collection[str], touched: Mapping[str, str | None]) -> None:
     body = {"where": _where(), "networks": sorted(networks), "touched": touched}
-    temporary = record_dir / (RECORD + ".new")
+    record = _record(record_dir)
+    temporary = record.with_suffix(".new")
     with open(temporary, "w") as file:
         json.dump(body, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, record_dir / RECORD)
+    os.replace(temporary, record)
+
+
+def _record(record_dir: Path) -> Path:
+    return record_dir / f"forwarding-{current_inode()}.json"
 
 
 def _where() -> str:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot_id} {os.stat('/proc/thread-self/ns/net').st_ino}"
+    return f"{boot_id} {current_inode()}"
