@@ -16,6 +16,12 @@ def runtime_root() -> Path:
     return Path(base) / "arcbox-net"
 
 
+def is_fallback() -> bool:
+    """Whether the runtime root is in /tmp, where anybody may have made it first."""
+    names = ("ARCBOX_NET_RUNTIME_DIR", "XDG_RUNTIME_DIR")
+    return os.geteuid() != 0 and not any(os.environ.get(name) for name in names)
+
+
 def state_root() -> Path:
     """Directory of durable state: ARCBOX_NET_STATE_DIR, /var/lib/arcbox-net for root, else XDG_STATE_HOME."""
     if override := os.environ.get("ARCBOX_NET_STATE_DIR"):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from arcbox_net import paths
-from arcbox_net.errors import AlreadyRunning
+from arcbox_net.errors import AlreadyRunning, PermissionDenied
 from arcbox_net.network.lock import NetworkLock, live_networks
 
 
@@ -68,3 +68,40 @@ def test_release_removes_the_runtime_directory_and_a_new_holder_gets_a_new_one()
     lock.release()
     assert not directory.exists()
     NetworkLock("dev").release()
+
+
+def test_directory_that_somebody_else_put_there_is_not_used(tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "dev").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PermissionDenied, match="somebody else"):
+        NetworkLock("dev")
+    assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o755
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_directory_that_others_may_change_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(PermissionDenied) as caught:
+        NetworkLock("dev")
+    assert "ARCBOX_NET_RUNTIME_DIR" in caught.value.fix
+
+
+def test_shared_directory_stays_as_it_is_and_ours_in_it_is_private(tmp_path):
+    shared = tmp_path / "run"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    lock = NetworkLock("dev")
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+    assert (shared / "dev").stat().st_mode & 0o777 == 0o700
+    assert (shared / "dev" / "lock").stat().st_mode & 0o777 == 0o600
+    lock.release()
+
+
+def test_new_runtime_root_is_private(tmp_path):
+    lock = NetworkLock("dev")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    lock.release(keep_directory=True)
+    assert paths.lock_file("dev").exists()
+    assert live_networks() == []

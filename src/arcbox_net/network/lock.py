@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,9 +47,10 @@ class NetworkLock:
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(os.getpid()).encode(), 0)
 
-    def release(self) -> None:
+    def release(self, *, keep_directory: bool = False) -> None:
         """Give the name up, and with it the runtime directory: sockets and the lock file itself."""
-        shutil.rmtree(paths.runtime_dir(self.name), ignore_errors=True)
+        if not keep_directory:
+            shutil.rmtree(paths.runtime_dir(self.name), ignore_errors=True)
         os.close(self._fd)
 
 
@@ -79,12 +81,14 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def _open(name: str) -> int:
-    directory = paths.runtime_dir(name)
+    root, directory = paths.runtime_root(), paths.runtime_dir(name)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for part in (directory.parent, directory):
-            part.chmod(0o700)
-        return os.open(paths.lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_safe(root)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _check_own(directory)
+        directory.chmod(0o700)
+        return os.open(paths.lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:
         return _open(name)  # removed by an ending process between mkdir and open
     except OSError as error:
@@ -93,6 +97,32 @@ def _open(name: str) -> int:
             fix="run as the user who owns it, or set ARCBOX_NET_RUNTIME_DIR",
             operation="create runtime directory",
         ) from None
+
+
+def _check_safe(root: Path) -> None:
+    """Raise PermissionDenied where others could put their own files in the place of ours.
+
+    The root itself is left as it is: it may be a directory that somebody else needs as it is, such as /tmp.
+    """
+    for shared in {root, root.parent} if paths.is_fallback() else {root}:
+        found = shared.stat()
+        writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (0, os.geteuid()) or writable:
+            raise _unsafe(shared, "others may change it")
+
+
+def _check_own(directory: Path) -> None:
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise _unsafe(directory, "somebody else made it")
+
+
+def _unsafe(path: Path, why: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"{path}: {why}",
+        fix="remove it, or set ARCBOX_NET_RUNTIME_DIR to a directory of your own",
+        operation="create runtime directory",
+    )
 
 
 def _take(fd: int) -> bool:
