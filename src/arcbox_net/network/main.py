@@ -23,6 +23,7 @@ import resource
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from arcbox_net import paths
@@ -34,7 +35,24 @@ from arcbox_net.network.state import RUNNING, State, remove_state
 log = logging.getLogger("arcbox_net")
 
 
-async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: bool, ready_fd: int) -> None:
+class Answer:
+    """The one line that whoever started this process waits for."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)
+        self._fd: int | None = fd
+
+    def tell(self, body: dict[str, Any]) -> None:
+        """Say *body*, or nothing if the line was said before: what fails later is in the log."""
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return
+        with contextlib.suppress(OSError):
+            os.write(fd, json.dumps(body, default=str).encode() + b"\n")
+        os.close(fd)
+
+
+async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: bool, answer: Answer) -> None:
     """Run the network until it is told to stop. Raises what kept it from starting."""
     from arcbox_net.network.core import Network
     from arcbox_net.network.fdpass import FdServer, listen
@@ -53,7 +71,7 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
             name,
             _config_of_killed_run(state, config, name),
             state,
-            owner=pwd.getpwuid(os.geteuid()).pw_name,
+            owner=_user_name(os.geteuid()),
             live_networks=live_networks,
             record_dir=paths.runtime_root(),
             on_stop=stopping.set,
@@ -66,7 +84,7 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
             fds = FdServer(listen(paths.fd_socket(name), socket.SOCK_SEQPACKET), tap_handler(network))
             await api.start()
             fds.start()
-            _tell(ready_fd, {"ready": True, "pid": os.getpid()})
+            answer.tell({"ready": True, "pid": os.getpid()})
             gc.freeze()
             gc.enable()
             log.info("network %s is ready", name)
@@ -82,6 +100,13 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
         state.close()
         if parent_fd is not None:
             os.close(parent_fd)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container need not know its users by name
+        return str(uid)
 
 
 def _config_of_killed_run(state: State, config: NetConfig, name: str) -> NetConfig:
@@ -109,14 +134,22 @@ def remove_leftovers(name: str) -> bool:
 
     Raises AlreadyRunning when the network runs.
     """
+    existed = paths.runtime_dir(name).exists()
+    lock = NetworkLock(name)
+    try:
+        return _remove_leftovers(name) or existed
+    finally:
+        lock.release()
+
+
+def _remove_leftovers(name: str) -> bool:
+    """`remove_leftovers` for whoever holds the network's lock."""
     from arcbox_net.host.linux.links import Links
     from arcbox_net.host.linux.nftables import Firewall
     from arcbox_net.network.reconcile import remove_everything
     from arcbox_net.recipes.site import Layout, Site
 
     runtime_state = paths.runtime_dir(name) / "state.db"
-    existed = paths.runtime_dir(name).exists()
-    lock = NetworkLock(name)
     links = Links()
     try:
         ephemeral = runtime_state.exists()
@@ -145,10 +178,9 @@ def remove_leftovers(name: str) -> bool:
             links.remove(link.ifname)
         if leftovers:
             Firewall(name).remove()
-        return leftovers or existed
+        return leftovers
     finally:
         links.close()
-        lock.release()
 
 
 def sweep_abandoned() -> None:
@@ -163,22 +195,27 @@ def sweep_abandoned() -> None:
         if name in running:
             continue
         try:
-            state = State.open(path)
-            try:
-                is_here = state.items("meta").get("netns", {}).get("inode") == current_inode()
-            finally:
-                state.close()
-            if is_here:
+            lock = NetworkLock(name)  # its owner may be starting it anew, or another network be sweeping
+        except ArcboxNetError:
+            continue
+        is_elsewhere = False
+        try:
+            if path.exists() and not (is_elsewhere := _netns_inode(path) != current_inode()):
                 log.info("network %s was abandoned, removing what it left", name)
-                remove_leftovers(name)
+                _remove_leftovers(name)
         except ArcboxNetError as error:
+            is_elsewhere = True
             log.warning("network %s was abandoned, and cannot be removed: %s", name, error)
+        finally:
+            lock.release(keep_directory=is_elsewhere)
 
 
-def _tell(fd: int, body: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):
-        os.write(fd, json.dumps(body, default=str).encode() + b"\n")
-    os.close(fd)
+def _netns_inode(path: Path) -> int | None:
+    state = State.open(path)
+    try:
+        return state.items("meta").get("netns", {}).get("inode")
+    finally:
+        state.close()
 
 
 def _raise_nofile() -> None:
@@ -213,12 +250,12 @@ def main(arguments: list[str] | None = None) -> int:
     gc.disable()  # nothing of the 400 modules that follow is garbage; on again when the network is ready
     options = _options(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    os.set_inheritable(options.ready_fd, False)
+    answer = Answer(options.ready_fd)
     lock: NetworkLock | None = None
     try:
         name = check_network_name(options.name)
         if options.remove:
-            _tell(options.ready_fd, {"removed": remove_leftovers(name)})
+            answer.tell({"removed": remove_leftovers(name)})
             return 0
         config = config_from_mapping(json.load(sys.stdin))
         _raise_nofile()
@@ -230,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
                 config,
                 parent=options.parent,
                 ephemeral=options.ephemeral,
-                ready_fd=options.ready_fd,
+                answer=answer,
             )
         )
         if options.ephemeral:
@@ -238,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except ArcboxNetError as error:
         log.error("%s", error)
-        _tell(options.ready_fd, {"error": error.to_json()})
+        answer.tell({"error": error.to_json()})
         return 1
     except Exception as error:
         log.exception("network %s failed", options.name)
@@ -247,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
             fix=f"look at {paths.log_file(options.name)}",
             network=options.name,
         )
-        _tell(options.ready_fd, {"error": failed.to_json()})
+        answer.tell({"error": failed.to_json()})
         return 1
     finally:
         if lock is not None:
