@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -106,6 +109,7 @@ class NetworkManager:
         self.name = check_network_name(wanted or f"net-{os.getpid():x}-{next(_serial):x}")
         self._client = Client(self.name)
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
         self._none_started = False
 
     @classmethod
@@ -123,9 +127,9 @@ class NetworkManager:
         Raises SubnetConflict, PermissionDenied, HostPortInUse, InterfaceNotFound, AlreadyRunning …; then nothing
         is left behind.
         """
-        if self._process is not None and self._process.poll() is None:
-            return
-        self._spawn(detached=False)
+        with self._starting:
+            if self._process is None or self._process.poll() is not None:
+                self._spawn(detached=False)
 
     def start_detached(self) -> None:
         """Start the network so that it outlives this process. Raises AlreadyRunning, and what `start` raises."""
@@ -196,7 +200,7 @@ class NetworkManager:
 
     def release_ip(self, ip: str | IPv4Address) -> None:
         """Give an address back. Raises AddressNotFound."""
-        self._call("DELETE", f"/addresses/{ip}")
+        self._call("DELETE", _path("addresses", ip))
 
     def available_ips(self) -> int:
         """How many addresses of the pool are free."""
@@ -211,7 +215,7 @@ class NetworkManager:
 
     def release_lease(self, ip: str | IPv4Address) -> None:
         """Forget a lease or reservation. Raises AddressNotFound."""
-        self._call("DELETE", f"/leases/{ip}")
+        self._call("DELETE", _path("leases", ip))
 
     # -- guests ----------------------------------------------------------------------------------------------
 
@@ -290,7 +294,7 @@ class NetworkManager:
 
     def detach(self, name: str) -> None:
         """Remove a guest port and its device. Raises PortNotFound."""
-        self._call("DELETE", f"/ports/{name}")
+        self._call("DELETE", _path("ports", name))
 
     def ports(self) -> list[PortInfo]:
         return self._get("/ports", list[PortInfo])
@@ -317,7 +321,7 @@ class NetworkManager:
 
     def deregister_dns(self, name: str) -> None:
         """Raises RecordNotFound."""
-        self._call("DELETE", f"/dns/{name}")
+        self._call("DELETE", _path("dns", name))
 
     def dns_records(self) -> list[DnsRecordInfo]:
         return self._get("/dns", list[DnsRecordInfo])
@@ -378,6 +382,10 @@ class NetworkManager:
             os.close(end)
 
 
+def _path(collection: str, item: object) -> str:
+    return f"/{collection}/{quote(str(item), safe='')}"
+
+
 def is_running(name: str) -> bool:
     """Whether the network process of *name* answers."""
     try:
@@ -423,15 +431,18 @@ def _run_network(
     name: str, arguments: list[str], config: dict[str, Any]
 ) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
     """Start the network process and wait for its one line."""
-    ready, answer_end = os.pipe()
     log_path = paths.log_file(name)
     try:
         log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = open(log_path, "wb" if _size(log_path) > LOG_BYTES_MAX else "ab")  # noqa: SIM115 - closed below
+        log = open(log_path, "wb" if _size(log_path) > LOG_BYTES_MAX else "ab", opener=_private)  # noqa: SIM115
     except OSError as error:
-        os.close(ready)
-        os.close(answer_end)
-        raise StartFailed(f"{log_path}: {error.strerror}", network=name, log=str(log_path)) from None
+        raise StartFailed(
+            f"{log_path}: {error.strerror}",
+            fix="make it writable, or set ARCBOX_NET_STATE_DIR",
+            network=name,
+            log=str(log_path),
+        ) from None
+    ready, answer_end = _pipe()
     with log:
         process = subprocess.Popen(
             [
@@ -452,15 +463,22 @@ def _run_network(
         )
     os.close(answer_end)
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin as request:
-        request.write(json.dumps(config).encode())
     try:
+        with contextlib.suppress(BrokenPipeError), process.stdin as request:
+            request.write(json.dumps(config).encode())
         line = _read_line(ready, START_TIMEOUT_S)
+    except BaseException:  # such as Ctrl-C: it must not go on by itself
+        process.terminate()
+        process.wait()
+        raise
     finally:
         os.close(ready)
     if not line:
         process.kill()
         process.wait()
+        if "--remove" not in arguments:
+            with contextlib.suppress(ArcboxNetError):
+                remove_leftovers(name)
         raise StartFailed(
             f"the network process of {name} ended or was silent for {START_TIMEOUT_S:.0f} s",
             fix=f"look at {log_path}",
@@ -468,6 +486,19 @@ def _run_network(
             log=str(log_path),
         )
     return process, json.loads(line)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe whose ends are no standard streams, not even in a program that has closed its own."""
+    ends = os.pipe()
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved[0], moved[1]
 
 
 def _size(path: Path) -> int:
