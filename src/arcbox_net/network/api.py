@@ -157,7 +157,8 @@ def application(network: Network) -> Starlette:
         by_method = {endpoint.method: endpoint for endpoint in ENDPOINTS if endpoint.path == path}
 
         async def serve(request: Request) -> Response:
-            return await _answer(network, by_method[request.method], request)
+            method = "GET" if request.method == "HEAD" else request.method
+            return await _answer(network, by_method[method], request)
 
         return Route(f"/{m.API_VERSION}{path}", serve, methods=list(by_method))
 
@@ -203,10 +204,19 @@ def _error(error: ArcboxNetError) -> Response:
     return Response(body, error.status, media_type="application/json")
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body: dict[str, Any] = {"error": {"code": "http", "message": str(error.detail), "fix": None, "facts": {}}}
-    return Response(msgspec.json.encode(body), error.status_code, media_type="application/json")
+    body: dict[str, Any] = {
+        "error": {
+            "code": "http",
+            "message": f"{request.method} {request.url.path}: {error.detail}",
+            "fix": f"see /{m.API_VERSION}/openapi.json",
+            "facts": {},
+        }
+    }
+    return Response(
+        msgspec.json.encode(body), error.status_code, headers=error.headers, media_type="application/json"
+    )
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

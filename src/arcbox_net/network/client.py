@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import array
 import http.client
+import os
+import resource
 import socket
 import struct
 from pathlib import Path
@@ -55,11 +57,7 @@ class Client:
             response = connection.getresponse()
             answer = response.read()
         except TimeoutError:
-            raise ArcboxNetError(
-                f"network {self.network} did not answer {method} {path} within {self._timeout_s:.0f} s",
-                fix=f"look at {paths.log_file(self.network)}",
-                network=self.network,
-            ) from None
+            raise self._silent(f"{method} {path}") from None
         except (OSError, http.client.HTTPException):
             raise not_running(self.network) from None
         finally:
@@ -86,6 +84,8 @@ class Client:
                 connection.send(msgspec.json.encode(request))
                 room = socket.CMSG_LEN(FDS_MAX * fds.itemsize)
                 body, ancillary, _, _ = connection.recvmsg(REPLY_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
+            except TimeoutError:
+                raise self._silent("fd.sock") from None
             except OSError:
                 raise not_running(self.network) from None
         for level, kind, payload in ancillary:
@@ -96,7 +96,23 @@ class Client:
         reply = msgspec.json.decode(body, type=TapReply)
         if reply.error is not None:
             raise from_json(reply.error)
+        if len(fds) != reply.fds:
+            for fd in fds:
+                os.close(fd)
+            raise LimitReached(
+                f"{len(fds)} of {reply.fds} file descriptors arrived: this program may open no more",
+                fix="raise its limit (ulimit -n), or close some",
+                limit="nofile",
+                value=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            )
         return reply, list(fds)
+
+    def _silent(self, asked: str) -> ArcboxNetError:
+        return ArcboxNetError(
+            f"network {self.network} did not answer {asked} within {self._timeout_s:.0f} s",
+            fix=f"look at {paths.log_file(self.network)}",
+            network=self.network,
+        )
 
 
 def not_running(network: str) -> NotRunning:

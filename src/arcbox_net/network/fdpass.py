@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -22,8 +23,10 @@ from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
 MESSAGE_BYTES_MAX = 4096
 CLIENTS_MAX = 64
 LISTEN_BACKLOG = 1024
+ACCEPT_AGAIN_S = 0.1
 _UCRED = struct.Struct("3i")
 
+log = logging.getLogger("arcbox_net.fdpass")
 Handler = Callable[[AttachTap | OpenTap], Awaitable[tuple[TapReply, list[int]]]]
 
 
@@ -74,15 +77,31 @@ class FdServer:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionError, OSError):
+        except (BlockingIOError, ConnectionError):
             return
-        if len(self._clients) >= CLIENTS_MAX:
-            connection.close()
+        except OSError as error:  # no descriptor left: the client waits, and so do we, instead of spinning
+            log.error("fd.sock: %s", error.strerror)
+            self._pause(ACCEPT_AGAIN_S)
             return
         connection.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._serve(connection))
         self._clients.add(task)
-        task.add_done_callback(self._clients.discard)
+        task.add_done_callback(self._ended)
+        if len(self._clients) >= CLIENTS_MAX:  # further ones wait in the backlog
+            asyncio.get_running_loop().remove_reader(self._listener)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._clients.discard(task)
+        self._resume()
+
+    def _pause(self, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        loop.call_later(delay_s, self._resume)
+
+    def _resume(self) -> None:
+        if self._listener.fileno() >= 0 and len(self._clients) < CLIENTS_MAX:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -105,6 +124,12 @@ class FdServer:
             return await self._handler(request)
         except ArcboxNetError as error:
             return TapReply(error=error.to_json()), []
+        except Exception as error:
+            log.exception("fd.sock: a request failed")
+            failed = ArcboxNetError(
+                f"internal error: {type(error).__name__}: {error}", fix="see the network's log"
+            )
+            return TapReply(error=failed.to_json()), []
 
     async def _send(self, connection: socket.socket, body: bytes, fds: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

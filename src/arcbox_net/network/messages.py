@@ -101,7 +101,9 @@ class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
     version: str = ""
 
 
-class AttachTap(msgspec.Struct, kw_only=True, frozen=True, tag_field="op", tag="attach-tap"):
+class AttachTap(
+    msgspec.Struct, kw_only=True, frozen=True, tag_field="op", tag="attach-tap", forbid_unknown_fields=True
+):
     """fd.sock request: create a TAP port; the reply's ancillary data carries one fd a queue."""
 
     name: str | None = None
@@ -112,7 +114,9 @@ class AttachTap(msgspec.Struct, kw_only=True, frozen=True, tag_field="op", tag="
     vnet_hdr: bool = True
 
 
-class OpenTap(msgspec.Struct, kw_only=True, frozen=True, tag_field="op", tag="open-tap"):
+class OpenTap(
+    msgspec.Struct, kw_only=True, frozen=True, tag_field="op", tag="open-tap", forbid_unknown_fields=True
+):
     """fd.sock request: open the queues of an attached persistent TAP port."""
 
     name: str

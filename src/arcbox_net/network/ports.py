@@ -22,6 +22,8 @@ from arcbox_net.network.messages import PortInfo
 from arcbox_net.recipes.site import Layout, Site
 
 PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
+PID_MAX = 1 << 22  # the most that the kernel.pid_max sysctl takes
+UID_MAX = (1 << 32) - 1  # that one itself means no user
 TAP = "tap"
 NETNS = "netns"
 
@@ -169,12 +171,26 @@ class PortTable:
         hostname = (request.hostname or name).lower()
         check_port_name(hostname, field="hostname")
         if request.kind == TAP:
-            queues = request.queues or (config.num_queues if config.multiqueue else 1)
+            queues = request.queues
+            if queues is None:
+                queues = config.num_queues if config.multiqueue else 1
             if not 1 <= queues <= QUEUES_MAX:
                 raise ConfigError(
                     f"queues {queues}: expected 1 to {QUEUES_MAX}", field="queues", value=queues
                 )
-            plan = TapPlan(**common, queues=queues, persist=request.persist, owner_uid=request.owner_uid)
+            if request.owner_uid is not None and not 0 <= request.owner_uid < UID_MAX:
+                raise ConfigError(
+                    f"owner_uid {request.owner_uid} is no user id",
+                    field="owner_uid",
+                    value=request.owner_uid,
+                )
+            plan = TapPlan(
+                **common,
+                queues=queues,
+                vnet_hdr=request.vnet_hdr,
+                persist=request.persist,
+                owner_uid=request.owner_uid,
+            )
             return Port(TAP, plan, hostname)
         if request.kind != NETNS:
             raise ConfigError(
@@ -183,8 +199,10 @@ class PortTable:
         check_ifname("ifname", request.ifname)
         if (request.netns is None) == (request.pid is None):
             raise ConfigError("name a namespace by netns or by pid", field="netns", value=request.netns)
-        if request.pid is not None and request.pid < 1:
+        if request.pid is not None and not 1 <= request.pid <= PID_MAX:
             raise ConfigError(f"pid {request.pid} is no process", field="pid", value=request.pid)
+        if request.netns is not None and (not request.netns or "\0" in request.netns):
+            raise ConfigError(f"netns {request.netns!r} is no path", field="netns", value=request.netns)
         address = None
         if request.configure and ip and layout.subnet:
             address = IPv4Interface((ip, layout.subnet.prefixlen))

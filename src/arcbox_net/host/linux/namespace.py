@@ -33,7 +33,7 @@ def open_netns(path: str | None, pid: int | None) -> int:
         missing = f"no network namespace {where}"
         fix = "list them with `ip netns`, or make one with `ip netns add NAME`"
     try:
-        fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait for its writer
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         raise NamespaceNotFound(missing, fix=fix, namespace=where) from None
     except PermissionError as error:

@@ -1,0 +1,280 @@
+"""api.sock and fd.sock at their edges: bad requests, vanished clients, no descriptors left."""
+
+import array
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import socket
+import threading
+
+import pytest
+
+from arcbox_net import paths
+from arcbox_net.errors import LimitReached, NotRunning
+from arcbox_net.manager import NetworkManager
+from arcbox_net.network.api import application
+from arcbox_net.network.client import Client
+from arcbox_net.network.fdpass import CLIENTS_MAX, FdServer, listen
+from arcbox_net.network.messages import AttachTap, PortInfo, TapReply
+
+PORT = PortInfo(
+    name="vm1", kind="tap", ifname="abx-x_0", mac="02:00:00:00:00:01", ip=None, state="up", mtu=1500
+)
+
+
+class Network:
+    """Answers what the edges need, and fails where nobody foresaw it."""
+
+    def __init__(self):
+        self.detached = []
+
+    async def ports(self):
+        return [PORT]
+
+    async def detach(self, name):
+        self.detached.append(name)
+
+    async def stats(self):
+        raise RuntimeError("unforeseen")
+
+
+def request(method, path, body=b"", network=None):
+    """`(status, decoded body)` of one request to the API, without a socket."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+    with contextlib.suppress(RuntimeError):  # starlette raises what it has answered
+        asyncio.run(application(network or Network())(scope, receive, send))
+    raw = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], json.loads(raw) if raw else None
+
+
+def test_head_is_answered_as_get_is():
+    assert request("HEAD", "/v1/ports") == request("GET", "/v1/ports")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v2/network", 404),
+        ("PUT", "/v1/ports", 405),
+        ("BREW", "/v1/ports", 405),
+        ("DELETE", "/v1/ports/a/b", 404),
+    ],
+)
+def test_k16_unknown_request_is_named_in_its_error(method, path, status):
+    got, answer = request(method, path)
+    assert got == status
+    assert answer["error"]["message"].startswith(f"{method} {path}: ")
+    assert "openapi.json" in answer["error"]["fix"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"\xff", b"[" * 60_000, b"{}" * 40_000, b'{"kind": 1}', b'{"kind": "tap", "x": 1}'],
+)
+def test_k16_bad_body_is_the_callers_error(body):
+    status, answer = request("POST", "/v1/ports", body)
+    assert status == 400
+    assert answer["error"]["code"] == "config"
+
+
+def test_what_nobody_foresaw_is_told_without_a_traceback():
+    status, answer = request("GET", "/v1/stats")
+    assert status == 500
+    assert answer["error"]["message"] == "internal error: RuntimeError: unforeseen"
+
+
+# -- the caller's side
+
+
+@pytest.fixture
+def runtime(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCBOX_NET_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "dev").mkdir()
+    return tmp_path
+
+
+class Recorder:
+    """An api.sock that notes request lines and answers 204."""
+
+    def __init__(self):
+        self.lines = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(paths.api_socket("dev")))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    self.lines.append(connection.recv(65536).split(b"\r\n")[0].decode())
+                    connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("name", ["a b", "a/../b", "a?b=c", "a#b", "ä", "a\r\nX: y", "%2e"])
+def test_any_name_reaches_the_network_as_one_part_of_the_path(runtime, name):
+    recorder = Recorder()
+    try:
+        NetworkManager(name="dev").detach(name)
+    finally:
+        recorder.close()
+    (line,) = recorder.lines
+    method, target, _ = line.split(" ")
+    assert method == "DELETE"
+    assert target.count("/") == 3 and "?" not in target
+
+
+def test_tap_whose_descriptors_do_not_all_arrive_is_an_error_and_leaks_none(runtime):
+    listener = listen(paths.fd_socket("dev"), socket.SOCK_SEQPACKET)
+    listener.setblocking(True)
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            ends = os.pipe()
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", ends[:1]))]
+            connection.sendmsg([json.dumps({"port": json.loads(encoded(PORT)), "fds": 2}).encode()], rights)
+            for end in ends:
+                os.close(end)
+
+    thread = threading.Thread(target=serve)
+    before = len(os.listdir("/proc/self/fd"))
+    thread.start()
+    with pytest.raises(LimitReached, match="1 of 2 file descriptors"):
+        Client("dev").request_fds(AttachTap())
+    thread.join()
+    assert len(os.listdir("/proc/self/fd")) == before
+    listener.close()
+
+
+def encoded(value):
+    import msgspec
+
+    return msgspec.json.encode(value)
+
+
+def test_nobody_there_is_not_running(runtime):
+    with pytest.raises(NotRunning):
+        Client("dev").request_fds(AttachTap())
+
+
+# -- fd.sock
+
+
+class Exhausted:
+    """A listener whose accept finds no descriptor left for a while."""
+
+    def __init__(self, listener, failures):
+        self._listener = listener
+        self.failures = failures
+        self.calls = 0
+
+    def __getattr__(self, name):
+        return getattr(self._listener, name)
+
+    def accept(self):
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._listener.accept()
+
+
+async def answer_tap(_request):
+    return TapReply(port=PORT, fds=0), []
+
+
+async def fail(_request):
+    raise RuntimeError("unforeseen")
+
+
+async def ask(loop, path, message=b'{"op": "attach-tap"}'):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as client:
+        await loop.sock_connect(client, str(path))
+        await loop.sock_sendall(client, message)
+        return json.loads(await asyncio.wait_for(loop.sock_recv(client, 65536), 20))
+
+
+def test_k5_no_descriptor_left_makes_no_spin_and_the_client_is_served_later(tmp_path):
+    async def scenario():
+        listener = Exhausted(listen(tmp_path / "fd.sock", socket.SOCK_SEQPACKET), 3)
+        server = FdServer(listener, answer_tap)
+        server.start()
+        reply = await ask(asyncio.get_running_loop(), tmp_path / "fd.sock")
+        await server.stop()
+        return listener.calls, reply
+
+    calls, reply = asyncio.run(scenario())
+    assert calls == 4
+    assert reply["port"]["name"] == "vm1"
+
+
+def test_clients_beyond_the_limit_wait_for_their_turn(tmp_path):
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        server = FdServer(listen(tmp_path / "fd.sock", socket.SOCK_SEQPACKET), answer_tap)
+        server.start()
+        idle = [
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+            for _ in range(CLIENTS_MAX)
+        ]
+        for one in idle:
+            await loop.sock_connect(one, str(tmp_path / "fd.sock"))
+        waiting = asyncio.ensure_future(ask(loop, tmp_path / "fd.sock"))
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        idle.pop().close()
+        reply = await waiting
+        for one in idle:
+            one.close()
+        await server.stop()
+        return done, reply
+
+    done, reply = asyncio.run(scenario())
+    assert not done
+    assert reply["port"]["name"] == "vm1"
+
+
+@pytest.mark.parametrize(
+    ("handler", "message", "said"),
+    [
+        (fail, b'{"op": "attach-tap"}', "internal error: RuntimeError"),
+        (answer_tap, b"{", "fd.sock"),
+        (answer_tap, b'{"op": "attach-tap", "quues": 2}', "quues"),
+        (answer_tap, b'{"op": "open-tap", "name": 7}', "fd.sock"),
+        (answer_tap, b"\xff" * 5000, "fd.sock"),
+    ],
+)
+def test_every_request_on_fd_sock_gets_an_answer(tmp_path, handler, message, said):
+    async def scenario():
+        server = FdServer(listen(tmp_path / "fd.sock", socket.SOCK_SEQPACKET), handler)
+        server.start()
+        reply = await ask(asyncio.get_running_loop(), tmp_path / "fd.sock", message)
+        await server.stop()
+        return reply
+
+    assert said in asyncio.run(scenario())["error"]["message"]
