@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -247,3 +249,17 @@ def test_many_connections_at_once_stay_apart(forward: TcpForward) -> None:
     for i, client in enumerate(pairs):
         assert read_exactly(client, 8) == i.to_bytes(4, "big") * 2
         assert client.recv(1) == b""
+
+
+def test_no_socket_of_the_relay_paces(forward: TcpForward) -> None:
+    client, served = forward.pair()
+    relays_ends = {client.getpeername()[:2], served.getpeername()[:2]}
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        if not path.is_socket():
+            continue
+        with socket.socket(fileno=os.dup(int(path.name))) as sock:
+            if sock.type == socket.SOCK_STREAM and sock.getsockname()[:2] in relays_ends:
+                found.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16))
+    assert len(found) >= len(relays_ends)
+    assert not [control for control in found if control.startswith(b"bbr")]

@@ -105,7 +105,7 @@ cdef extern from "netinet/in.h" nogil:
 
 
 cdef extern from "netinet/tcp.h" nogil:
-    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_QUICKACK
+    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_QUICKACK, TCP_CONGESTION
 
 
 cdef extern from "poll.h" nogil:

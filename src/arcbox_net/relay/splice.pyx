@@ -24,7 +24,7 @@ from arcbox_net.relay.flow cimport (
     REQUEST_REMOVE, REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request,
     relay_rule, relay_worker,
 )
-from arcbox_net.relay.tcp cimport tcp_tune
+from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
 from arcbox_net.relay.udp cimport udp_tune
 from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, worker_run, worker_wait
 
@@ -411,6 +411,9 @@ cdef bint _check_socket(int kind, int fd, address, int target_port) except -1:
     bound, bound_port = _address_of(&name)
     if bound_port == target_port and (bound == address or (bound.is_unspecified and address.is_loopback)):
         raise ValueError(f"a forward from {bound} port {bound_port} to itself would never end")
+    if tcp and (bound.version == 4 or bound.is_loopback):
+        # Other clients of an IPv4 forward never come here: the kernel's map takes their packets first.
+        tcp_unpace(fd)
     if tcp or not bound.is_unspecified:
         return False
     if name.sin6_family == AF_INET6:

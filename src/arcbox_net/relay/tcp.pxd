@@ -11,4 +11,5 @@ cdef void tcp_on_turn(relay_worker *w, tcp_flow *flow) noexcept nogil
 cdef void tcp_on_timeout(relay_worker *w, tcp_flow *flow) noexcept nogil
 cdef void tcp_reset(relay_worker *w, tcp_flow *flow) noexcept nogil
 cdef int tcp_tune(int fd) noexcept nogil
+cdef void tcp_unpace(int fd) noexcept nogil
 cdef void tcp_describe(relay_worker *w, tcp_flow *flow, flow_row *row) noexcept nogil
