@@ -94,7 +94,7 @@ def test_g3_after_churn_descriptors_and_flows_are_back_at_the_start() -> None:
             forward.wait_for("active", 0)
             if round_ == 10:
                 resident = _resident_kib()
-        assert open_fds() == fds
+        assert open_fds() <= fds  # sockets that earlier tests dropped may be collected meanwhile
         assert _resident_kib() <= resident * 1.05
         assert forward.stat("accepted") == 1001
 

@@ -134,7 +134,8 @@ class Machine(Host):
 
         Without what the kernel adds for IPv6 on its own, some seconds after a link is up.
         """
-        routes = self.run("ip route show table all").stdout.splitlines()
+        # `linkdown` says how far the kernel is with a carrier.
+        routes = self.run("ip route show table all").stdout.replace("linkdown ", "").splitlines()
         return {
             "links": {
                 name: (link.get("master"), sorted(link["flags"]), link["mtu"], link["address"])

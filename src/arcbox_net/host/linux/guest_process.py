@@ -93,16 +93,13 @@ class GuestProcess:
         body = json.loads(said)
         if body.get("code") == PermissionDenied.code:
             raise PermissionDenied(body["message"], fix=body["fix"], operation=body["operation"])
-        raise CommandFailed(body["message"], status=body.get("status", 1))
+        raise CommandFailed(body["message"], exit_status=body.get("status", 1))
 
 
 class CommandFailed(ArcboxNetError):
     """A command could not be executed. Facts: `exit_status`, what a shell would exit with."""
 
     code = "command"
-
-    def __init__(self, message: str, *, status: int) -> None:
-        super().__init__(message, exit_status=status)
 
 
 def _child(
