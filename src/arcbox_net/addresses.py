@@ -34,6 +34,11 @@ def stable_mac(*identity: str) -> str:
     return format_mac(b"\x02" + digest)
 
 
+def bridge_mac(network: str) -> str:
+    """The MAC of a network's own bridge: no port's, whatever the port is called."""
+    return stable_mac(network, "bridge", "")
+
+
 def parse_subnet(text: str) -> Subnet:
     """An IPv4 subnet with room for a gateway and guests (/8 to /29). Raises ConfigError."""
     try:

@@ -186,7 +186,7 @@ class NetworkManager:
         return self._get("/network", NetworkStatus)
 
     def stats(self) -> dict[str, Any]:
-        """Counters: `ports`, `dhcp`, `dns`, `relay`, `host`."""
+        """Counters: `uptime_s`, `ports`, `dhcp`, `dns`, `relay`, `host`, `firewall_drops`."""
         return self._get("/stats", dict[str, Any])
 
     # -- addresses -------------------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network
 
 from arcbox_net.addresses import format_mac, parse_mac
-from arcbox_net.config import NetConfig, check_port_name, pool_of
+from arcbox_net.config import NetConfig, Reservation, check_port_name, pool_of
 from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError
 from arcbox_net.network.messages import LeaseInfo
 from arcbox_net.network.ports import Port
@@ -40,21 +40,22 @@ class Addressing:
         self._listener: LeaseListener
         self._service: DhcpService | None = None
 
-    async def start(self, port_of: Callable[[bytes], str | None], listener: LeaseListener) -> None:
-        """Load what is durable, apply configured reservations, and serve DHCP if the network has it."""
+    async def start(
+        self,
+        port_of: Callable[[bytes], str | None],
+        listener: LeaseListener,
+        former: Collection[Reservation] = (),
+    ) -> None:
+        """Load what is durable, apply configured reservations, and serve DHCP if the network has it.
+
+        *former* are the reservations that the configuration had last time.
+        """
         loop = asyncio.get_running_loop()
         leases = await loop.run_in_executor(None, self._state.leases)
         inside = [lease for lease in leases if is_guest_address(self._layout, lease.ip)]
         self._table = LeaseTable(self._settings, inside, now=system_clock())
         self._writer = LeaseWriter(self._table, self._state)
-        await self._writer.commit(
-            [
-                self._table.reserve(
-                    parse_mac(item.mac), self._checked(item.ip), item.hostname, system_clock()
-                )
-                for item in self._config.dhcp.reservations
-            ]
-        )
+        await self._apply_reservations(former)
         if self._config.has_dhcp:
 
             def on_lease(lease: Lease, active: bool) -> None:
@@ -77,6 +78,33 @@ class Addressing:
         for lease in self._table.view(now):
             if lease.kind == RESERVED or (lease.kind == POOL and lease.is_bound(now)):
                 listener(lease.hostname, lease.ip, True)
+
+    async def _apply_reservations(self, former: Collection[Reservation]) -> None:
+        wanted = self._config.dhcp.reservations
+        now = system_clock()
+        reserved = {(str(lease.ip), lease.mac) for lease in self._table.view(now) if lease.kind == RESERVED}
+        kept = {(item.ip, parse_mac(item.mac)) for item in wanted}
+        gone = {(item.ip, parse_mac(item.mac)) for item in former} & reserved - kept
+        await self._writer.commit([self._table.unreserve(IPv4Address(ip), now) for ip, _ in sorted(gone)])
+        for ip in {ip for ip, _ in gone} & {
+            item.ip for item in wanted
+        }:  # another's now, whoever has it still
+            with contextlib.suppress(AddressNotFound):
+                await self._writer.commit([self._table.release(IPv4Address(ip), now)])
+        changes = []
+        for item in wanted:
+            try:
+                changes.append(
+                    self._table.reserve(parse_mac(item.mac), self._checked(item.ip), item.hostname, now)
+                )
+            except AddressInUse as error:
+                raise AddressInUse(
+                    f"reservation of {item.ip} for {item.mac}: {error.message}",
+                    fix="reserve another address; or start without it and free this one:"
+                    f" arcbox-net lease release {self._network} {item.ip}",
+                    **error.facts,
+                ) from None
+        await self._writer.commit(changes)
 
     async def stop(self) -> None:
         """Forget what programs and ports had; leases and reservations stay on the disk."""

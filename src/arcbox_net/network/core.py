@@ -1,9 +1,10 @@
 """One running network: its kernel state, services, ports, addresses, forwards and names, and their order.
 
 Theory of operation. The asyncio loop owns every table here. Kernel work blocks, so it runs in one *kernel
-thread*, in order. Changes are serialised by one lock; each is made durable, then made real, and undone if that
-fails. Start: rows of an earlier run, kernel state in one go, services, forwards; only then is the network ready.
-Stop is the same backwards. What survives a kill is found again by name: links by alias, tables by name, rows.
+thread*, in order. Changes are serialised by one lock; each is durable and real before it is answered, and undone
+if a step of it fails. Start: rows of an earlier run, kernel state in one go, services, forwards; only then is the
+network ready. Stop is the same backwards. What survives a kill is found again by name: links by alias, tables by
+name, rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from arcbox_net import __version__, paths
-from arcbox_net.config import NetConfig, config_to_mapping
+from arcbox_net.config import NetConfig, Reservation, config_from_mapping, config_to_mapping
 from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound, StateError
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links
@@ -92,6 +93,7 @@ class Network:
         self._naming: Naming
         self._watch: Watch | None = None
         self._bridge_index = 0
+        self._former_reservations: tuple[Reservation, ...] = ()
         self._background: set[asyncio.Task[Any]] = set()
         self._foreign: tuple[float, list[m.Warning_]] = (0.0, [])
 
@@ -148,6 +150,8 @@ class Network:
 
     def _apply_layout(self) -> None:
         meta = self._state.items("meta")
+        with contextlib.suppress(ConfigError, KeyError):  # another version may have written it
+            self._former_reservations = config_from_mapping(meta["config"]).dhcp.reservations
         previous = Layout.from_json(meta["layout"]) if "layout" in meta else None
         layout = self._recipe.choose(self._site, previous)
         leftovers = self._site.links.owned(self.name)
@@ -181,7 +185,7 @@ class Network:
         self._naming = Naming(self.name, config, layout, registered)
         if layout.address is not None:
             self._addressing = Addressing(self.name, config, layout, self._state, self._naming.domain)
-            await self._addressing.start(self._port_of, self._lease_changed)
+            await self._addressing.start(self._port_of, self._lease_changed, self._former_reservations)
             await self._addressing.keep_only_ports({port.name: port for port in self._ports})
         for port in self._ports:
             try:
@@ -276,7 +280,8 @@ class Network:
         """A new guest port, and its TAP fds, which the caller closes after handing them on."""
         async with self._change:
             await self._detach_gone()  # whose name the caller may want again, before the kernel's notice came
-            name = self._ports.choose_name(request.name)
+            awaited = {item.rule.guest.lower() for item in self._forwards.forwards() if item.rule.guest}
+            name = self._ports.choose_name(request.name, awaited)
             mac = self._ports.choose_mac(request.mac, name)
             ip = None
             if self._addressing is not None:

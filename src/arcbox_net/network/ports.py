@@ -7,13 +7,14 @@ reconcile finds every device of ours in the rows.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
-from arcbox_net.addresses import format_mac, parse_mac, stable_mac
+from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
 from arcbox_net.config import QUEUES_MAX, check_ifname, check_port_name
 from arcbox_net.errors import ConfigError, LimitReached, PortExists, PortNotFound
 from arcbox_net.host.linux import namespace
@@ -124,8 +125,12 @@ class PortTable:
     def discard(self, name: str) -> None:
         self._ports.pop(name, None)
 
-    def choose_name(self, wanted: str | None) -> str:
-        """*wanted* if it is valid and free, else the next `guestN`. Raises ConfigError, PortExists, LimitReached."""
+    def choose_name(self, wanted: str | None, awaited: Collection[str] = ()) -> str:
+        """*wanted* if it is valid and free, else the next `guestN` that no forward has *awaited*.
+
+        So a guest that happens to get a name is not exposed by the forward of an earlier one. Raises ConfigError,
+        PortExists, LimitReached.
+        """
         if len(self._ports) >= PORTS_MAX:
             raise LimitReached(
                 f"network {self._site.network} has {PORTS_MAX} ports, the most a bridge takes",
@@ -133,7 +138,11 @@ class PortTable:
                 value=PORTS_MAX,
             )
         if wanted is None:
-            return next(name for i in range(PORTS_MAX + 1) if (name := f"guest{i}") not in self._ports)
+            return next(
+                name
+                for i in itertools.count()
+                if (name := f"guest{i}") not in self._ports and name not in awaited
+            )
         check_port_name(wanted)
         if wanted in self._ports:
             raise PortExists(
@@ -149,6 +158,8 @@ class PortTable:
         if mac is None and self._site.config.mac and not self._ports:
             mac = self._site.config.mac
         mac = format_mac(parse_mac(mac or stable_mac(self._site.network, name)))
+        if mac == bridge_mac(self._site.network):
+            raise ConfigError(f"MAC {mac} is that of the network's own bridge", field="mac", value=mac)
         taken = self.by_mac(parse_mac(mac))
         if taken is not None:
             raise ConfigError(f"MAC {mac} is that of port {taken.name!r}", field="mac", value=mac)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
-from arcbox_net.addresses import parse_subnet, stable_mac
+from arcbox_net.addresses import bridge_mac, parse_subnet
 from arcbox_net.config import AUTO, Egress
 from arcbox_net.errors import ConfigError
 from arcbox_net.host.plan import BridgePlan, FirewallPlan, bridge_ifname
@@ -72,7 +72,7 @@ class BridgeRecipe:
                 network=site.network,
                 ifname=layout.bridge,
                 mtu=site.config.mtu,
-                mac=stable_mac(site.network, "bridge"),
+                mac=bridge_mac(site.network),
             )
         )
         if layout.nic:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from arcbox_net.addresses import candidate_subnets, parse_subnet, stable_mac
+from arcbox_net.addresses import bridge_mac, candidate_subnets, parse_subnet
 from arcbox_net.config import AUTO, gateway_of
 from arcbox_net.errors import SubnetConflict
 from arcbox_net.host.plan import BridgePlan, FirewallPlan, bridge_ifname
@@ -50,7 +50,7 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
             network=site.network,
             ifname=layout.bridge,
             mtu=site.config.mtu,
-            mac=stable_mac(site.network, "bridge"),
+            mac=bridge_mac(site.network),
             gateway=layout.address,
         )
     )

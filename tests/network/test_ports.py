@@ -1,0 +1,71 @@
+"""Names and MACs of guest ports."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from arcbox_net.addresses import bridge_mac
+from arcbox_net.config import NetConfig
+from arcbox_net.errors import ConfigError
+from arcbox_net.network.ports import PID_MAX, UID_MAX, PortRequest, PortTable
+from arcbox_net.recipes.site import Layout
+
+LAYOUT = Layout("bridge", "none", "br0", None, None, False)
+
+
+@pytest.fixture
+def table():
+    return PortTable(SimpleNamespace(network="dev", config=NetConfig()), LAYOUT)
+
+
+@pytest.fixture
+def attached(table):
+    port = table.plan(PortRequest("tap"), "guest0", table.choose_mac(None, "guest0"), None)
+    table.add(port)
+    return port
+
+
+def test_no_port_gets_the_bridges_own_mac(table):
+    assert table.choose_mac(None, "bridge") != bridge_mac("dev")
+    with pytest.raises(ConfigError, match="bridge"):
+        table.choose_mac(bridge_mac("dev").upper(), "vm1")
+
+
+def test_made_up_name_is_none_that_a_forward_waits_for(table, attached):
+    assert table.choose_name(None) == "guest1"
+    assert table.choose_name(None, {"guest1", "guest2"}) == "guest3"
+    assert table.choose_name("guest1", {"guest1"}) == "guest1", "asked for by name, it is meant"
+
+
+def test_tap_is_planned_as_asked(table):
+    plan = table.plan(
+        PortRequest("tap", queues=4, vnet_hdr=False, owner_uid=0), "vm", "02:00:00:00:00:01", None
+    ).plan
+    assert (plan.queues, plan.vnet_hdr, plan.owner_uid) == (4, False, 0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (PortRequest("tap", queues=0), "queues"),
+        (PortRequest("tap", queues=-1), "queues"),
+        (PortRequest("tap", queues=10**30), "queues"),
+        (PortRequest("tap", owner_uid=-1), "owner_uid"),
+        (PortRequest("tap", owner_uid=UID_MAX), "owner_uid"),
+        (PortRequest("tap", hostname="ä"), "hostname"),
+        (PortRequest("tap", hostname="a\0b"), "hostname"),
+        (PortRequest("pipe"), "kind"),
+        (PortRequest("netns"), "netns"),
+        (PortRequest("netns", netns="a", pid=1), "netns"),
+        (PortRequest("netns", netns=""), "netns"),
+        (PortRequest("netns", netns="a\0b"), "netns"),
+        (PortRequest("netns", pid=0), "pid"),
+        (PortRequest("netns", pid=PID_MAX + 1), "pid"),
+        (PortRequest("netns", pid=1, ifname="a/b"), "ifname"),
+        (PortRequest("netns", pid=1, ifname="sixteen-byte-name"), "ifname"),
+    ],
+)
+def test_bad_request_names_its_field(table, request_, field):
+    with pytest.raises(ConfigError) as caught:
+        table.plan(request_, "vm1", "02:00:00:00:00:01", None)
+    assert caught.value.field == field
