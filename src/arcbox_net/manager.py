@@ -31,7 +31,7 @@ import msgspec
 
 from arcbox_net import paths
 from arcbox_net.config import NetConfig, NetworkMode, check_network_name, config_to_mapping
-from arcbox_net.errors import ArcboxNetError, NotRunning, StartFailed, Unsupported, from_json
+from arcbox_net.errors import AlreadyRunning, ArcboxNetError, NotRunning, StartFailed, Unsupported, from_json
 from arcbox_net.network.client import Client
 from arcbox_net.network.messages import (
     AllocateRequest,
@@ -380,6 +380,9 @@ class NetworkManager:
                 )
         finally:
             os.close(end)
+        if paths.runtime_dir(self.name).exists():  # its end failed
+            with contextlib.suppress(AlreadyRunning):
+                remove_leftovers(self.name)
 
 
 def _path(collection: str, item: object) -> str:
@@ -489,7 +492,7 @@ def _run_network(
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _pipe() -> tuple[int, int]:

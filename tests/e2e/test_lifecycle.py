@@ -349,6 +349,34 @@ def test_killed_network_is_removed_by_down(machine: Machine) -> None:
     assert machine.cli_json("ls") == []
 
 
+@pytest.mark.parametrize("failures", [1, 9], ids=["once", "always"])
+def test_down_that_fails_is_finished_or_said(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    nft, left = tmp_path / "bin" / "nft", tmp_path / "failures"
+    nft.parent.mkdir()
+    left.write_text("0")
+    nft.write_text(
+        f"#!/bin/sh\nread left < {left}\n"
+        f"[ $left -gt 0 ] && {{ echo $((left - 1)) > {left}; echo Error: out of memory >&2; exit 1; }}\n"
+        'exec /usr/sbin/nft "$@"\n'
+    )
+    nft.chmod(0o755)
+    before = machine.snapshot()
+    monkeypatch.setenv("PATH", f"{nft.parent}:{os.environ['PATH']}")
+    machine.cli("up dev")
+    left.write_text(str(failures))
+    down = machine.cli("down dev", check=False)
+    if failures > 1:
+        assert down.returncode == 1
+        assert "out of memory" in down.stderr
+        left.write_text("0")
+        machine.cli("down dev")
+    else:
+        assert down.returncode == 0
+    assert machine.snapshot() == before
+
+
 def test_lease_survives_down_and_up(machine: Machine) -> None:
     machine.cli("up dev")
     guest = machine.bare_guest(NetworkManager.connect("dev"), "vm1", mac="02:00:00:00:00:11")

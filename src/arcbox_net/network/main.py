@@ -42,6 +42,10 @@ class Answer:
         os.set_inheritable(fd, False)
         self._fd: int | None = fd
 
+    @property
+    def told(self) -> bool:
+        return self._fd is None
+
     def tell(self, body: dict[str, Any]) -> None:
         """Say *body*, or nothing if the line was said before: what fails later is in the log."""
         fd, self._fd = self._fd, None
@@ -252,6 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     answer = Answer(options.ready_fd)
     lock: NetworkLock | None = None
+    is_unfinished = False  # the end failed: the directory stays as a sign of that
     try:
         name = check_network_name(options.name)
         if options.remove:
@@ -275,10 +280,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except ArcboxNetError as error:
         log.error("%s", error)
+        is_unfinished = answer.told
         answer.tell({"error": error.to_json()})
         return 1
     except Exception as error:
         log.exception("network %s failed", options.name)
+        is_unfinished = answer.told
         failed = StartFailed(
             f"the network process failed: {type(error).__name__}: {error}",
             fix=f"look at {paths.log_file(options.name)}",
@@ -288,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     finally:
         if lock is not None:
-            lock.release()
+            lock.release(keep_directory=is_unfinished)
 
 
 if __name__ == "__main__":
