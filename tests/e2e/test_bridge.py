@@ -38,6 +38,18 @@ def test_guest_joins_an_existing_bridge_and_the_bridge_stays(machine: Machine) -
     assert after == before
 
 
+def test_k9_guests_are_put_back_on_a_bridge_that_was_made_anew(machine: Machine) -> None:
+    machine.run("ip link add br0 type bridge")
+    with machine.network(on_bridge("br0")) as network:
+        machine.bare_guest(network, "vm1")
+        port = network.ports()[0].ifname
+        machine.run("ip link del br0")
+        wait_until(lambda: machine.links()[port].get("master") is None)
+        assert [one.name for one in network.ports()] == ["vm1"]
+        machine.run("ip link add br0 type bridge")
+        wait_until(lambda: machine.links()[port].get("master") == "br0", timeout=15)
+
+
 def test_bridge_keeps_its_mac_when_guests_come_and_go(machine: Machine) -> None:
     # A bridge without a MAC of its own takes the lowest of its ports'; a guest must not change it.
     machine.run("ip link add br0 type bridge")

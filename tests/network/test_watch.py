@@ -53,6 +53,7 @@ def asked_for(*events, failing=(), taken_out=False):
     [
         pytest.param(Event("link-removed", "abx-dev"), ["repair"], id="bridge-deleted"),
         pytest.param(Event("link-renamed", "br7", old="abx-dev"), ["repair"], id="bridge-renamed"),
+        pytest.param(Event("link-added", "abx-dev"), ["ports"], id="bridge-back"),
         pytest.param(Event("master-changed", OUR_PORT, old="abx-dev"), ["ports"], id="port-left-bridge"),
         pytest.param(Event("master-changed", OUR_PORT, detail="abx-dev"), [], id="port-put-in"),
         pytest.param(Event("link-removed", OUR_PORT), ["ports"], id="port-gone"),
