@@ -148,6 +148,11 @@ def test_request_too_large_is_refused(api: Api, network: NetworkManager) -> None
     assert network.status().state == "running"
 
 
+def test_k16_connection_that_never_asks_is_closed(api: Api) -> None:
+    with api.connect() as silent:
+        assert silent.recv(1) == b""
+
+
 def test_k16_many_idle_connections_cost_nothing(api: Api, network: NetworkManager) -> None:
     idle = [api.connect() for _ in range(300)]
     try:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from arcbox_net.errors import ForwardNotFound, HostPortInUse, KernelError
+from arcbox_net.errors import ConfigError, ForwardNotFound, HostPortInUse, KernelError
 from arcbox_net.recipes.port_forward import PortForwards
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import parse_forward
@@ -100,6 +100,12 @@ def test_h7_range_with_one_taken_port_holds_nothing(forwards, relay):
             forwards.add(parse_forward(f"0.0.0.0:{first}-{first + 2}:80-82"), GUEST)
     assert relay.stats()["rules"] == 0
     assert all(is_free(first + i) for i in range(3))
+
+
+def test_address_of_another_host_is_named(forwards):
+    with pytest.raises(ConfigError, match=r"198\.51\.100\.1 is not an address of this host"):
+        forwards.add(parse_forward("198.51.100.1:8080:80"), GUEST)
+    assert forwards.forwards() == []
 
 
 def test_removal_that_the_kernel_refuses_can_be_repeated(forwards, firewall):

@@ -238,6 +238,8 @@ class _PeerChecked(H11Protocol):
             transport.abort()
             return
         super().connection_made(transport)
+        # uvicorn begins this clock with its first answer; one that never asks must not take a place for ever.
+        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
 
 
 class ApiServer:

@@ -23,7 +23,6 @@ from arcbox_net.network.messages import PortInfo
 from arcbox_net.recipes.site import Layout, Site
 
 PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
-PID_MAX = 1 << 22  # the most that the kernel.pid_max sysctl takes
 UID_MAX = (1 << 32) - 1  # that one itself means no user
 TAP = "tap"
 NETNS = "netns"
@@ -210,7 +209,7 @@ class PortTable:
         check_ifname("ifname", request.ifname)
         if (request.netns is None) == (request.pid is None):
             raise ConfigError("name a namespace by netns or by pid", field="netns", value=request.netns)
-        if request.pid is not None and not 1 <= request.pid <= PID_MAX:
+        if request.pid is not None and request.pid < 1:
             raise ConfigError(f"pid {request.pid} is no process", field="pid", value=request.pid)
         if request.netns is not None and (not request.netns or "\0" in request.netns):
             raise ConfigError(f"netns {request.netns!r} is no path", field="netns", value=request.netns)

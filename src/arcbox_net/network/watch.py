@@ -80,7 +80,10 @@ class Watch:
         if self._layout.bridge in names:
             if event.kind in _BRIDGE_BROKEN and self._layout.owns_bridge:
                 self._request_repair()
-            elif event.kind in ("link-added", "link-renamed"):  # somebody's bridge is back, without our guests
+            elif event.kind in (
+                "link-added",
+                "link-renamed",
+            ):  # somebody's bridge is back, without our guests
                 self._request(_PORTS)
         elif any(name.startswith(self._port_prefix) for name in names):
             if event.kind in ("link-removed", "link-renamed") or (

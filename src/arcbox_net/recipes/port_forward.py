@@ -9,6 +9,7 @@ the client's address intact. A forward whose guest is not known yet is pending: 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import ipaddress
 import logging
 import resource
@@ -19,6 +20,7 @@ from ipaddress import IPv4Address
 from arcbox_net.config import HostAccess
 from arcbox_net.errors import (
     ArcboxNetError,
+    ConfigError,
     ForwardExists,
     ForwardNotFound,
     HostPortInUse,
@@ -236,6 +238,13 @@ def _bind(protocol: str, host_ip: str, host_port: int) -> socket.socket:
                 f"{where}:{host_port}/{protocol}: port numbers below net.ipv4.ip_unprivileged_port_start need root",
                 fix=f"sysctl net.ipv4.ip_unprivileged_port_start={host_port}, or use a higher port",
                 operation=f"bind {where}:{host_port}",
+            ) from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"forward: {host_ip} is not an address of this host",
+                fix="choose one of: ip -brief address; or 0.0.0.0 for all",
+                field="host_ip",
+                value=host_ip,
             ) from None
         raise _in_use(host_ip, host_port, protocol, error) from None
     return held

@@ -186,6 +186,13 @@ def test_only_the_owner_of_a_persistent_tap_may_open_it(host: Host, links: Links
     assert opens_as(host, 12345, plan.ifname) == errno.EPERM
 
 
+def test_owner_may_have_a_user_id_of_the_upper_half(host: Host, links: Links) -> None:
+    plan = tap_plan(persist=True, owner_uid=3_000_000_000)
+    links.create_tap(plan)
+    assert opens_as(host, 3_000_000_000, plan.ifname) == 0
+    assert opens_as(host, 12345, plan.ifname) == errno.EPERM
+
+
 def test_a_tap_that_is_held_is_not_made_again(links: Links) -> None:
     fds = links.create_tap(tap_plan())
     with pytest.raises(KernelError, match="still held") as caught:

@@ -140,7 +140,9 @@ def test_what_is_no_host_name_is_refused(names: LocalNames, name: str) -> None:
         names.put(name, ["192.168.64.5"], "lease")
 
 
-@pytest.mark.parametrize("addresses", [[], ["nonsense"], ["192.168.64.5"] * (ADDRESSES_PER_NAME_MAX + 1)])
+@pytest.mark.parametrize(
+    "addresses", [[], ["nonsense"], ["fe80::1%eth0"], ["192.168.64.5"] * (ADDRESSES_PER_NAME_MAX + 1)]
+)
 def test_addresses_are_checked(names: LocalNames, addresses: list[str]) -> None:
     with pytest.raises(ConfigError):
         names.put("vm1", addresses, "api")

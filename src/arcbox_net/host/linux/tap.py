@@ -8,6 +8,7 @@ that wants plain, complete frames asks for a port without `vnet_hdr`.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -100,7 +101,9 @@ def set_offloads(fd: int, offloads: int) -> int:
 def set_persistent(fd: int, *, owner_uid: int | None) -> None:
     """Keep the device without an fd; *owner_uid* may open it by name without privilege."""
     if owner_uid is not None:
-        fcntl.ioctl(fd, TUNSETOWNER, owner_uid)
+        fcntl.ioctl(
+            fd, TUNSETOWNER, ctypes.c_int(owner_uid).value
+        )  # a uid is unsigned, ioctl's argument is not
     fcntl.ioctl(fd, TUNSETPERSIST, 1)
 
 

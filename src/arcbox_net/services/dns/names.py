@@ -252,9 +252,16 @@ def _addresses(name: str, texts: Sequence[str]) -> tuple[Address, ...]:
             value=list(texts),
         )
     try:
-        return tuple(dict.fromkeys(ip_address(text) for text in texts))
+        found = tuple(dict.fromkeys(ip_address(text) for text in texts))
     except ValueError as error:
         raise ConfigError(f"{name!r}: {error}", field="addresses", value=list(texts)) from None
+    if any(isinstance(address, IPv6Address) and address.scope_id for address in found):
+        raise ConfigError(
+            f"{name!r}: an address with a scope (%) means another one on every machine",
+            field="addresses",
+            value=list(texts),
+        )
+    return found
 
 
 def _positive(records: list[bytes]) -> Answer:
