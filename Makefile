@@ -40,7 +40,7 @@ bench: build  ## every benchmark, or BENCHES='nat dns'
 asan: build
 	ARCBOX_BUILD=asan $(BIN)/python setup.py -q build --build-base build/asan --build-lib build/asan/lib
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/asan/lib $(BIN)/pytest -m 'not e2e' -p no:cacheprovider $(ARGS)
 
 build: $(VENV)/.stamp-build
@@ -49,7 +49,8 @@ $(VENV)/.stamp-install: pyproject.toml
 	@scripts/system-packages build
 	@$(PYTHON) scripts/check_python.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q -e '.[test]'
+	$(BIN)/python scripts/build_requires.py | $(PIP) install -q -r /dev/stdin
+	$(PIP) install -q --no-build-isolation -e '.[test]'
 	@touch $@
 
 # pip has just built everything once; this rebuilds what changed since.
@@ -58,7 +59,7 @@ $(VENV)/.stamp-build: $(VENV)/.stamp-install setup.py $(COMPILED)
 	@touch $@
 
 $(VENV)/.stamp-lint: $(VENV)/.stamp-install
-	$(PIP) install -q -e '.[test,lint]'
+	$(PIP) install -q --no-build-isolation -e '.[test,lint]'
 	@touch $@
 
 clean:
