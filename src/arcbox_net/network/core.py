@@ -552,10 +552,9 @@ class Network:
         """
         async with self._change:
             await self._detach_gone()
-            bridges = {
-                link.ifname: link.bridge for link in await self._kernel(self._site.links.owned, self.name)
-            }
-            return any(bridges.get(port.plan.ifname) != self._layout.bridge for port in self._ports)
+            names = {port.plan.ifname for port in self._ports}
+            links = await self._kernel(self._site.links.owned, self.name)
+            return any(link.ifname in names and link.bridge != self._layout.bridge for link in links)
 
     async def _detach_gone(self) -> None:
         present = {link.ifname for link in await self._kernel(self._site.links.owned, self.name)}
