@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -96,6 +97,27 @@ def test_guests_that_come_and_go_are_no_damage(machine: Machine, network: Networ
         machine.run("nft flush ruleset")
         wait_until(lambda: network.stats()["host"]["repairs"] == 1, timeout=15)
         assert other.stats()["host"]["repairs"] <= 1
+
+
+def test_k10_busy_networks_take_no_change_of_each_others_for_damage(
+    machine: Machine, network: NetworkManager
+) -> None:
+    with machine.network(name="other") as other:
+
+        def come_and_go(on: NetworkManager, who: int) -> None:
+            for number in range(25):
+                on.attach_tap(f"vm{who}x{number}").close()
+
+        threads = [
+            threading.Thread(target=come_and_go, args=(on, who))
+            for who, on in enumerate((network, other) * 2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: not network.ports() and not other.ports())
+        assert [on.stats()["host"]["repairs"] for on in (network, other)] == [0, 0]
 
 
 def test_k9_port_whose_link_vanished_can_be_attached_again(machine: Machine, network: NetworkManager) -> None:

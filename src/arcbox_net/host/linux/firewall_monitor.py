@@ -104,7 +104,7 @@ class FirewallMonitor:
             self._on_change()
 
     def _is_changed(self, suspects: list[int], missed: bool) -> bool:
-        if any(not self._firewall.is_own_change(number) for number in suspects):
+        if not all(self._firewall.is_own_change(number) for number in suspects):
             return True
         try:
             return missed and not self._firewall.intact()

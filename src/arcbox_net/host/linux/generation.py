@@ -39,15 +39,20 @@ _STABLE = {
 class OwnChanges:
     """Context around one transaction of ours; remembers the generation it made.
 
-    When someone else committed at the same moment ours cannot be told from theirs, and neither counts as own.
+    When others committed at the same moment, the kernel does not say which of these generations is ours. Whoever asks
+    about those that changed our tables is told so for one of them: ours is among them. A second one is not.
     """
 
     def __init__(self) -> None:
-        self._own: collections.deque[int] = collections.deque(maxlen=OWN_GENERATIONS_MAX)
+        self._own: collections.deque[range] = collections.deque(maxlen=OWN_GENERATIONS_MAX)
         self._before = 0
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._own
+    def take(self, number: int) -> bool:
+        """Whether *number* is of ours, which it can be once."""
+        found = next((made for made in self._own if number in made), None)
+        if found is not None:
+            self._own.remove(found)
+        return found is not None
 
     def __enter__(self) -> None:
         self._before = current_generation()
@@ -56,8 +61,8 @@ class OwnChanges:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         now = current_generation()
-        if now == (self._before + 1) & 0xFFFFFFFF:
-            self._own.append(now)
+        if kind is None and now > self._before:
+            self._own.append(range(self._before + 1, now + 1))
 
 
 def current_generation() -> int:

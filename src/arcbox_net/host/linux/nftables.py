@@ -158,9 +158,9 @@ class Firewall:
             return generation.fingerprint(table_name(self.network)) == self._fingerprint
 
     def is_own_change(self, number: int) -> bool:
-        """Whether this object made generation *number* of the ruleset; waits for a change under way."""
+        """Whether this object made ruleset generation *number*, asked once each. Waits for a change under way."""
         with self._lock:
-            return number in self._journal
+            return self._journal.take(number)
 
     def drops(self) -> dict[str, int]:
         """Packets dropped since the tables were applied, by reason. Raises KernelError."""
