@@ -108,9 +108,6 @@ class PortTable:
             )
         return port
 
-    def by_ifname(self, ifname: str) -> Port | None:
-        return next((port for port in self._ports.values() if port.plan.ifname == ifname), None)
-
     def by_mac(self, mac: bytes) -> Port | None:
         text = format_mac(mac)
         return next((port for port in self._ports.values() if port.plan.mac == text), None)
