@@ -125,7 +125,8 @@ def servers() -> Iterator[dict[str, int]]:
         ports["connections"] = listener.getsockname()[1]
         if shutil.which("iperf3"):
             ports["iperf3"] = _free_port()
-            stack.enter_context(_child("iperf3", "-s", "-B", HOST, "-p", str(ports["iperf3"])))
+            server = ("iperf3", "-s", "-B", HOST, "-p", str(ports["iperf3"]))
+            stack.enter_context(_child(*server, silent=True))
             _wait_for(ports["iperf3"])
         yield ports
 
@@ -182,8 +183,10 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 @contextlib.contextmanager
-def _child(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+def _child(*command: str, silent: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    # A server that reports every test would stop when nobody reads its pipe.
+    stdout = subprocess.DEVNULL if silent else subprocess.PIPE
+    child = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL)
     try:
         yield child
     finally:

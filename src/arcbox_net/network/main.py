@@ -80,15 +80,17 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
             record_dir=paths.runtime_root(),
             on_stop=stopping.set,
         )
-        # The HTTP stack takes 60 ms to import; the kernel's work goes on meanwhile.
-        importing = loop.run_in_executor(None, importlib.import_module, "arcbox_net.network.api")
         await network.start()
         try:
-            api = (await importing).ApiServer(listen(paths.api_socket(name), socket.SOCK_STREAM), network)
+            listener = listen(paths.api_socket(name), socket.SOCK_STREAM)
             fds = FdServer(listen(paths.fd_socket(name), socket.SOCK_SEQPACKET), tap_handler(network))
-            await api.start()
             fds.start()
             answer.tell({"ready": True, "pid": os.getpid()})
+            # The network works, and both sockets take callers. The HTTP stack takes 60 ms to import, which nobody who
+            # only wants a network should wait for: the first call of the API does.
+            http = await loop.run_in_executor(None, importlib.import_module, "arcbox_net.network.api")
+            api = http.ApiServer(listener, network)
+            await api.start()
             gc.freeze()
             gc.enable()
             log.info("network %s is ready", name)
