@@ -78,7 +78,21 @@ def measure(ports: dict[str, int], cpu_s: Callable[[], float]) -> Round:
 
 def iperf3(port: int, streams: int, reverse: bool) -> tuple[float, int]:
     """Gbit/s and bytes as the receiver saw them."""
-    command = ["iperf3", "-c", HOST, "-p", str(port), "-J", "-t", str(SECONDS), "-P", str(streams)]
+    # cubic for all: bbr, the default of some hosts, paces the direct connection and would flatter the relay.
+    command = [
+        "iperf3",
+        "-c",
+        HOST,
+        "-p",
+        str(port),
+        "-J",
+        "-t",
+        str(SECONDS),
+        "-P",
+        str(streams),
+        "-C",
+        "cubic",
+    ]
     done = subprocess.run(
         [*command, *(["-R"] if reverse else [])], check=True, capture_output=True, timeout=60
     )
