@@ -134,5 +134,6 @@ def test_k5_no_descriptors_left_is_no_spin_and_heals(machine: Machine) -> None:
             assert cpu_share(network.pid, 2.0) < 0.5
         with http_server(guest):
             wait_until(lambda: network.status().state == "running", timeout=20)
-            wait_until(lambda: refused(machine, "127.0.0.1", 8080) is None, timeout=20)
-            machine.run("curl -sS --max-time 10 http://127.0.0.1:8080/")
+            # A flow that comes while descriptors are still being given back is reset, as it shall be.
+            asked = "curl -sS --max-time 5 http://127.0.0.1:8080/"
+            wait_until(lambda: machine.run(asked, check=False).returncode == 0, timeout=20)
