@@ -130,7 +130,7 @@ class TapReply(msgspec.Struct, kw_only=True, frozen=True):
     error: dict[str, object] | None = None
 
 
-class AttachRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class AttachRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/ports. `kind`: tap (persistent, opened by name) or netns (`netns`: a path, or `pid`)."""
 
     kind: str

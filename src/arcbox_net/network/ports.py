@@ -19,7 +19,7 @@ from arcbox_net.config import QUEUES_MAX, check_ifname, check_port_name
 from arcbox_net.errors import ConfigError, LimitReached, PortExists, PortNotFound
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.plan import TapPlan, VethPlan, port_ifname
-from arcbox_net.network.messages import PortInfo
+from arcbox_net.network.messages import AttachRequest, PortInfo
 from arcbox_net.recipes.site import Layout, Site
 
 PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
@@ -28,22 +28,10 @@ TAP = "tap"
 NETNS = "netns"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class PortRequest:
-    """What a caller asks of a new port; None means: choose."""
+class PortRequest(AttachRequest, frozen=True):
+    """What a caller asks of a new port, over either socket; None means: choose."""
 
-    kind: str
-    name: str | None = None
-    mac: str | None = None
-    ip: str | None = None
-    hostname: str | None = None
-    netns: str | None = None
-    pid: int | None = None
-    ifname: str = "eth0"
-    configure: bool = True
-    queues: int | None = None
     persist: bool = False
-    owner_uid: int | None = None
     vnet_hdr: bool = True
 
 
