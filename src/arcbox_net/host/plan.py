@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 IFNAME_PREFIX = "abx-"
+GATEWAY_LINK_LOCAL = IPv6Interface("fe80::1/64")  # whom guests have as their IPv6 router
+TUN_MTU = 65_520  # IPv4's largest packet, less what keeps it aligned
+TUN_VNET_HDR_BYTES = 12  # struct virtio_net_hdr_v1 before each packet of a TUN: the IP header is aligned
 TXQUEUELEN = 10_000  # the default 500/1000 drops bursts of a guest that is slow to wake
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BridgePlan:
-    """A bridge of ours. `gateway` None: no address (bridge mode)."""
+    """A bridge of ours. `gateway` None: no address (bridge mode). With `gateway6` it also has
+    GATEWAY_LINK_LOCAL, and no other link-local address.
+    """
 
     network: str
     ifname: str
     mtu: int
     mac: str
     gateway: IPv4Interface | None = None
+    gateway6: IPv6Interface | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,14 +66,44 @@ class VethPlan(PortPlan):
     gateway: IPv4Address | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, order=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class TunPlan:
+    """The layer-3 door of one relay thread."""
+
+    network: str
+    ifname: str
+    mtu: int = TUN_MTU
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RelayShard:
+    """One relay thread as the ruleset sees it: packets leave by `tun_ifname`, and connections that come back
+    in there go to the listeners 127.0.0.1:`tcp4_port` and [::1]:`tcp6_port`.
+    """
+
+    index: int
+    tun_ifname: str
+    tcp4_port: int
+    tcp6_port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RelayPlan:
+    """Relay egress: everything of one guest endpoint goes to one of the shards, numbered from 0."""
+
+    shards: tuple[RelayShard, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Dnat:
-    """One host port sent to a guest by the kernel. `host_ip` None: any address of the host."""
+    """One host port sent to a guest by the kernel, within one IP version. `host_ip` None: any address of the
+    host of the guest's version.
+    """
 
     protocol: str
-    host_ip: IPv4Address | None
+    host_ip: IPv4Address | IPv6Address | None
     host_port: int
-    guest_ip: IPv4Address
+    guest_ip: IPv4Address | IPv6Address
     guest_port: int
 
 
@@ -82,13 +118,16 @@ class HostAccessRedirect:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FirewallPlan:
-    """The whole ruleset of one network. `masquerade` False and `subnet` set: host-only."""
+    """The whole ruleset of one network. `subnet` set, neither `masquerade` nor `relay`: host-only."""
 
     network: str
     bridge: str
     subnet: IPv4Network | None = None
     gateway: IPv4Address | None = None
+    subnet6: IPv6Network | None = None
+    gateway6: IPv6Address | None = None
     masquerade: bool = False
+    relay: RelayPlan | None = None
     isolated: bool = False
     dhcp: bool = False
     dns: bool = False
@@ -111,6 +150,13 @@ def bridge_ifname(network: str) -> str:
 def port_ifname(network: str, index: int) -> str:
     """`abx-HHHHH_N`; '_' cannot occur in a network name, so it never equals a bridge's."""
     return f"{port_prefix(network)}{index}"
+
+
+def tun_ifname(shard: int) -> str:
+    """`abx-out_N`: no bridge's because of '_', no port's because those have five digits before it. There is
+    one network in a private namespace.
+    """
+    return f"{IFNAME_PREFIX}out_{shard}"
 
 
 def port_prefix(network: str) -> str:

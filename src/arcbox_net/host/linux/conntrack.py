@@ -10,7 +10,7 @@ import dataclasses
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 from arcbox_net.host.linux import nfnetlink
@@ -54,9 +54,9 @@ class Translation:
     """Connections to `host_ip`:`host_port` (None: any address) that end at `target`:`target_port`."""
 
     protocol: str
-    host_ip: IPv4Address | None
+    host_ip: IPv4Address | IPv6Address | None
     host_port: int
-    target: IPv4Address
+    target: IPv4Address | IPv6Address
     target_port: int
 
 
