@@ -14,6 +14,7 @@ from arcbox_net.host.linux.doctor import Check
 from arcbox_net.host.linux.listeners import wildcard_listeners
 from tests.host.firewall_lab import Lab
 from tests.support.netns import Host
+from tests.support.user import User
 
 GOOD = {
     "proc/self/status": "Name:\tx\nCapEff:\t000001ffffffffff\n",
@@ -49,9 +50,6 @@ def test_good_machine_passes_what_its_files_tell(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "told"),
     [
-        pytest.param(
-            {"proc__self__status": "CapEff:\t0000000000000000\n"}, "privileges", "sudo", id="no-root"
-        ),
         pytest.param(
             {"etc__resolv_dot_conf": "search example\n"}, "resolv.conf", "nameserver", id="no-nameserver"
         ),
@@ -173,3 +171,48 @@ def test_leftovers_of_dead_networks_are_named_and_live_ones_are_not() -> None:
         check = {c.name: c for c in host.call(lambda: doctor.checks(live=["alive"]))}["leftovers"]
         assert not check.ok
         assert check.fix == "arcbox-net down dead-one"
+
+
+NO_ROOT = {"proc__self__status": "CapEff:\t0000000000000000\n"}
+
+
+def test_user_without_privileges_is_told_what_works_and_not_what_only_root_can_mend(tmp_path: Path) -> None:
+    found = machine(tmp_path, **NO_ROOT, proc__sys__net__ipv4__ip_forward="0\n")
+    assert found["privileges"].ok and "masquerade need CAP_NET_ADMIN" in found["privileges"].detail
+    assert found["user namespaces"].ok
+    assert not {"ip_forward", "conntrack", "leftovers"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("proc__sys__user__max_user_namespaces", "0\n", "sysctl -w user.max_user_namespaces="),
+        ("proc__sys__kernel__unprivileged_userns_clone", "0\n", "unprivileged_userns_clone=1"),
+        ("proc__sys__kernel__apparmor_restrict_unprivileged_userns", "1\n", "apparmor_parser"),
+    ],
+)
+def test_user_who_may_have_no_user_namespace_is_told_which_setting_it_is(
+    tmp_path: Path, name: str, value: str, fix: str
+) -> None:
+    check = machine(tmp_path, **NO_ROOT, **{name: value})["user namespaces"]
+    assert not check.ok
+    assert name.rpartition("__")[2] in check.detail
+    assert fix in (check.fix or "")
+
+
+def test_first_host_port_of_an_ordinary_user_is_told(tmp_path: Path) -> None:
+    found = machine(tmp_path, proc__sys__net__ipv4__ip_unprivileged_port_start="1024\n")
+    assert "1024" in found["host ports without root"].detail
+    assert "ip_unprivileged_port_start" in (found["host ports without root"].fix or "")
+
+
+@pytest.mark.e2e
+def test_doctor_finds_out_whether_a_user_may_have_namespaces(tmp_path: Path) -> None:
+    text = """
+from arcbox_net.host.linux import doctor
+check = next(check for check in doctor.checks() if check.name == "user namespaces")
+print(check.ok, check.detail)
+"""
+    with Host() as host:
+        user = User(host, tmp_path)
+        assert user.python(text).stdout == "True available to every user\n"

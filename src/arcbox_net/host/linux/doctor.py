@@ -18,9 +18,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from arcbox_net.errors import ArcboxNetError
-from arcbox_net.host.linux import foreign
+from arcbox_net.host.linux import foreign, inside
 from arcbox_net.host.linux.listeners import wildcard_listeners
 from arcbox_net.host.linux.nftables import Firewall, nft_path
+from arcbox_net.host.linux.tap import TUN_MODE_FIX
 from arcbox_net.host.plan import parse_alias
 
 NFT_VERSION_MIN = (1, 0, 0)
@@ -55,34 +56,39 @@ class Check:
 
 def checks(live: Collection[str] | None = None, *, root: Path = Path("/")) -> list[Check]:
     """Everything, in the order in which it matters. *live*: networks that run; None: leftovers are not looked for."""
-    found = [
-        _privileges(root),
-        _kernel(),
-        _nft(),
-        _tun(root),
-        _bridge(root),
-        _forwarding(root),
-        *_foreign_firewalls(root),
-        _bridge_netfilter(),
-        *_services(root),
+    is_capable = _is_capable(root)
+    found = [_privileges(is_capable), _kernel(), _nft(), _tun(root), _bridge(root)]
+    if is_capable:
+        found += [
+            _forwarding(root),
+            *_foreign_firewalls(root),
+            _bridge_netfilter(),
+            *_services(root),
+            _conntrack(root),
+        ]
+    found += [
         _resolv_conf(root),
         _open_files(),
-        _conntrack(root),
-        _user_namespaces(root),
+        _user_namespaces(root, needed=not is_capable),
         _ping_group_range(root),
+        _unprivileged_ports(root),
     ]
-    if live is not None:
+    if live is not None and is_capable:  # without the power, what a network makes goes with its process
         found.append(_leftovers(live, root))
     return found
 
 
-def _privileges(root: Path) -> Check:
+def _is_capable(root: Path) -> bool:
     status = _read(root, "proc/self/status") or ""
     effective = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
-    capable = effective is not None and bool(int(effective.group(1), 16) >> _CAP_NET_ADMIN & 1)
-    if capable:
-        return Check("privileges", True, "CAP_NET_ADMIN")
-    return Check("privileges", False, "no CAP_NET_ADMIN: bridges and NAT need it", "sudo arcbox-net doctor")
+    return effective is not None and bool(int(effective.group(1), 16) >> _CAP_NET_ADMIN & 1)
+
+
+def _privileges(is_capable: bool) -> Check:
+    if is_capable:
+        return Check("privileges", True, "CAP_NET_ADMIN: all kinds of networks")
+    detail = "none: NAT (by relay) and host-only networks; bridge networks and masquerade need CAP_NET_ADMIN"
+    return Check("privileges", True, detail)
 
 
 def _kernel() -> Check:
@@ -121,7 +127,7 @@ def _tun(root: Path) -> Check:
         fix = "mkdir -p /dev/net && mknod -m 666 /dev/net/tun c 10 200; modprobe tun"
         return Check("tun", False, "/dev/net/tun is missing", fix)
     except OSError as error:
-        fix = "chmod 666 /dev/net/tun" if isinstance(error, PermissionError) else "modprobe tun"
+        fix = TUN_MODE_FIX if isinstance(error, PermissionError) else "modprobe tun"
         return Check("tun", False, f"/dev/net/tun: {error.strerror}", fix)
     try:
         fcntl.ioctl(fd, _TUNGETFEATURES, b"\0" * 4)
@@ -250,16 +256,15 @@ def _conntrack(root: Path) -> Check:
     return Check("conntrack", True, detail)
 
 
-def _user_namespaces(root: Path) -> Check:
-    """Needed for networks without root only, so nothing here fails."""
+def _user_namespaces(root: Path, *, needed: bool) -> Check:
+    """Fails only where networks need them: without CAP_NET_ADMIN."""
     name = "user namespaces"
-    if _number(root, "proc/sys/user/max_user_namespaces") == 0:
-        return Check(name, True, "off", "sysctl -w user.max_user_namespaces=15000")
-    if _number(root, "proc/sys/kernel/unprivileged_userns_clone") == 0:
-        return Check(name, True, "root only", "sysctl -w kernel.unprivileged_userns_clone=1")
-    if _number(root, "proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1:
-        fix = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-        return Check(name, True, "restricted by AppArmor", fix)
+    if obstacle := inside.user_namespace_obstacle(root):
+        _setting, message, fix = obstacle
+        return Check(name, not needed, message, fix)
+    refusal = inside.try_namespaces() if needed and root == Path("/") else None
+    if refusal is not None:
+        return Check(name, False, refusal.message, refusal.fix)
     return Check(name, True, "available to every user")
 
 
@@ -267,7 +272,19 @@ def _ping_group_range(root: Path) -> Check:
     words = (_read(root, "proc/sys/net/ipv4/ping_group_range") or "").split()
     if len(words) == 2 and int(words[0]) <= int(words[1]):
         return Check("ping without root", True, f"groups {words[0]} to {words[1]}")
-    return Check("ping without root", True, "off", 'sysctl -w net.ipv4.ping_group_range="0 2147483647"')
+    detail = "off (net.ipv4.ping_group_range): guests behind a relay cannot ping the outside"
+    return Check("ping without root", True, detail, 'sudo sysctl -w net.ipv4.ping_group_range="0 2147483647"')
+
+
+def _unprivileged_ports(root: Path) -> Check:
+    name = "host ports without root"
+    start = _number(root, "proc/sys/net/ipv4/ip_unprivileged_port_start")
+    if start is None:
+        return Check(name, True, "1024 and above")
+    if start == 0:
+        return Check(name, True, "all")
+    fix = "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=80"
+    return Check(name, True, f"{start} and above (net.ipv4.ip_unprivileged_port_start)", fix)
 
 
 def _leftovers(live: Collection[str], root: Path) -> Check:

@@ -12,12 +12,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import re
 from pathlib import Path
 from typing import Final, NoReturn
 
-from arcbox_net.errors import KernelError, PermissionDenied, Unsupported
+from arcbox_net.errors import ArcboxNetError, KernelError, PermissionDenied, Unsupported, from_json
 from arcbox_net.host.linux.namespace import CLONE_NEWNET
 from arcbox_net.host.linux.rtsocket import RouteSocket
 
@@ -97,6 +98,25 @@ def enter_network_namespace() -> int:
         os.close(fd)
         raise
     return fd
+
+
+def try_namespaces() -> ArcboxNetError | None:
+    """What keeps this user from both namespaces, found out by a child process that enters them. None: nothing."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            enter_user_namespace()
+            enter_network_namespace()
+        except ArcboxNetError as error:
+            os.write(writer, json.dumps(error.to_json()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    return from_json(json.loads(answer)) if answer else None
 
 
 def refuse_user_namespace(error: OSError, *, root: Path = Path("/")) -> NoReturn:

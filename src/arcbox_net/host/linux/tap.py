@@ -20,6 +20,10 @@ from arcbox_net.errors import KernelError, LimitReached, PermissionDenied, Unsup
 from arcbox_net.host.linux.netlink import kernel_error
 
 DEVICE: Final = "/dev/net/tun"
+TUN_MODE_FIX: Final = (
+    'sudo chmod 666 /dev/net/tun; to keep it: echo \'KERNEL=="tun", MODE="0666"\' |'
+    " sudo tee /etc/udev/rules.d/60-arcbox-net.rules; in a container: start it with --device /dev/net/tun"
+)
 QUEUES_MAX: Final = 256  # MAX_TAP_QUEUES of the kernel
 VNET_HDR_BYTES: Final = 12
 
@@ -83,6 +87,12 @@ def open_device() -> int:
         return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise Unsupported(f"{DEVICE} does not exist", fix="modprobe tun", feature="tap") from None
+    except PermissionError as error:
+        raise PermissionDenied(
+            f"{DEVICE} cannot be opened by this user: {error.strerror}",
+            fix=TUN_MODE_FIX,
+            operation=f"open {DEVICE}",
+        ) from None
 
 
 def set_offloads(fd: int, offloads: int) -> int:
