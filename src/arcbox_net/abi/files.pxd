@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t
 
+from arcbox_net.abi.socket cimport iovec
+
 
 cdef extern from "fcntl.h" nogil:
     int O_CLOEXEC, O_NONBLOCK, O_RDONLY
@@ -18,7 +20,12 @@ cdef extern from "fcntl.h" nogil:
 cdef extern from "unistd.h" nogil:
     int close(int fd)
     int pipe2(int fds[2], int flags)
+    ssize_t read(int fd, void *buffer, size_t size)
     ssize_t write(int fd, const void *buffer, size_t size)
+
+
+cdef extern from "sys/uio.h" nogil:
+    ssize_t writev(int fd, const iovec *vectors, int count)
 
 
 cdef extern from "sys/random.h" nogil:

@@ -42,6 +42,7 @@ cdef enum item_kind:
     ITEM_TCP_FLOW
     ITEM_UDP_RULE
     ITEM_UDP_FLOW
+    ITEM_DOOR
 
 cdef enum tcp_state:
     TCP_CONNECTING

@@ -20,8 +20,9 @@ from arcbox_net.abi.threads cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from arcbox_net.relay.door cimport door_on_event, relay_door
 from arcbox_net.relay.flow cimport (
-    CLOSED, EVENTS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE,
+    CLOSED, EVENTS_MAX, ITEM_DOOR, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE,
     REQUEST_ADD, REQUEST_FLOWS, REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, item_init,
     item_queue, link_append, link_remove, list_empty, list_reset, relay_item, relay_link, relay_request,
     relay_rule, relay_worker, slabs_free, tcp_flow, timer_list, udp_flow,
@@ -154,6 +155,8 @@ cdef void _on_event(relay_worker *w, const epoll_event *event) noexcept nogil:
         tcp_on_listener(w, <relay_rule *>item)
     elif item.kind == ITEM_UDP_RULE:
         udp_on_listener(w, <relay_rule *>item)
+    elif item.kind == ITEM_DOOR:
+        door_on_event(w, <relay_door *>item)
 
 
 cdef void _run_ready(relay_worker *w) noexcept nogil:
