@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -485,3 +486,19 @@ class TestBadArguments:
 
 def test_the_counters_are_all_there() -> None:
     assert set(SpliceRelay().stats()) == {*COUNTERS, "wakeups", "rules"}
+
+
+def test_relay_that_cannot_enter_the_namespace_does_not_start() -> None:
+    with open("/dev/null", "rb") as nothing:
+        relay = SpliceRelay(threads=3, netns_fd=nothing.fileno())
+        with pytest.raises(OSError, match="enter the network namespace") as raised:
+            relay.start()
+        assert raised.value.errno == errno.EINVAL
+        relay.stop()
+
+
+def test_guest_subnets_have_a_limit() -> None:
+    subnets = [f"10.{i}.0.0/16" for i in range(5)]
+    SpliceRelay(guest_subnets=subnets[:4])
+    with pytest.raises(ValueError, match="5 guest subnets: expected 4 or less"):
+        SpliceRelay(guest_subnets=subnets)

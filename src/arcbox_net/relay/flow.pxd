@@ -34,6 +34,7 @@ cdef enum:
     UDP_BURST_MAX = 32
     UDP_BYTES_MAX = 65536
     CONTROL_BYTES = 64
+    GUEST_SUBNETS_MAX = 4
     COPY_BYTES = 65536  # the copy buffer; small enough to stay in the second-level cache
 
 cdef enum item_kind:
@@ -63,6 +64,8 @@ cdef enum counter:  # the order is that of COUNTERS in splice.pyx
     DATAGRAMS_IN
     DATAGRAMS_OUT
     DROPPED
+    DIALS_AS_CLIENT
+    DIALS_AS_GATEWAY
     COUNTER_COUNT
 
 cdef struct relay_item
@@ -91,11 +94,17 @@ cdef struct relay_rule:
     int fd
     uint8_t wildcard  # bound to no address: replies must name the one the client used
     uint8_t self_dial  # the target is on loopback, where a dial can meet itself
+    uint8_t transparent  # dial from the client's own address where that can be
     uint32_t target_size
     sockaddr_in6 target  # or a sockaddr_in, as its family says
     relay_link rule_link
     relay_link flows
     uint64_t counters[COUNTER_COUNT]
+
+cdef struct guest_subnet:
+    int family
+    uint8_t address[16]
+    uint32_t prefix_length
 
 cdef struct relay_pipe:
     int read_fd
@@ -192,6 +201,8 @@ cdef struct relay_worker:
     int wake_fd
     int reserve_fd  # given up for a moment when descriptors run out
     uint8_t exclusive  # listeners are shared with other workers
+    uint8_t guest_subnet_count
+    guest_subnet guest_subnets[GUEST_SUBNETS_MAX]  # where no client's address is used for a dial
     uint8_t stopping
     uint64_t now_ms
     uint64_t wakeups

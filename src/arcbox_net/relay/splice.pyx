@@ -5,6 +5,7 @@
     rule_id = relay.add_tcp(listener.detach(), ("192.168.64.5", 80))
 
 Calls may come from any thread. Rules can be added before `start()` and are all gone after `stop()`.
+With `netns_fd` the threads dial in that network namespace, wherever the listeners are.
 """
 
 from libc.errno cimport errno
@@ -14,13 +15,14 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.atomics cimport abx_load_relaxed_u64
 from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
+from arcbox_net.abi.namespaces cimport CLONE_NEWNET, setns
 from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVPKTINFO, SO_ACCEPTCONN, SO_TYPE,
     SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, getsockname, getsockopt, htons, ntohs, setsockopt, sockaddr,
     sockaddr_in, sockaddr_in6, socklen_t,
 )
 from arcbox_net.relay.flow cimport (
-    COUNTER_COUNT, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD, REQUEST_FLOWS,
+    COUNTER_COUNT, GUEST_SUBNETS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD, REQUEST_FLOWS,
     REQUEST_REMOVE, REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request,
     relay_rule, relay_worker,
 )
@@ -31,6 +33,7 @@ from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, work
 import contextlib
 import ipaddress
 import os
+import queue
 import resource
 import signal
 import threading
@@ -38,6 +41,7 @@ import threading
 COUNTERS = (
     "accepted", "active", "closed", "reset", "refused_limit", "refused_fds", "connect_failed",
     "connect_timeout", "idle_timeout", "bytes_in", "bytes_out", "datagrams_in", "datagrams_out", "dropped",
+    "dials_as_client", "dials_as_gateway",
 )
 assert len(COUNTERS) == COUNTER_COUNT
 
@@ -72,10 +76,11 @@ cdef class SpliceRelay:
     cdef uint64_t last_id
     cdef uint64_t removed[COUNTER_COUNT]  # what rules that are gone had counted
     cdef uint64_t wakeups  # of threads that have ended
-    cdef object lock, threads, state
+    cdef object lock, threads, state, netns_fd
 
     def __cinit__(
-        self, *, int threads=1, flows_max=16384, connect_timeout_ms=10000, idle_timeout_s=7440, udp_idle_s=300
+        self, *, int threads=1, flows_max=16384, connect_timeout_ms=10000, idle_timeout_s=7440, udp_idle_s=300,
+        netns_fd=None, guest_subnets=(),
     ):
         cdef int failure
         if not 1 <= threads <= WORKERS_MAX:
@@ -91,6 +96,10 @@ cdef class SpliceRelay:
         self.threads = []
         self.state = "new"
         self.flows_max = flows_max
+        self.netns_fd = netns_fd
+        subnets = [ipaddress.ip_network(subnet) for subnet in guest_subnets]
+        if len(subnets) > GUEST_SUBNETS_MAX:
+            raise ValueError(f"{len(subnets)} guest subnets: expected {GUEST_SUBNETS_MAX} or less")
         for i in range(threads):
             self.workers[i] = <relay_worker *>calloc(1, sizeof(relay_worker))
             if self.workers[i] == NULL:
@@ -104,6 +113,7 @@ cdef class SpliceRelay:
             self.workers[i].connecting.timeout_ms = connect_timeout_ms
             self.workers[i].idle.timeout_ms = <uint64_t>idle_timeout_s * 1000
             self.workers[i].udp_idle.timeout_ms = <uint64_t>udp_idle_s * 1000
+            _fill_subnets(self.workers[i], subnets)
 
     def __dealloc__(self):
         self._free_workers()  # a running thread holds a reference to this object, so none runs here
@@ -116,17 +126,34 @@ cdef class SpliceRelay:
             free(self.workers[self.worker_count])
 
     def start(self):
-        """Start the threads. A second call does nothing; a stopped relay stays stopped."""
+        """Start the threads. A second call does nothing; a stopped relay stays stopped.
+
+        OSError when a thread cannot enter the network namespace, and then none runs.
+        """
         with self.lock:
             if self.state == "running":
                 return
             self._open_only()
             _raise_descriptor_limit()
+            entered = queue.SimpleQueue()
+            agreed = threading.Event()
             for i in range(self.worker_count):
                 self.workers[i].running = 1
-                thread = threading.Thread(target=self._run, args=(i,), name=f"relay-{i}", daemon=True)
+                thread = threading.Thread(
+                    target=self._run, args=(i, entered, agreed), name=f"relay-{i}", daemon=True
+                )
                 self.threads.append(thread)
                 thread.start()
+            failures = [failure for _ in range(self.worker_count) if (failure := entered.get())]
+            if failures:
+                for i in range(self.worker_count):
+                    self.workers[i].running = 0
+            agreed.set()
+            if failures:
+                for thread in self.threads:
+                    thread.join()
+                self.threads.clear()
+                raise failures[0]
             self.state = "running"
 
     def stop(self):
@@ -144,24 +171,25 @@ cdef class SpliceRelay:
             self._free_workers()
             self.state = "stopped"
 
-    def add_tcp(self, int listener_fd, target):
+    def add_tcp(self, int listener_fd, target, *, bint transparent=False):
         """Take over *listener_fd* and forward what it accepts to *target*; the rule's id.
 
+        `transparent`: dial from the client's own address where that can be (source.pyx says where).
         When this raises, the descriptor is still the caller's.
         """
-        return self.add_tcp_many([(listener_fd, target)])[0]
+        return self.add_tcp_many([(listener_fd, target)], transparent=transparent)[0]
 
-    def add_tcp_many(self, forwards):
+    def add_tcp_many(self, forwards, *, bint transparent=False):
         """`add_tcp` for many at once: all are added or none."""
-        return self._add(ITEM_TCP_RULE, list(forwards))
+        return self._add(ITEM_TCP_RULE, list(forwards), transparent)
 
-    def add_udp(self, int socket_fd, target):
+    def add_udp(self, int socket_fd, target, *, bint transparent=False):
         """Take over the bound *socket_fd* and forward its datagrams to *target*; the rule's id."""
-        return self._add(ITEM_UDP_RULE, [(socket_fd, target)])[0]
+        return self.add_udp_many([(socket_fd, target)], transparent=transparent)[0]
 
-    def add_udp_many(self, forwards):
+    def add_udp_many(self, forwards, *, bint transparent=False):
         """`add_udp` for many at once: all are added or none."""
-        return self._add(ITEM_UDP_RULE, list(forwards))
+        return self._add(ITEM_UDP_RULE, list(forwards), transparent)
 
     def remove(self, rule_id):
         """Close the rule's listener and reset its flows. KeyError when there is no such rule."""
@@ -221,7 +249,11 @@ cdef class SpliceRelay:
             free(rows)
         return found
 
-    def _run(self, int index):
+    def _run(self, int index, entered, agreed):
+        entered.put(self._enter())
+        agreed.wait()
+        if not self.workers[index].running:
+            return
         # A batch thread does not push the sender off its core at every segment, so more is there when it runs: 5 %
         # of one stream's throughput where client, server and relay share two cores (decision 0005).
         if hasattr(os, "SCHED_BATCH"):
@@ -233,7 +265,13 @@ cdef class SpliceRelay:
         with nogil:
             worker_run(w)
 
-    def _add(self, int kind, list forwards):
+    def _enter(self):
+        """The error that keeps the calling thread out of the namespace, None when it is where it belongs."""
+        if self.netns_fd is None or setns(self.netns_fd, CLONE_NEWNET) == 0:
+            return None
+        return OSError(errno, f"relay: enter the network namespace: {os.strerror(errno)}")
+
+    def _add(self, int kind, list forwards, bint transparent):
         cdef _Rule rule
         made = []
         with self.lock:
@@ -243,7 +281,7 @@ cdef class SpliceRelay:
                 raise ValueError("a listener was given twice")
             for fd, target in forwards:
                 self.last_id += 1
-                made.append(self._make_rule(kind, fd, target, self.last_id))
+                made.append(self._make_rule(kind, fd, target, self.last_id, transparent))
             self._ask(REQUEST_ADD, made)
             ids = []
             for rule, (fd, _) in zip(made, forwards):
@@ -259,7 +297,7 @@ cdef class SpliceRelay:
                 return rule.parts[i]
         return NULL
 
-    cdef _Rule _make_rule(self, int kind, int fd, target, uint64_t rule_id):
+    cdef _Rule _make_rule(self, int kind, int fd, target, uint64_t rule_id, bint transparent):
         """A rule with a part for each worker (UDP: for one, which keeps the table of its clients)."""
         cdef _Rule rule = _Rule()
         cdef relay_rule *part
@@ -267,7 +305,7 @@ cdef class SpliceRelay:
         address = ipaddress.ip_address(target[0])
         if not 1 <= target[1] <= 65535:
             raise ValueError(f"target port {target[1]}: expected 1 to 65535")
-        wildcard = _check_socket(kind, fd, address, target[1])
+        wildcard = _check_socket(kind, fd, address, target[1], self.netns_fd is not None)
         for i in range(self.worker_count):
             if kind == ITEM_UDP_RULE and <uint64_t>i != rule_id % <uint64_t>self.worker_count:
                 continue
@@ -282,6 +320,7 @@ cdef class SpliceRelay:
             part.fd = fd
             part.wildcard = wildcard
             part.self_dial = address.is_loopback
+            part.transparent = transparent
             _fill_address(&part.target, &part.target_size, address.packed, target[1])
         if fcntl(fd, F_SETFL, O_NONBLOCK) < 0 or (kind == ITEM_TCP_RULE and tcp_tune(fd) < 0):
             raise OSError(f"descriptor {fd}: its options cannot be set")
@@ -344,6 +383,18 @@ cdef void _add_counts(_Rule rule, uint64_t *totals) noexcept:
                 totals[k] += abx_load_relaxed_u64(&rule.parts[i].counters[k])
 
 
+cdef _fill_subnets(relay_worker *w, list subnets):
+    cdef const char *raw
+    cdef int i
+    for i, subnet in enumerate(subnets):
+        packed = subnet.network_address.packed
+        raw = packed
+        w.guest_subnets[i].family = AF_INET if len(packed) == 4 else AF_INET6
+        w.guest_subnets[i].prefix_length = subnet.prefixlen
+        memcpy(w.guest_subnets[i].address, raw, len(packed))
+    w.guest_subnet_count = len(subnets)
+
+
 cdef void _fill_address(sockaddr_in6 *name, uint32_t *size, bytes packed, int l4_port) noexcept:
     cdef sockaddr_in *v4 = <sockaddr_in *>name
     cdef const char *raw = packed
@@ -401,7 +452,7 @@ cdef _socket_option(int fd, int name):
     return value
 
 
-cdef bint _check_socket(int kind, int fd, address, int target_port) except -1:
+cdef bint _check_socket(int kind, int fd, address, int target_port, bint elsewhere) except -1:
     """Whether *fd* is bound to no address. ValueError when it cannot serve such a rule."""
     cdef sockaddr_in6 name
     cdef socklen_t size = sizeof(name)
@@ -415,10 +466,10 @@ cdef bint _check_socket(int kind, int fd, address, int target_port) except -1:
     if getsockname(fd, <sockaddr *>&name, &size) < 0:
         raise OSError(errno, f"descriptor {fd}: {os.strerror(errno)}")
     bound, bound_port = _address_of(&name)
-    if bound_port == target_port and (bound == address or (bound.is_unspecified and address.is_loopback)):
+    if not elsewhere and bound_port == target_port and (bound == address or (bound.is_unspecified and address.is_loopback)):
         raise ValueError(f"a forward from {bound} port {bound_port} to itself would never end")
-    if tcp and (bound.version == 4 or bound.is_loopback):
-        # Other clients of an IPv4 forward never come here: the kernel's map takes their packets first.
+    if tcp and (bound.is_loopback or (bound.version == 4 and not elsewhere)):
+        # Other clients of an IPv4 forward do not come here where the kernel's map takes their packets first.
         tcp_unpace(fd)
     if tcp or not bound.is_unspecified:
         return False

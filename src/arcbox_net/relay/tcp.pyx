@@ -29,7 +29,7 @@ from arcbox_net.abi.socket cimport (
     AF_INET, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK,
     SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
     accept4, connect, getpeername, getsockname, getsockopt, linger, setsockopt, sockaddr, sockaddr_in,
-    sockaddr_in6, socket, socklen_t,
+    sockaddr_in6, socklen_t,
 )
 from arcbox_net.relay.flow cimport (
     BYTES_IN, BYTES_OUT, CLIENT, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT,
@@ -39,6 +39,7 @@ from arcbox_net.relay.flow cimport (
 )
 from arcbox_net.relay.pipes cimport pipe_release
 from arcbox_net.relay.pump cimport PUMP_FAILED, PUMP_MORE, pump
+from arcbox_net.relay.source cimport SOURCE_COUNT, source_count, source_first, source_socket
 
 cdef enum:
     ACCEPTS_MAX = 64  # of one listener in one turn
@@ -50,12 +51,15 @@ cdef enum:
 cdef void tcp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
     """Accept what waits; a listener that is resting after a shortage of descriptors is left alone."""
     cdef int fd, _i
+    cdef sockaddr_in6 client
+    cdef socklen_t size
     if rule.item.timers != NULL:
         return
     for _i in range(ACCEPTS_MAX):
-        fd = accept4(rule.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        size = sizeof(client)
+        fd = accept4(rule.fd, <sockaddr *>&client, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
-            _open(w, rule, fd)
+            _open(w, rule, fd, &client)
         elif errno == EAGAIN:
             return
         elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -161,7 +165,7 @@ cdef void tcp_unpace(int fd) noexcept nogil:
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
 
 
-cdef void _open(relay_worker *w, relay_rule *rule, int client_fd) noexcept nogil:
+cdef void _open(relay_worker *w, relay_rule *rule, int client_fd, const sockaddr_in6 *client) noexcept nogil:
     """A flow for an accepted client: dial the rule's target, or reset the client."""
     cdef flow_entry *entry
     cdef tcp_flow *flow
@@ -170,16 +174,9 @@ cdef void _open(relay_worker *w, relay_rule *rule, int client_fd) noexcept nogil
         count(rule, REFUSED_LIMIT, 1)
         _close_reset(client_fd)
         return
-    target_fd = socket(rule.target.sin6_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    target_fd = _dial(w, rule, client)
     if target_fd < 0:
-        count(rule, REFUSED_FDS, 1)
-        _close_reset(client_fd)
-        return
-    tcp_tune(target_fd)
-    tcp_unpace(target_fd)
-    if connect(target_fd, <const sockaddr *>&rule.target, rule.target_size) < 0 and errno != EINPROGRESS:
-        count(rule, CONNECT_FAILED, 1)
-        close(target_fd)
+        count(rule, REFUSED_FDS if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM) else CONNECT_FAILED, 1)
         _close_reset(client_fd)
         return
     entry = flow_acquire(w, rule, ITEM_TCP_FLOW)
@@ -200,6 +197,22 @@ cdef void _open(relay_worker *w, relay_rule *rule, int client_fd) noexcept nogil
     item_time(w, &flow.item, &w.connecting)
     if _watch(w, flow, TARGET) < 0 or _watch(w, flow, CLIENT) < 0:
         _end(w, flow, REFUSED_FDS)
+
+
+cdef int _dial(relay_worker *w, relay_rule *rule, const sockaddr_in6 *client) noexcept nogil:
+    """A socket that has begun to connect to the target; -1 and errno when no source address would do."""
+    cdef int fd, source
+    for source in range(source_first(w, rule, client), SOURCE_COUNT):
+        fd = source_socket(rule, SOCK_STREAM, client, source)
+        if fd < 0:
+            continue
+        tcp_tune(fd)
+        tcp_unpace(fd)
+        if connect(fd, <const sockaddr *>&rule.target, rule.target_size) == 0 or errno == EINPROGRESS:
+            source_count(rule, source)
+            return fd
+        close(fd)  # leaves errno alone
+    return -1
 
 
 cdef bint _dialled(relay_worker *w, tcp_flow *flow) noexcept nogil:

@@ -7,7 +7,7 @@ UDP_BURST_MAX, whole or not at all. Sockets are watched level-triggered, because
 the queue was seen empty or gives way.
 """
 
-from libc.errno cimport EAGAIN, ENOBUFS, errno
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy, memset
@@ -17,8 +17,8 @@ from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, IP_PKTINFO,
     IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_DONTWAIT, MSG_NOSIGNAL, SO_RCVBUF, SO_RCVBUFFORCE,
-    SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, cmsghdr, connect, in6_pktinfo, in_pktinfo,
-    mmsghdr, msghdr, recvmmsg, sendmmsg, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
+    SOCK_DGRAM, SOL_SOCKET, cmsghdr, connect, in6_pktinfo, in_pktinfo,
+    mmsghdr, msghdr, recvmmsg, sendmmsg, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
 )
 from arcbox_net.relay.flow cimport (
     BYTES_IN, BYTES_OUT, CLIENT, CONTROL_BYTES, DATAGRAMS_IN, DATAGRAMS_OUT, DROPPED, IDLE_TIMEOUT,
@@ -26,6 +26,7 @@ from arcbox_net.relay.flow cimport (
     flow_acquire, flow_entry, flow_retire, flow_row, item_time, item_touch, link_append, relay_rule,
     relay_worker, udp_batch, udp_flow,
 )
+from arcbox_net.relay.source cimport SOURCE_COUNT, source_count, source_first, source_socket
 
 cdef enum:
     BURSTS_MAX = 4  # of one socket in one turn
@@ -203,12 +204,12 @@ cdef udp_flow *_open(
     if w.flow_count >= w.flows_max:
         count(rule, REFUSED_LIMIT, 1)
         return NULL
-    fd = socket(rule.target.sin6_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    fd = _dial(w, rule, client)
     if fd < 0:
-        count(rule, REFUSED_FDS, 1)
+        if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            count(rule, REFUSED_FDS, 1)
         return NULL
-    udp_tune(fd)
-    entry = flow_acquire(w, rule, ITEM_UDP_FLOW) if _connected(fd, rule) else NULL
+    entry = flow_acquire(w, rule, ITEM_UDP_FLOW)
     if entry == NULL:
         close(fd)
         return NULL
@@ -232,8 +233,19 @@ cdef udp_flow *_open(
     return flow
 
 
-cdef bint _connected(int fd, relay_rule *rule) noexcept nogil:
-    return connect(fd, <const sockaddr *>&rule.target, rule.target_size) == 0
+cdef int _dial(relay_worker *w, relay_rule *rule, const sockaddr_in6 *client) noexcept nogil:
+    """A socket connected to the target; -1 and errno when no source address would do."""
+    cdef int fd, source
+    for source in range(source_first(w, rule, client), SOURCE_COUNT):
+        fd = source_socket(rule, SOCK_DGRAM, client, source)
+        if fd < 0:
+            continue
+        udp_tune(fd)
+        if connect(fd, <const sockaddr *>&rule.target, rule.target_size) == 0:
+            source_count(rule, source)
+            return fd
+        close(fd)  # leaves errno alone
+    return -1
 
 
 cdef uint32_t _hash(
