@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from arcbox_net.host.linux import generation, nfnetlink
 from arcbox_net.host.linux.nftables import Firewall
@@ -22,7 +23,10 @@ _RECEIVE_BUFFER_BYTES = 1 << 20
 
 
 class FirewallMonitor:
-    """Calls *on_change* in the event loop when the tables of *firewall* are not what it put there."""
+    """Calls *on_change* in the event loop when the tables of *firewall* are not what it put there.
+
+    `run` calls a function in a thread that is in the tables' network namespace.
+    """
 
     def __init__(
         self,
@@ -31,8 +35,10 @@ class FirewallMonitor:
         *,
         debounce_s: float = DEBOUNCE_S,
         audit_s: float = AUDIT_S,
+        run: Callable[..., Awaitable[Any]] = asyncio.to_thread,
     ) -> None:
         self._firewall = firewall
+        self._run = run
         self._on_change = on_change
         self._debounce_s = debounce_s
         self._audit_s = audit_s
@@ -45,12 +51,9 @@ class FirewallMonitor:
         self._audit: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen in the network namespace of the calling thread. Raises OSError."""
-        self._socket = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            nfnetlink.NETLINK_NETFILTER,
-        )
+        """Raises OSError."""
+        opened: socket.socket = await self._run(_open_socket)
+        self._socket = opened
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._socket.bind((0, 0))
         self._socket.setsockopt(
@@ -98,7 +101,7 @@ class FirewallMonitor:
         await asyncio.sleep(self._debounce_s)
         suspects, self._suspects = self._suspects, []
         missed, self._missed = self._missed, False
-        changed = await asyncio.to_thread(self._is_changed, suspects, missed)
+        changed = await self._run(self._is_changed, suspects, missed)
         self._check = None
         if changed:
             self._on_change()
@@ -114,5 +117,10 @@ class FirewallMonitor:
     async def _audit_forever(self) -> None:
         while True:
             await asyncio.sleep(self._audit_s)
-            if await asyncio.to_thread(self._is_changed, [], True):
+            if await self._run(self._is_changed, [], True):
                 self._on_change()
+
+
+def _open_socket() -> socket.socket:
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    return socket.socket(socket.AF_NETLINK, kind, nfnetlink.NETLINK_NETFILTER)

@@ -18,6 +18,7 @@ from arcbox_net.services.dhcp.records import Clock, Lease, LeaseChange
 from arcbox_net.services.dhcp.server import Decision, DhcpServer, Reply
 from arcbox_net.services.dhcp.settings import DhcpSettings
 from arcbox_net.services.dhcp.sockets import hold_server_port, open_arp, open_frames
+from arcbox_net.services.placing import Placing, here
 
 __all__ = ["DhcpService", "system_clock"]
 
@@ -37,7 +38,8 @@ class DhcpService:
     """Owns the sockets and timers. `port_of` names the guest port of a source MAC, None when it is unknown.
 
     `on_lease(lease, active)` follows named bindings as they become durable and as they end. `writer` is the
-    table's; it is shared with whoever else allocates from the table, and made here when there is none.
+    table's; it is shared with whoever else allocates from the table, and made here when there is none. `place`
+    makes the sockets where the interface is.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class DhcpService:
         on_lease: LeaseListener,
         writer: LeaseWriter | None = None,
         clock: Callable[[], Clock] = system_clock,
+        place: Placing = here,
     ) -> None:
         self._table = table
+        self._place = place
         self._ifname = ifname
         self._port_of = port_of
         self._on_lease = on_lease
@@ -69,9 +73,9 @@ class DhcpService:
 
     async def start(self) -> None:
         """Answer from now on. Raises ServiceError: port 67 is taken, no permission, no such interface."""
-        self._held = hold_server_port(self._ifname)
+        self._held = await self._place(lambda: hold_server_port(self._ifname))
         try:
-            self._frames = open_frames(self._ifname)
+            self._frames = await self._place(lambda: open_frames(self._ifname))
         except BaseException:
             self._held.close()
             raise
@@ -225,7 +229,7 @@ class DhcpService:
     async def _claimed_by(self, ip: int) -> bytes | None:
         """The MAC that answers on *ip* within PROBE_S."""
         loop = asyncio.get_running_loop()
-        with open_arp(self._ifname) as sock:
+        with await self._place(lambda: open_arp(self._ifname)) as sock:
             sock.send(arp_probe(sock.getsockname()[4], ip))
             try:
                 async with asyncio.timeout(PROBE_S):

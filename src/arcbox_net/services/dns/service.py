@@ -17,6 +17,7 @@ from arcbox_net.services.dns.names import LocalNames
 from arcbox_net.services.dns.rates import RateLimiter
 from arcbox_net.services.dns.resolvconf import ResolvConf
 from arcbox_net.services.dns.settings import TCP_BYTES_MAX, DnsSettings, Endpoint
+from arcbox_net.services.placing import Placing, here
 
 BURST_MAX = 64  # as in hotpath.pyx
 BURSTS_PER_WAKE_MAX = 8
@@ -31,12 +32,21 @@ def now() -> float:
 
 
 class DnsService:
-    """Serves DNS on the settings' addresses from `start` to `stop`."""
+    """Serves DNS on the settings' addresses from `start` to `stop`.
+
+    `place` makes the listening sockets; upstreams are asked from the event loop's own network namespace.
+    """
 
     def __init__(
-        self, settings: DnsSettings, names: LocalNames, *, rng: Callable[[int], bytes] | None = None
+        self,
+        settings: DnsSettings,
+        names: LocalNames,
+        *,
+        rng: Callable[[int], bytes] | None = None,
+        place: Placing = here,
     ) -> None:
         rng = rng or os.urandom
+        self._place = place
         self._settings = settings
         self._names = names
         self._cache = AnswerCache(
@@ -56,16 +66,7 @@ class DnsService:
     async def start(self) -> None:
         """Listen. Raises ServiceError when a port is taken; nothing is left open then."""
         self._loop = asyncio.get_running_loop()
-        streams: list[socket.socket] = []
-        try:
-            for endpoint in self._settings.listen:
-                self._udp.append(bind(endpoint, socket.SOCK_DGRAM))
-                streams.append(bind(endpoint, socket.SOCK_STREAM))
-        except BaseException:
-            for sock in [*self._udp, *streams]:
-                sock.close()
-            self._udp.clear()
-            raise
+        self._udp, streams = await self._place(self._bind_all)
         for sock in streams:
             await self._tcp.start(sock)
         for sock in self._udp:
@@ -91,6 +92,19 @@ class DnsService:
         self._udp.clear()
         await self._tcp.stop()
         self._asker.close()
+
+    def _bind_all(self) -> tuple[list[socket.socket], list[socket.socket]]:
+        datagrams: list[socket.socket] = []
+        streams: list[socket.socket] = []
+        try:
+            for endpoint in self._settings.listen:
+                datagrams.append(bind(endpoint, socket.SOCK_DGRAM))
+                streams.append(bind(endpoint, socket.SOCK_STREAM))
+        except BaseException:
+            for sock in [*datagrams, *streams]:
+                sock.close()
+            raise
+        return datagrams, streams
 
     @property
     def upstreams(self) -> list[str]:
