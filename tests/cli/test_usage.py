@@ -151,7 +151,7 @@ def test_a_completion_script_is_printed(arcbox_net: Run, shell: str, word: str) 
     assert "_ARCBOX_NET_COMPLETE" in result.output
 
 
-@pytest.mark.parametrize("words", [("run", "--", "true"), ("run", "dev", "--", "true"), ("demo",)])
+@pytest.mark.parametrize("words", [("run", "dev", "--", "true")])
 def test_without_privilege_the_command_to_type_is_said(
     arcbox_net: Run, manager, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:

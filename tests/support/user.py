@@ -1,58 +1,70 @@
-"""An ordinary user in tests that run as root: commands without any privilege, on a machine of `netns.Host`.
+"""An ordinary user in tests that run as root: no privilege, and a home of its own, on a machine of `netns.Host`.
 
-    user = User(host, tmp_path)
-    user.run([sys.executable, "-c", "…"])   # in the host's namespace, with a home and folders of its own
+    user = User(machine, directory)
+    user.run([sys.executable, "-c", "…"])       # in the machine's namespace
+    user.cli("up dev")                          # arcbox-net as that user
+    user.guest("dev", "curl -sS http://…")      # a command as a guest of the user's network
 
-The interpreter of the tests may lie in a folder that only root can enter, such as root's home. Commands of the user
-then run in a mount namespace in which it can be reached at its own path, and nothing else of that folder.
+The user exists on that machine only: its line in /etc/passwd is mounted there, like a /dev/net/tun that everybody
+may open (`tun_mode`). What the tests need of folders that are root's alone is made reachable. See `as_user.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.support.netns import COMMAND_TIMEOUT_S, Command, Namespace
 
-UID = 61_234  # of nobody: no account is needed to be an ordinary user
-TUN = Path("/dev/net/tun")
+ROOT = Path(__file__).parents[2]
+CLI = Path(sys.executable).with_name("arcbox-net")
+LAUNCHER = Path(__file__).with_name("as_user.py")
+NAME = "walter"
+FIRST_UID, UIDS = 61_000, 4_000  # distributions give them to nobody; another one for each test run at a time
+PATH = "/usr/local/bin:/usr/bin:/bin"  # a login shell's has no sbin
+TUN_MODE = 0o666  # as distributions have it
 
 
 class User:
     """Runs commands as an ordinary user inside *host*. `env` is its whole environment."""
 
-    def __init__(self, host: Namespace, directory: Path, uid: int = UID) -> None:
+    def __init__(
+        self, host: Namespace, directory: Path, uid: int | None = None, *, tun_mode: int = TUN_MODE
+    ) -> None:
         self.host = host
-        self.uid = uid
-        self.home = directory / "home"
-        self.runtime = directory / "runtime"
+        self.uid = self.gid = uid if uid is not None else FIRST_UID + os.getpid() % UIDS
+        directory.chmod(0o755)
+        self.home, self.runtime, scratch = (directory / name for name in ("home", "runtime", "dev"))
+        scratch.mkdir()
         for folder in (self.home, self.runtime):
             folder.mkdir(mode=0o700)
-            os.chown(folder, uid, uid)
-        for folder in directory.parents:  # pytest's folders are root's alone
-            if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-                folder.chmod(folder.stat().st_mode | 0o011)
-        directory.chmod(0o755)
+            os.chown(folder, self.uid, self.gid)
+        needed = {os.path.realpath(sys.base_prefix), sys.prefix, str(ROOT), str(directory)}
+        self._launch = [
+            *[os.path.realpath(sys.executable), "-I", "-S", str(LAUNCHER)],
+            *[str(self.uid), str(self.gid), f"{tun_mode:o}", str(scratch), *sorted(needed), "--"],
+        ]
+        accounts = Path("/etc/passwd").read_text()
+        host.etc("passwd", f"{accounts}{NAME}:x:{self.uid}:{self.gid}::{self.home}:/bin/sh\n")
         self.env = {
             "HOME": str(self.home),
-            "XDG_RUNTIME_DIR": str(self.runtime),
-            "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
+            "USER": NAME,
+            "LOGNAME": NAME,
+            "PATH": PATH,
             "LANG": "C.UTF-8",
+            "XDG_RUNTIME_DIR": str(self.runtime),
         }
 
     def argv(self, command: Command, env: Mapping[str, str] | None = None) -> list[str]:
         words = shlex.split(command) if isinstance(command, str) else list(command)
         variables = [f"{name}={value}" for name, value in {**self.env, **(env or {})}.items()]
-        become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", "env", "-i"]
-        return self.host.argv(
-            ["unshare", "--mount", "sh", "-c", _reachable(), "sh", *become, *variables, *words]
-        )
+        return self.host.argv([*self._launch, "env", "-i", *variables, *words])
 
     def run(
         self,
@@ -86,32 +98,18 @@ class User:
         """Run the Python program *text* with the tests' own interpreter and packages."""
         return self.run([sys.executable, "-c", text, *arguments], **options)
 
+    def cli(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run `arcbox-net WORDS`; one string is split at spaces."""
+        arguments = words[0].split() if len(words) == 1 else list(words)
+        return self.run([str(CLI), *arguments], check=check, timeout=timeout)
 
-@contextlib.contextmanager
-def open_tun() -> Iterator[None]:
-    """Let everybody open /dev/net/tun, as on an ordinary host, and put its mode back."""
-    mode = TUN.stat().st_mode & 0o7777
-    TUN.chmod(0o666)
-    try:
-        yield
-    finally:
-        TUN.chmod(mode)
+    def cli_json(self, *words: str) -> Any:
+        arguments = words[0].split() if len(words) == 1 else list(words)
+        return json.loads(self.cli(*arguments, "--json").stdout)
 
-
-def _reachable() -> str:
-    """Shell that makes the interpreter reachable for everybody in this mount namespace, then runs its arguments."""
-    prefix = Path(sys.base_prefix).resolve()
-    closed = next(
-        (folder for folder in [*reversed(prefix.parents), prefix] if not folder.stat().st_mode & 1), None
-    )
-    if closed is None:
-        return 'exec "$@"'
-    return f"""set -e
-        hold=$(mktemp -d /tmp/abxt-hold.XXXXXX)
-        mount --bind {shlex.quote(str(prefix))} "$hold"
-        mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(closed))}
-        mkdir -p {shlex.quote(str(prefix))}
-        mount --bind "$hold" {shlex.quote(str(prefix))}
-        umount "$hold"; rmdir "$hold"
-        exec "$@"
-    """
+    def guest(
+        self, network: str, command: Command, *, check: bool = True, timeout: float = COMMAND_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
+        """Run *command* as a guest of *network*."""
+        words = shlex.split(command) if isinstance(command, str) else list(command)
+        return self.cli("run", network, "--", *words, check=check, timeout=timeout)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from arcbox_net.cli import demo_http, demo_speed
-from arcbox_net.host.linux import guest_process
+from arcbox_net.host.linux import guest_mounts, guest_process
 from arcbox_net.host.linux.guest_process import GuestProcess
 
 IFNAME = "eth0"
@@ -91,7 +91,7 @@ def _dhcp(hostname: str) -> dict[str, Any]:
 
     lease = configure(IFNAME, hostname=hostname)
     if lease.dns:
-        guest_process.replace_resolv_conf(resolv_conf_text(lease.dns, lease.domain))
+        guest_mounts.replace_resolv_conf(resolv_conf_text(lease.dns, lease.domain))
     return {
         "ip": str(lease.ip),
         "server": str(lease.server),

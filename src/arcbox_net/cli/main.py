@@ -45,7 +45,7 @@ class Failure(click.ClickException):
         head = style("arcbox-net: ", stream=sys.stderr, fg="red", bold=True)
         click.echo(f"{head}{self.error.message}", err=True)
         fix = self.error.fix
-        if isinstance(self.error, PermissionDenied) and os.geteuid() != 0:
+        if isinstance(self.error, PermissionDenied) and os.geteuid() != 0 and "root" in (fix or "root"):
             from arcbox_net.cli.common import again_as_root
 
             fix = again_as_root()

@@ -80,12 +80,14 @@ def command(
     arcbox-net run dev -- firecracker --config-file vm.json
 
     CMD gets a network namespace with an eth0, and an /etc/resolv.conf that names the network's DNS. Its
-    signals and its exit status pass through (127: not found). The files it sees are the host's.
+    signals and its exit status pass through (127: not found). The files it sees are the host's, and it runs
+    as you: without root it has every power over its own namespace and none over the network's.
 
     A VM monitor stays in the host's namespace and gets a TAP instead. For qemu-system-*, "-netdev
     tap,id=abx0,fd=…" and a virtio "-device" are added; for another card give your own -device with
-    netdev=abx0. For cloud-hypervisor, "--net fd=…" is added. firecracker opens a TAP by its name: with
-    --config-file the interface is added to a copy of the file, else it is printed for your API call.
+    netdev=abx0. For cloud-hypervisor, "--net fd=…" is added. firecracker opens a TAP by its name, and runs
+    where the TAP is (see enter): with --config-file the interface is added to a copy of the file, else it is
+    printed for your API call.
     """
     words: list[str] = ctx.meta.get("command", [])
     if not words:
@@ -103,7 +105,6 @@ def command(
     else:
         config = build_config(None, queues=queues, **options)
     common.check_guest(mac, ip, port)
-    common.require_admin("run")
     from arcbox_net.cli.foreground import end_like, signals_held
     from arcbox_net.cli.monitor import monitor_of
     from arcbox_net.manager import NetworkManager
@@ -166,11 +167,14 @@ class _Guest:
 
 def _run_command(stack: contextlib.ExitStack, guest: _Guest, words: list[str], dhcp: bool) -> int:
     from arcbox_net.cli.foreground import wait_for
+    from arcbox_net.host.linux import user_namespace
     from arcbox_net.host.linux.guest_process import GuestProcess
 
     network = guest.manager.status()
     dhcp = dhcp or network.subnet is None
-    process = GuestProcess.fork(lambda order: _become(words, order))
+    if not user_namespace.is_private(network.pid):
+        common.require_admin("run")
+    process = GuestProcess.fork(lambda order: _become(words, order), network_pid=network.pid)
     try:
         stack.enter_context(
             guest.attached(
@@ -188,7 +192,7 @@ def _run_command(stack: contextlib.ExitStack, guest: _Guest, words: list[str], d
 
 def _become(words: list[str], order: dict[str, Any]) -> int:
     """In the guest's namespaces: an address if it has none, the resolver, then the command."""
-    from arcbox_net.host.linux import guest_process
+    from arcbox_net.host.linux import guest_mounts, guest_process
 
     text = order["resolv_conf"]
     if order["dhcp"]:
@@ -196,7 +200,7 @@ def _become(words: list[str], order: dict[str, Any]) -> int:
 
         lease = configure("eth0")
         text = resolv_conf_text(lease.dns, lease.domain) if lease.dns else text
-    for missed in guest_process.dress(text):
+    for missed in guest_mounts.dress(text):
         output.note(missed)
     guest_process.execute(words)
 
@@ -221,7 +225,7 @@ def _run_monitor(
 ) -> int:
     from arcbox_net.cli import monitor
     from arcbox_net.cli.foreground import wait_for
-    from arcbox_net.host.linux.guest_process import GuestProcess, execute
+    from arcbox_net.host.linux.guest_process import GuestProcess, enter, execute
 
     own_mac = monitor.wanted_mac(words)
     if own_mac is not None and guest.mac is not None and own_mac.lower() != guest.mac.lower():
@@ -247,7 +251,11 @@ def _run_monitor(
         fds = tuple(tap.fds)
         words = monitor.with_nic(kind, words, monitor.Nic(mac=tap.mac, mtu=tap.mtu, fds=fds))
 
+    network_pid = guest.manager.status().pid if by_name else None
+
     def become(_order: dict[str, Any]) -> int:
+        if network_pid is not None:
+            enter(network_pid)
         for fd in fds:
             os.set_inheritable(fd, True)
         execute(words)

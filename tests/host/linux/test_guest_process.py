@@ -13,14 +13,8 @@ from typing import Any
 import pytest
 
 from arcbox_net.errors import ArcboxNetError, PermissionDenied
-from arcbox_net.host.linux.guest_process import (
-    CommandFailed,
-    GuestProcess,
-    dress,
-    execute,
-    replace_resolv_conf,
-    started,
-)
+from arcbox_net.host.linux.guest_mounts import dress, replace_resolv_conf
+from arcbox_net.host.linux.guest_process import CommandFailed, GuestProcess, execute, started
 
 
 def ended(process: GuestProcess) -> int:

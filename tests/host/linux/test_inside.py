@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -129,7 +130,7 @@ print(json.dumps(found))
 def test_ordinary_user_gets_powers_inside_and_keeps_its_ids(tmp_path: Path) -> None:
     with Host() as host:
         user = User(host, tmp_path)
-        found = json.loads(user.python(ENTER).stdout)
+        found = json.loads(user.python(ENTER, env={"PATH": os.defpath + ":/usr/sbin:/sbin"}).stdout)
         assert host.run("nft list tables").stdout == ""
     assert found == {
         "before": False,

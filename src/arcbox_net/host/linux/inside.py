@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -58,10 +59,11 @@ def has_namespace_power() -> bool:
     return has_network_power() and bool(_effective() >> CAP_SYS_ADMIN & 1)
 
 
-def enter_user_namespace() -> None:
+def enter_user_namespace(powers: Collection[int] = AMBIENT) -> None:
     """Move this process into a user namespace of its own, in which it may do all that a network needs.
 
-    The process must have one thread. Raises PermissionDenied or Unsupported, whose fix names the setting in the way.
+    Programs that it executes have *powers*. The process must have one thread. Raises PermissionDenied or
+    Unsupported, whose fix names the setting in the way.
     """
     uid, gid = os.geteuid(), os.getegid()
     try:
@@ -69,7 +71,7 @@ def enter_user_namespace() -> None:
         _write_map("setgroups", "deny")  # without it, the kernel takes no map of groups from an ordinary user
         _write_map("uid_map", f"{uid} {uid} 1")
         _write_map("gid_map", f"{gid} {gid} 1")
-        _raise_ambient()
+        raise_ambient(powers)
     except OSError as error:
         refuse_user_namespace(error)
 
@@ -197,15 +199,15 @@ def _write_map(name: str, text: str) -> None:
         file.write(text)
 
 
-def _raise_ambient() -> None:
-    """Make AMBIENT survive an execve of this process, which as an ordinary user would drop every capability."""
+def raise_ambient(powers: Collection[int]) -> None:
+    """Make *powers* survive an execve of this process, which as an ordinary user would drop every capability."""
     header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
     words = (_CapabilityWords * 2)()
     _check(_libc.capget(ctypes.byref(header), words))
-    for capability in AMBIENT:
+    for capability in powers:
         words[0].inheritable |= 1 << capability
     _check(_libc.capset(ctypes.byref(header), words))
-    for capability in AMBIENT:
+    for capability in powers:
         _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, *map(ctypes.c_ulong, (capability, 0, 0))))
 
 
