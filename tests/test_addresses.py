@@ -12,10 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from arcbox_net.addresses import (
     IpAllocator,
     candidate_subnets,
+    eui64_address,
     format_mac,
     parse_mac,
     parse_subnet,
+    parse_subnet6,
     stable_mac,
+    ula_subnet,
 )
 from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError, PoolExhausted
 
@@ -198,3 +201,24 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 TestAllocator = AllocatorMachine.TestCase
+
+
+def test_a_ula_is_fd_the_global_id_and_the_first_subnet() -> None:
+    assert ula_subnet(bytes.fromhex("123456789a")) == ipaddress.IPv6Network("fd12:3456:789a::/64")
+    assert parse_subnet6(str(ula_subnet(b"\0" * 5))) == ipaddress.IPv6Network("fd00::/64")
+    for wrong in (b"\0" * 4, b"\0" * 6):
+        with pytest.raises(ValueError, match="5 bytes"):
+            ula_subnet(wrong)
+
+
+@pytest.mark.parametrize(
+    ("mac", "identifier"),
+    [
+        # RFC 4291 appendix A: the universal/local bit is turned over, ff:fe goes in the middle.
+        ("34:56:78:9a:bc:de", "3656:78ff:fe9a:bcde"),
+        ("02:00:00:00:00:01", "0:ff:fe00:1"),
+    ],
+)
+def test_eui64_addresses_are_those_that_a_kernel_makes(mac: str, identifier: str) -> None:
+    subnet = ipaddress.IPv6Network("fd00:0:0:7::/64")
+    assert eui64_address(subnet, parse_mac(mac)) == ipaddress.IPv6Address(f"fd00:0:0:7:{identifier}")

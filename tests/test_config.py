@@ -162,6 +162,41 @@ def test_a_wrong_value_of_a_part_is_a_config_error(build: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "subnet6",
+    [
+        "fd00::/48",
+        "fd00::/65",
+        "fd00::1/64",
+        "2001:db8::/64",
+        "fe80::/64",
+        "fc00::/64",
+        "10.0.0.0/24",
+        "off",
+        "",
+    ],
+)
+def test_subnet6_is_a_ula_slash_64_or_a_word(subnet6: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NetConfig(subnet6=subnet6)
+    assert caught.value.field == "subnet6"
+
+
+@pytest.mark.parametrize("options", [{"mtu": 1279}, {"mode": NetworkMode.BRIDGE, "bridge": "br0"}])
+def test_subnet6_where_there_can_be_no_ipv6_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NetConfig(subnet6="fd00::/64", **options)
+    assert caught.value.field == "subnet6"
+
+
+def test_ipv6_is_on_unless_switched_off_or_impossible() -> None:
+    assert NetConfig().has_ipv6 and NetConfig(mtu=1280).has_ipv6 and NetConfig(subnet6="fd00::/64").has_ipv6
+    assert NetConfig(mode=NetworkMode.HOST_ONLY).has_ipv6
+    assert not NetConfig(subnet6="none").has_ipv6
+    assert not NetConfig(mtu=1279).has_ipv6
+    assert not NetConfig(mode=NetworkMode.BRIDGE, bridge="br0").has_ipv6
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("1.1.1.1", ("1.1.1.1", 53)),
@@ -169,6 +204,8 @@ def test_a_wrong_value_of_a_part_is_a_config_error(build: Any) -> None:
         ("::1", ("::1", 53)),
         ("[::1]", ("::1", 53)),
         ("[2001:db8::1]:853", ("2001:db8::1", 853)),
+        ("fe80::1%eth0", ("fe80::1%eth0", 53)),
+        ("[fe80::1%eth0]:5353", ("fe80::1%eth0", 5353)),
     ],
 )
 def test_an_endpoint_is_an_address_and_maybe_a_port_number(text: str, expected: tuple[str, int]) -> None:
@@ -179,6 +216,7 @@ FULL: dict[str, Any] = {
     "mode": "nat",
     "name": "dev",
     "subnet": "10.7.0.0/24",
+    "subnet6": "fd12:3456:789a::/64",
     "gateway": "10.7.0.254",
     "mtu": 9000,
     "egress": "masquerade",

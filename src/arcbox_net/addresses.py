@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError, PoolExhausted
 
 Subnet = ipaddress.IPv4Network
+GLOBAL_ID_BYTES = 5  # RFC 4193 section 3.1: 40 random bits
+_ULA = ipaddress.IPv6Network("fd00::/8")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
@@ -55,6 +57,35 @@ def parse_subnet(text: str) -> Subnet:
             value=text,
         )
     return subnet
+
+
+def parse_subnet6(text: str) -> ipaddress.IPv6Network:
+    """A /64 inside fd00::/8: what guests make their own addresses from (RFC 4862). Raises ConfigError."""
+    try:
+        subnet = ipaddress.IPv6Network(text, strict=True)
+    except ValueError as error:
+        raise ConfigError(f"subnet6 {text!r}: {error}", field="subnet6", value=text) from None
+    if subnet.prefixlen != 64 or not subnet.subnet_of(_ULA):
+        raise ConfigError(
+            f"subnet6 {text!r} is not a /64 inside fd00::/8",
+            fix='leave it at "auto", which chooses one that nobody else has',
+            field="subnet6",
+            value=text,
+        )
+    return subnet
+
+
+def ula_subnet(global_id: bytes) -> ipaddress.IPv6Network:
+    """The first /64 of the site that the random *global_id* names (RFC 4193)."""
+    if len(global_id) != GLOBAL_ID_BYTES:
+        raise ValueError(f"a global id is {GLOBAL_ID_BYTES} bytes")
+    return ipaddress.IPv6Network((b"\xfd" + global_id + bytes(10), 64))
+
+
+def eui64_address(subnet: ipaddress.IPv6Network, mac: bytes) -> ipaddress.IPv6Address:
+    """The address that a guest with *mac* makes itself in *subnet* (RFC 4291, appendix A)."""
+    identifier = bytes((mac[0] ^ 0x02,)) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    return ipaddress.IPv6Address(subnet.network_address.packed[:8] + identifier)
 
 
 def candidate_subnets(first: Subnet) -> Iterator[Subnet]:

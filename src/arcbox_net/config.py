@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arcbox_net.addresses import Subnet, parse_mac, parse_subnet
+from arcbox_net.addresses import Subnet, parse_mac, parse_subnet, parse_subnet6
 from arcbox_net.errors import ConfigError
 from arcbox_net.rules import ForwardRule, parse_forward
 
 MTU_MIN = 576  # RFC 791: every IPv4 host takes 576 bytes
 MTU_MAX = 65535
+MTU_IPV6_MIN = 1280  # RFC 8200 section 5
 QUEUES_MAX = 16
 IFNAME_BYTES_MAX = 15
 LEASE_S_MIN = 120
@@ -28,9 +29,13 @@ LEASE_S_MAX = 7 * 86400
 ADDRESSES_PER_PORT_MAX = 4
 DHCP_REQUESTS_PER_S = 20
 AUTO = "auto"
+OFF = "none"
 SUBNET_NAT = "192.168.64.0/24"
 SUBNET_HOST_ONLY = "10.0.0.0/24"
 
+_ENDPOINT = re.compile(
+    r"\[([^\]]+)\](?::([0-9]{1,5}))?|([0-9.]+)(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+(?:%[!-~]+)?)"
+)
 _OPTION = re.compile(r"[0-9]{1,3}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _PORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -217,7 +222,8 @@ class NetConfig:
     link and told to guests. `bridge` (bridge mode): an existing bridge to put guests on. `nic` (bridge mode): an
     interface to put under a bridge of ours instead. `multiqueue`/`num_queues`: queue pairs of each TAP.
     `subnet`: a CIDR, or "auto" for the mode's default or the next free one. `isolated`: guests do not see each
-    other. `anti_spoof`: a guest may only use the MAC and addresses it was given.
+    other. `anti_spoof`: a guest may only use the MAC and addresses it was given. `subnet6`: a /64 of unique
+    local IPv6 addresses, "auto" for one that is chosen once and remembered, or "none".
     """
 
     mode: NetworkMode = NetworkMode.NAT
@@ -237,6 +243,7 @@ class NetConfig:
     forwards: tuple[ForwardRule, ...] = ()
     dhcp: DhcpConfig = dataclasses.field(default_factory=DhcpConfig)
     dns: DnsConfig = dataclasses.field(default_factory=DnsConfig)
+    subnet6: str = AUTO
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, NetworkMode):
@@ -264,6 +271,7 @@ class NetConfig:
             check_network_name(self.name)
         self._check_bridge()
         self._check_subnet()
+        self._check_subnet6()
         for i, rule in enumerate(self.forwards):
             for other in self.forwards[:i]:
                 if rule.overlaps(other):
@@ -306,6 +314,34 @@ class NetConfig:
                     value=self.gateway,
                 )
         pool_of(self, subnet)
+
+    def _check_subnet6(self) -> None:
+        if self.subnet6 in (AUTO, OFF):
+            return
+        parse_subnet6(self.subnet6)
+        if self.mode is NetworkMode.BRIDGE:
+            raise ConfigError(
+                "mode bridge has no subnet6: the LAN gives IPv6 addresses",
+                fix="leave subnet6 out",
+                field="subnet6",
+                value=self.subnet6,
+            )
+        if self.mtu < MTU_IPV6_MIN:
+            raise ConfigError(
+                f"mtu {self.mtu} is too small for IPv6, which needs {MTU_IPV6_MIN}",
+                fix='raise mtu, or set subnet6 = "none"',
+                field="subnet6",
+                value=self.subnet6,
+            )
+
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether the network may have IPv6 addresses of its own; the host decides too."""
+        return (
+            self.subnet6 != OFF
+            and self.mode in (NetworkMode.NAT, NetworkMode.HOST_ONLY)
+            and self.mtu >= MTU_IPV6_MIN
+        )
 
     @property
     def has_dhcp(self) -> bool:
@@ -380,8 +416,8 @@ def check_domain(field: str, name: str) -> str:
 
 
 def parse_endpoint(field: str, text: str, default: int) -> tuple[str, int]:
-    """`(address, l4_port)` from `1.2.3.4`, `1.2.3.4:5353`, `::1` or `[::1]:53`. Raises ConfigError."""
-    match = re.fullmatch(r"\[([^\]]+)\](?::([0-9]{1,5}))?|([0-9.]+)(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+)", text)
+    """`(address, l4_port)` from `1.2.3.4`, `1.2.3.4:5353`, `::1`, `fe80::1%eth0` or `[::1]:53`. Raises ConfigError."""
+    match = _ENDPOINT.fullmatch(text)
     if match is None:
         raise ConfigError(f"{field} {text!r}: expected address or address:port", field=field, value=text)
     address = match.group(1) or match.group(3) or match.group(5)
@@ -409,6 +445,7 @@ def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> N
         values["egress"] = _enum(Egress, values["egress"], f"{where}.egress")
     for field in ("mac", "bridge", "name", "subnet", "gateway", "nic"):
         _typed(values, field, (str, type(None)), where)
+    _typed(values, "subnet6", (str,), where)
     for field in ("mtu", "num_queues"):
         _typed(values, field, (int,), where)
     for field in ("multiqueue", "isolated", "anti_spoof"):

@@ -38,6 +38,11 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--subnet", metavar="CIDR", help="Default: 192.168.64.0/24 (host-only 10.0.0.0/24) or a free one."
         ),
         click.option(
+            "--subnet6",
+            metavar="CIDR|none",
+            help="A /64 of unique local IPv6 addresses. Default: one chosen at random, and remembered.",
+        ),
+        click.option(
             "--egress",
             type=click.Choice([egress.value for egress in Egress]),
             help="How packets leave. Default: auto.",
@@ -76,6 +81,7 @@ def build_config(
     file: str | None = None,
     mode: str | None = None,
     subnet: str | None = None,
+    subnet6: str | None = None,
     egress: str | None = None,
     forwards: Sequence[ForwardRule] = (),
     mtu: int | None = None,
@@ -100,6 +106,7 @@ def build_config(
         values["egress"] = Egress(egress)
     for field, value in (
         ("subnet", subnet),
+        ("subnet6", subnet6),
         ("mtu", mtu),
         ("bridge", bridge),
         ("nic", nic),

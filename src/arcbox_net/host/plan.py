@@ -59,11 +59,14 @@ class TapPlan(PortPlan):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VethPlan(PortPlan):
-    """`address`/`gateway` None: the guest configures itself (DHCP)."""
+    """`address`/`gateway` None: the guest configures itself (DHCP). `address6`: the guest has it at once; its
+    IPv6 routes come from router advertisements in any case, because they change with the host's.
+    """
 
     guest_ifname: str = "eth0"
     address: IPv4Interface | None = None
     gateway: IPv4Address | None = None
+    address6: IPv6Interface | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

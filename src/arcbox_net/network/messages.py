@@ -8,7 +8,10 @@ API_VERSION = "v1"
 
 
 class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """A guest port. `kind`: tap or netns. `state`: up, down (its device lost carrier) or gone."""
+    """A guest port. `kind`: tap or netns. `state`: up, down (its device lost carrier) or gone.
+
+    `ip6`: the address that the guest makes of its MAC, unless it is set up to make others.
+    """
 
     name: str
     kind: str
@@ -19,6 +22,7 @@ class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
     mtu: int
     queues: int = 1
     netns: str | None = None
+    ip6: str | None = None
     rx_bytes: int = 0
     rx_packets: int = 0
     tx_bytes: int = 0

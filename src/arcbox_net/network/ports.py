@@ -11,7 +11,7 @@ import itertools
 import os
 import time
 from collections.abc import Collection, Iterator
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
@@ -37,13 +37,14 @@ class PortRequest(AttachRequest, frozen=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Port:
-    """An attached port. `plan` is its device, `hostname` its DNS name."""
+    """An attached port. `plan` is its device, `hostname` its DNS name, `ip6` the address made of its MAC."""
 
     kind: str
     plan: TapPlan | VethPlan
     hostname: str
     netns: str | None = None
     attached_ns: int = dataclasses.field(default_factory=time.time_ns)
+    ip6: IPv6Address | None = None
 
     @property
     def name(self) -> str:
@@ -186,7 +187,7 @@ class PortTable:
                 persist=request.persist,
                 owner_uid=request.owner_uid,
             )
-            return Port(TAP, plan, hostname)
+            return Port(TAP, plan, hostname, ip6=layout.guest_address6(mac))
         if request.kind != NETNS:
             raise ConfigError(
                 f"kind {request.kind!r}: expected tap or netns", field="kind", value=request.kind
@@ -201,13 +202,15 @@ class PortTable:
         address = None
         if request.configure and ip and layout.subnet:
             address = IPv4Interface((ip, layout.subnet.prefixlen))
+        ip6 = layout.guest_address6(mac)
         veth = VethPlan(
             **common,
             guest_ifname=request.ifname,
             address=address,
             gateway=layout.router if address else None,
+            address6=IPv6Interface((ip6, 64)) if ip6 and request.configure else None,
         )
-        return Port(NETNS, veth, hostname, netns=request.netns or f"pid {request.pid}")
+        return Port(NETNS, veth, hostname, netns=request.netns or f"pid {request.pid}", ip6=ip6)
 
     def restore(self, name: str, row: dict[str, Any]) -> Port:
         """The port that `Port.to_row` described."""
@@ -228,7 +231,8 @@ class PortTable:
             plan = TapPlan(**common, queues=row["queues"], persist=row["persist"])
         else:
             plan = VethPlan(**common)
-        return Port(row["kind"], plan, row["hostname"], row["netns"], row["attached_ns"])
+        ip6 = self._layout.guest_address6(row["mac"])
+        return Port(row["kind"], plan, row["hostname"], row["netns"], row["attached_ns"], ip6)
 
     def _free_ifname(self) -> str:
         taken = {port.plan.ifname for port in self._ports.values()}
@@ -277,6 +281,7 @@ def port_infos(site: Site, ports: PortTable) -> list[PortInfo]:
                 ifname=port.plan.ifname,
                 mac=port.plan.mac,
                 ip=str(port.ip) if port.ip else None,
+                ip6=str(port.ip6) if port.ip6 else None,
                 state="gone" if link is None else "up" if link.carrier else "down",
                 mtu=port.plan.mtu,
                 queues=port.plan.queues if isinstance(port.plan, TapPlan) else 1,

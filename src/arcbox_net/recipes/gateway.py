@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+import os
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
-from arcbox_net.addresses import bridge_mac, candidate_subnets, parse_subnet
+from arcbox_net.addresses import (
+    GLOBAL_ID_BYTES,
+    bridge_mac,
+    candidate_subnets,
+    parse_subnet,
+    parse_subnet6,
+    ula_subnet,
+)
 from arcbox_net.config import AUTO, gateway_of
-from arcbox_net.errors import SubnetConflict
+from arcbox_net.errors import SubnetConflict, Unsupported
+from arcbox_net.host.linux import sysctl
 from arcbox_net.host.plan import BridgePlan, FirewallPlan, bridge_ifname
 from arcbox_net.recipes.site import Contents, Layout, Site
 
 AUTO_SUBNETS_MAX = 256
+AUTO_SUBNETS6_MAX = 8  # of 2^40 random ones: a second try is already unheard of
 
 
 def choose_gateway(site: Site, previous: Layout | None, *, egress: str, routed: bool) -> Layout:
@@ -25,6 +35,7 @@ def choose_gateway(site: Site, previous: Layout | None, *, egress: str, routed: 
         address=IPv4Interface((gateway, subnet.prefixlen)),
         router=gateway if routed else None,
         owns_bridge=True,
+        address6=_choose_address6(site, previous),
     )
 
 
@@ -36,6 +47,8 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
             bridge=layout.bridge,
             subnet=layout.subnet,
             gateway=layout.gateway,
+            subnet6=layout.subnet6,
+            gateway6=layout.gateway6,
             masquerade=masquerade,
             isolated=site.config.isolated,
             dhcp=site.config.has_dhcp,
@@ -52,6 +65,7 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
             mtu=site.config.mtu,
             mac=bridge_mac(site.network),
             gateway=layout.address,
+            gateway6=layout.address6,
         )
     )
 
@@ -91,6 +105,45 @@ def _choose_subnet(site: Site, previous: Layout | None) -> IPv4Network:
         subnet=str(first),
         route="",
         interface="",
+    )
+
+
+def _choose_address6(site: Site, previous: Layout | None) -> IPv6Interface | None:
+    """The gateway's IPv6 address: of last time, as configured, or of a random subnet. Raises SubnetConflict."""
+    if not site.config.has_ipv6:
+        return None
+    if not sysctl.has_ipv6():
+        if site.config.subnet6 == AUTO:
+            return None
+        raise Unsupported(
+            "this host has IPv6 switched off",
+            fix='sysctl -w net.ipv6.conf.all.disable_ipv6=0, or subnet6 = "none"',
+            feature="IPv6",
+        )
+    subnet = _choose_subnet6(site, previous)
+    return IPv6Interface((subnet.network_address + 1, subnet.prefixlen))
+
+
+def _choose_subnet6(site: Site, previous: Layout | None) -> IPv6Network:
+    ours = {bridge_ifname(site.network)}
+    wanted = []
+    if site.config.subnet6 != AUTO:
+        wanted.append(parse_subnet6(site.config.subnet6))
+    else:
+        if previous and previous.subnet6:
+            wanted.append(previous.subnet6)
+        wanted += [ula_subnet(os.urandom(GLOBAL_ID_BYTES)) for _ in range(AUTO_SUBNETS6_MAX)]
+    clashes = []
+    for subnet in wanted:
+        clashes = site.links.conflicts(subnet, ours)
+        if not clashes:
+            return subnet
+    raise SubnetConflict(
+        f"subnet6 {subnet} is in use on this host: {clashes[0]}",
+        fix='choose another subnet6, or "auto" for one that nobody else has',
+        subnet=str(subnet),
+        route=str(clashes[0]),
+        interface=clashes[0].ifname,
     )
 
 

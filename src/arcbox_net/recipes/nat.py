@@ -24,7 +24,11 @@ class NatRecipe:
         apply_gateway(site, layout, contents, masquerade=True)
         # Replies arrive on the uplink, whichever it is at that moment, so forwarding is on for all of them.
         sysctl.enable_forwarding(
-            site.network, [layout.bridge], site.record_dir, live=[*site.live_networks(), site.network]
+            site.network,
+            [layout.bridge],
+            site.record_dir,
+            live=[*site.live_networks(), site.network],
+            ipv6=layout.address6 is not None,
         )
 
     def remove(self, site: Site, layout: Layout) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from arcbox_net.addresses import eui64_address, parse_mac
 from arcbox_net.config import NetConfig
 from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan
 
@@ -21,7 +22,8 @@ class Layout:
     """The choices made when a network started; kept, so that a restart makes the same ones.
 
     `address` is the gateway with its prefix length, None where the network has no address of ours.
-    `router` tells DHCP whether to hand out a default route.
+    `router` tells DHCP whether to hand out a default route. `address6` is the gateway's IPv6 address, None for
+    a network without IPv6 of ours.
     """
 
     mode: str
@@ -31,6 +33,7 @@ class Layout:
     router: IPv4Address | None
     owns_bridge: bool
     nic: str | None = None
+    address6: IPv6Interface | None = None
 
     @property
     def subnet(self) -> IPv4Network | None:
@@ -40,10 +43,27 @@ class Layout:
     def gateway(self) -> IPv4Address | None:
         return self.address.ip if self.address else None
 
+    @property
+    def subnet6(self) -> IPv6Network | None:
+        return self.address6.network if self.address6 else None
+
+    @property
+    def gateway6(self) -> IPv6Address | None:
+        return self.address6.ip if self.address6 else None
+
+    def guest_address6(self, mac: str) -> IPv6Address | None:
+        """The IPv6 address of the guest with *mac*.
+
+        It is what a guest makes itself by default (RFC 4862 with EUI-64), so that one that configures itself
+        and one that is configured have the same, and nothing has to be remembered.
+        """
+        return eui64_address(self.subnet6, parse_mac(mac)) if self.subnet6 else None
+
     def to_json(self) -> dict[str, Any]:
         body = dataclasses.asdict(self)
         body["address"] = str(self.address) if self.address else None
         body["router"] = str(self.router) if self.router else None
+        body["address6"] = str(self.address6) if self.address6 else None
         return body
 
     @classmethod
@@ -51,6 +71,8 @@ class Layout:
         values = dict(body)
         values["address"] = IPv4Interface(body["address"]) if body["address"] else None
         values["router"] = IPv4Address(body["router"]) if body["router"] else None
+        # Written by a version without IPv6: it has none.
+        values["address6"] = IPv6Interface(body["address6"]) if body.get("address6") else None
         return cls(**values)
 
 

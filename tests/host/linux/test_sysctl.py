@@ -32,8 +32,15 @@ def values(host: Host) -> dict[str, str | None]:
     return host.call(lambda: {name: sysctl._value(name) for name in sysctl._all_that_the_switch_changes()})
 
 
-def enable(host: Host, record: Path, network: str, *ifnames: str, live: list[str] | None = None) -> None:
-    host.call(lambda: sysctl.enable_forwarding(network, ifnames, record, live=live))
+def enable(
+    host: Host,
+    record: Path,
+    network: str,
+    *ifnames: str,
+    live: list[str] | None = None,
+    ipv6: bool = False,
+) -> None:
+    host.call(lambda: sysctl.enable_forwarding(network, ifnames, record, live=live, ipv6=ipv6))
 
 
 def restore(host: Host, record: Path, network: str, live: list[str] | None = None) -> None:
@@ -179,3 +186,82 @@ def test_a_read_only_proc_is_told_with_a_way_out(
         with pytest.raises(PermissionDenied, match=r"net\.ipv4\.ip_forward: Read-only") as caught:
             enable(host, tmp_path, "one")
     assert "container" in str(caught.value.fix)
+
+
+def values6(host: Host) -> dict[str, str | None]:
+    names = ("forwarding", "force_forwarding", "accept_ra")
+    return host.call(
+        lambda: {
+            f"{entry}/{name}": sysctl._value(f"{sysctl.IPV6}/{entry}/{name}")
+            for entry in sysctl._entries6()
+            for name in names
+        }
+    )
+
+
+@pytest.fixture(params=["force_forwarding", "older kernel"])
+def older(request: pytest.FixtureRequest, host: Host, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernel is one without force_forwarding (Linux 6.17), or is made to look like one."""
+    has_force = host.call(lambda: sysctl._value(sysctl.FORCE6)) is not None
+    if request.param == "force_forwarding":
+        if not has_force:
+            pytest.skip("this kernel has no force_forwarding")
+        return False
+    monkeypatch.setattr(sysctl, "FORCE6", f"{sysctl.IPV6}/all/is_not_there")
+    return True
+
+
+def test_ipv6_forwarding_leaves_the_host_its_router_advertisements(
+    host: Host, tmp_path: Path, older: bool
+) -> None:
+    before = values6(host)
+    assert before["up0/accept_ra"] == "1"
+    enable(host, tmp_path, "one", ipv6=True)
+    enable(host, tmp_path, "two", ipv6=True)
+    during = values6(host)
+    if older:
+        assert (during["all/forwarding"], during["up0/forwarding"], during["up0/accept_ra"]) == (
+            "1",
+            "1",
+            "2",
+        )
+    else:
+        assert (during["all/force_forwarding"], during["up0/force_forwarding"]) == ("1", "1")
+        assert (during["all/forwarding"], during["up0/forwarding"], during["up0/accept_ra"]) == (
+            "0",
+            "0",
+            "1",
+        )
+        host.run("ip link add br7 type bridge")
+        assert values6(host)["br7/force_forwarding"] == "1"
+        host.run("ip link del br7")
+    restore(host, tmp_path, "one")
+    assert values6(host) == during
+    restore(host, tmp_path, "two")
+    assert values6(host) == before
+
+
+def test_ipv6_forwarding_that_was_on_is_left_alone(host: Host, tmp_path: Path) -> None:
+    host.sysctl("net.ipv6.conf.all.forwarding", 1)
+    before = values6(host)
+    enable(host, tmp_path, "one", ipv6=True)
+    assert values6(host) == before
+    restore(host, tmp_path, "one")
+    assert values6(host) == before
+
+
+def test_who_switches_ipv6_forwarding_off_meanwhile_is_not_overruled(
+    host: Host, tmp_path: Path, older: bool
+) -> None:
+    enable(host, tmp_path, "one", ipv6=True)
+    host.sysctl("net.ipv6.conf.all.forwarding" if older else "net.ipv6.conf.all.force_forwarding", 0)
+    before = values6(host)
+    restore(host, tmp_path, "one")
+    assert values6(host) == before
+    assert host.sysctl("net.ipv4.ip_forward") == "0"
+
+
+def test_a_network_has_ipv6_unless_the_host_has_switched_it_off(host: Host) -> None:
+    assert host.call(sysctl.has_ipv6)
+    host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    assert not host.call(sysctl.has_ipv6)

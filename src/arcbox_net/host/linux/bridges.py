@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
 
 from arcbox_net.errors import InterfaceNotFound
 from arcbox_net.host.linux import link_messages as messages
@@ -13,7 +14,7 @@ from arcbox_net.host.linux.kernel import Kernel
 from arcbox_net.host.linux.netlink import attr, attr_text, attr_u32
 from arcbox_net.host.linux.ownership import LINK_GROUP, is_ours
 from arcbox_net.host.linux.rtnl import Link
-from arcbox_net.host.plan import TXQUEUELEN, BridgePlan, alias, parse_alias
+from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, TXQUEUELEN, BridgePlan, alias, parse_alias
 
 
 def apply_bridge(kernel: Kernel, plan: BridgePlan) -> int:
@@ -34,9 +35,12 @@ def apply_bridge(kernel: Kernel, plan: BridgePlan) -> int:
         ifindex=link.ifindex,
     )
     if plan.gateway is not None:
+        _apply_gateway(kernel, link, plan.gateway)
+    if plan.gateway6 is not None:
+        _apply_gateway6(kernel, link, plan.gateway6)
+    elif plan.gateway is not None:
         # Guests have no IPv6 path to the host, and no router advertisement of theirs configures it.
         kernel.disable_ipv6(link)
-        _apply_gateway(kernel, link, plan.gateway)
     kernel.set_link(link, operation="bring up", up=True)
     return link.ifindex
 
@@ -86,7 +90,10 @@ def _create(kernel: Kernel, plan: BridgePlan) -> Link:
             attr_u32(rtnl.IFLA_MTU, plan.mtu),
             operation="configure bridge",
         )
-        kernel.disable_ipv6(link)
+        if plan.gateway6 is None:
+            kernel.disable_ipv6(link)
+        else:
+            kernel.set_link(link, messages.no_ipv6_address(), operation="keep link-local addresses off")
     except BaseException:
         with contextlib.suppress(Exception):
             kernel.rt.delete_link(link)
@@ -118,3 +125,29 @@ def _apply_gateway(kernel: Kernel, bridge: Link, gateway: IPv4Interface) -> None
             kernel.rt.delete_address(address, ifname=bridge.ifname)
     if all(address.interface != gateway for address in present):
         kernel.rt.add_ipv4(bridge.ifindex, gateway.ip.packed, gateway.network.prefixlen, ifname=bridge.ifname)
+
+
+def _apply_gateway6(kernel: Kernel, bridge: Link, gateway: IPv6Interface) -> None:
+    """Our two addresses and no others, as the router of the link that it is."""
+    kernel.set_link(bridge, messages.no_ipv6_address(), operation="keep other link-local addresses off")
+    kernel.enable_ipv6(bridge)
+    for name, value in (
+        ("accept_ra", "0"),
+        ("accept_redirects", "0"),
+        (
+            "forwarding",
+            "1",
+        ),  # or its neighbour advertisements say that it is no router, and guests drop the route
+    ):
+        path = Path(f"/proc/sys/net/ipv6/conf/{bridge.ifname}/{name}")
+        with contextlib.suppress(OSError):  # /proc/sys is read-only in most containers
+            kernel.inside(lambda path=path, value=value: path.write_text(value))  # type: ignore[misc]
+    wanted = (gateway, GATEWAY_LINK_LOCAL)
+    present = [a for a in kernel.rt.addresses(socket.AF_INET6) if a.ifindex == bridge.ifindex]
+    for address in present:
+        if address.interface not in wanted:
+            kernel.rt.delete_address(address, ifname=bridge.ifname)
+    for interface in wanted:
+        if all(address.interface != interface for address in present):
+            prefix = interface.network.prefixlen
+            kernel.rt.add_ipv6(bridge.ifindex, interface.ip.packed, prefix, ifname=bridge.ifname)

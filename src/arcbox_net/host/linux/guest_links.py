@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from pathlib import Path
 
-from arcbox_net.errors import InterfaceNotFound, KernelError
+from arcbox_net.errors import InterfaceNotFound, KernelError, PermissionDenied
 from arcbox_net.host.linux import link_messages as messages
 from arcbox_net.host.linux import rtnl, tap
 from arcbox_net.host.linux.bridges import find_bridge
 from arcbox_net.host.linux.kernel import Kernel
+from arcbox_net.host.linux.namespace import in_netns
 from arcbox_net.host.linux.netlink import NLM_F_CREATE, NLM_F_REPLACE, attr, attr_u32
 from arcbox_net.host.linux.ownership import LINK_GROUP, is_ours
 from arcbox_net.host.linux.rtnl import Link
@@ -76,6 +78,8 @@ def create_veth(kernel: Kernel, plan: VethPlan, netns_fd: int) -> None:
     try:
         _apply(kernel, plan, kernel.rt.need_link(plan.ifname))
         with RouteSocket(netns_fd) as guest:
+            if plan.address6 is not None:
+                in_netns(netns_fd, lambda: _prepare_ipv6(plan.guest_ifname))
             _configure_guest(guest, plan)
     except BaseException:
         with contextlib.suppress(Exception):
@@ -181,6 +185,16 @@ def _host_mac(plan: PortPlan) -> bytes:
     return (b"\xfe" if mac[0] != 0xFE else b"\xfa") + mac[1:]
 
 
+def _prepare_ipv6(ifname: str) -> None:
+    """Let the guest's end take its routes from advertisements, even if it forwards, and ask for them at once.
+
+    Nobody else has the address that is made of its MAC, so waiting for somebody to say so is for nothing.
+    """
+    for name, value in (("accept_ra", "2"), ("accept_dad", "0")):
+        with contextlib.suppress(OSError):  # no IPv6 there, or /proc/sys is read-only: slower, at worst
+            Path(f"/proc/sys/net/ipv6/conf/{ifname}/{name}").write_text(value)
+
+
 def _configure_guest(guest: RouteSocket, plan: VethPlan) -> None:
     """Bring the guest's end up, addressed when planned so; lo last, as it is not ours to undo."""
     link = guest.need_link(plan.guest_ifname)
@@ -189,6 +203,12 @@ def _configure_guest(guest: RouteSocket, plan: VethPlan) -> None:
         guest.add_ipv4(
             link.ifindex, plan.address.ip.packed, plan.address.network.prefixlen, ifname=link.ifname
         )
+    if plan.address6 is not None:
+        # A guest that has IPv6 switched off does without.
+        with contextlib.suppress(KernelError, PermissionDenied):
+            guest.add_ipv6(
+                link.ifindex, plan.address6.ip.packed, plan.address6.network.prefixlen, ifname=link.ifname
+            )
     if plan.gateway is not None:
         guest.add_default_route(link.ifindex, plan.gateway.packed, ifname=link.ifname)
     loopback = guest.need_link("lo")

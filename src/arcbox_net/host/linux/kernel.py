@@ -12,7 +12,7 @@ from arcbox_net.errors import ConfigError, KernelError
 from arcbox_net.host.linux import link_messages as messages
 from arcbox_net.host.linux import rtnl, tap
 from arcbox_net.host.linux.namespace import in_netns, open_netns, same_netns
-from arcbox_net.host.linux.netlink import attr_text
+from arcbox_net.host.linux.netlink import attr_text, kernel_error
 from arcbox_net.host.linux.ownership import foreign, is_ours
 from arcbox_net.host.linux.rtnl import Link
 from arcbox_net.host.linux.rtsocket import RouteSocket
@@ -82,6 +82,15 @@ class Kernel:
             return  # a kernel without IPv6, or an MTU below its 1280
         except OSError:  # /proc/sys is read-only in most containers: at least no address is made
             self.set_link(link, messages.no_ipv6_address(), operation="keep IPv6 off")
+
+    def enable_ipv6(self, link: Link) -> None:
+        """Raises KernelError where that cannot be."""
+        path = Path(f"/proc/sys/net/ipv6/conf/{link.ifname}/disable_ipv6")
+        try:
+            if self.inside(path.read_text).strip() != "0":
+                self.inside(lambda: path.write_text("0"))
+        except OSError as error:
+            raise kernel_error("enable IPv6 on", link.ifname, error.errno or 0) from None
 
     def open_tun(self) -> int:
         return self.inside(tap.open_device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Any, Self
 
@@ -97,7 +97,7 @@ class Links:
         """Remove a link of ours. False when there is none of that name; KernelError when it is not ours."""
         return self._kernel.remove(ifname)
 
-    def conflicts(self, subnet: IPv4Network, ignore: Collection[str] = ()) -> list[RouteClash]:
+    def conflicts(self, subnet: IPv4Network | IPv6Network, ignore: Collection[str] = ()) -> list[RouteClash]:
         """Routes and addresses of the host that overlap *subnet*, but for links named in *ignore*."""
         return routes.find_clashes(self._kernel.rt, subnet, ignore)
 

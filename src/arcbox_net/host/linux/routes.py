@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final, NamedTuple
 
 from arcbox_net.host.linux import rtnl
@@ -13,12 +13,16 @@ from arcbox_net.host.linux.rtsocket import RouteSocket
 # A VPN that takes everything does so with 0.0.0.0/0, or with 0.0.0.0/1 and 128.0.0.0/1. Those clash with no
 # subnet.
 DEFAULT_PREFIX_MAX: Final = 1
+# A site's own addresses are a /48 (RFC 4193): what is wider is an aggregate, such as the `unreachable fd00::/8`
+# that routers have. A network's more specific route takes nothing from it.
+AGGREGATE6_PREFIX_MAX: Final = 47
+Network = IPv4Network | IPv6Network
 
 
 class RouteClash(NamedTuple):
     """A route or an address of the host that overlaps a subnet. `text` is as `ip` prints it."""
 
-    network: IPv4Network
+    network: Network
     text: str
     ifname: str
 
@@ -26,21 +30,22 @@ class RouteClash(NamedTuple):
         return self.text
 
 
-def find_clashes(rt: RouteSocket, subnet: IPv4Network, ignore: Collection[str] = ()) -> list[RouteClash]:
+def find_clashes(rt: RouteSocket, subnet: Network, ignore: Collection[str] = ()) -> list[RouteClash]:
     """What of the host overlaps *subnet*, but for links named in *ignore*: routes first, then addresses."""
     ifnames = {link.ifindex: link.ifname for link in rt.links()}
     return _route_clashes(rt, subnet, ifnames, ignore) + _address_clashes(rt, subnet, ifnames, ignore)
 
 
 def _route_clashes(
-    rt: RouteSocket, subnet: IPv4Network, ifnames: dict[int, str], ignore: Collection[str]
+    rt: RouteSocket, subnet: Network, ifnames: dict[int, str], ignore: Collection[str]
 ) -> list[RouteClash]:
     found = []
-    for route in rt.routes(socket.AF_INET):
+    is_ipv4 = subnet.version == 4
+    prefix_max = DEFAULT_PREFIX_MAX if is_ipv4 else AGGREGATE6_PREFIX_MAX
+    for route in rt.routes(socket.AF_INET if is_ipv4 else socket.AF_INET6):
         network = route.network
         if (
-            not isinstance(network, IPv4Network)
-            or network.prefixlen <= DEFAULT_PREFIX_MAX
+            network.prefixlen <= prefix_max
             or route.table == rtnl.RT_TABLE_LOCAL
             or route.kind not in rtnl.RTN_TYPES
             or not network.overlaps(subnet)
@@ -54,12 +59,12 @@ def _route_clashes(
 
 
 def _address_clashes(
-    rt: RouteSocket, subnet: IPv4Network, ifnames: dict[int, str], ignore: Collection[str]
+    rt: RouteSocket, subnet: Network, ifnames: dict[int, str], ignore: Collection[str]
 ) -> list[RouteClash]:
     found = []
-    for address in rt.addresses(socket.AF_INET):
+    for address in rt.addresses(socket.AF_INET if subnet.version == 4 else socket.AF_INET6):
         ifname = ifnames.get(address.ifindex, "")
         network = address.interface.network
-        if isinstance(network, IPv4Network) and network.overlaps(subnet) and ifname not in ignore:
+        if network.overlaps(subnet) and ifname not in ignore:
             found.append(RouteClash(network, f"address {address.interface} dev {ifname}", ifname))
     return found

@@ -107,6 +107,21 @@ class RouteSocket(Netlink):
             subject=ifname,
         )
 
+    def add_ipv6(self, ifindex: int, address: bytes, prefix: int, *, ifname: str) -> None:
+        """Add an IPv6 address that nobody else can have, so that it is usable at once; one that is there stays."""
+        payload = (
+            rtnl.IFADDR.pack(socket.AF_INET6, prefix, rtnl.IFA_F_NODAD, rtnl.RT_SCOPE_UNIVERSE, ifindex)
+            + attr(rtnl.IFA_LOCAL, address)
+            + attr(rtnl.IFA_ADDRESS, address)
+        )
+        self.request(
+            rtnl.RTM_NEWADDR,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            payload,
+            operation="add an IPv6 address to",
+            subject=ifname,
+        )
+
     def delete_address(self, address: Address, *, ifname: str) -> None:
         self.request(
             rtnl.RTM_DELADDR,

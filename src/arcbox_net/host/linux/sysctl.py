@@ -1,8 +1,12 @@
-"""IPv4 forwarding: switched on by the first network that needs it, put back as it was by the last.
+"""Forwarding: switched on by the first network that needs it, put back as it was by the last.
 
 One record for all networks of a network namespace lies in `record_dir`, under a lock. It is durable before the
 kernel is changed, and names every value that the change touches: writing `ip_forward` also rewrites
 `forwarding` of every interface and `accept_redirects` (ip-sysctl.rst).
+
+IPv6 forwarding makes a router of the host, which then ignores the advertisements that it has its own default
+route from. Linux 6.17 forwards without that (`force_forwarding`); before, those interfaces are told to listen
+on (`accept_ra` 2) first.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ SWITCH: Final = "ip_forward"
 # RFC 5508 REQ-2. The other idle times are in the ruleset, but nft has no words for ICMP's.
 ICMP_IDLE: Final = "../netfilter/nf_conntrack_icmp_timeout"
 ICMP_IDLE_S: Final = 60
+IPV6: Final = "../ipv6/conf"
+FORCE6: Final = f"{IPV6}/all/force_forwarding"
+SWITCH6: Final = f"{IPV6}/all/forwarding"
 LOCK: Final = "forwarding.lock"
 
 
@@ -34,10 +41,12 @@ def enable_forwarding(
     record_dir: Path,
     *,
     live: Collection[str] | None = None,
+    ipv6: bool = False,
 ) -> None:
     """Let the host forward IPv4, for *network*. *live*: the networks that run; records of others are dropped.
 
-    *ifnames*: interfaces that must forward even where an administrator has switched it off for one.
+    *ifnames*: interfaces that must forward even where an administrator has switched it off for one. With *ipv6*
+    the host forwards that too, if it can be made to.
     """
     with _locked(record_dir):
         record = _load(record_dir)
@@ -54,6 +63,10 @@ def enable_forwarding(
         icmp_idle = _value(ICMP_IDLE)
         if icmp_idle is not None and int(icmp_idle) < ICMP_IDLE_S:
             touched.setdefault(ICMP_IDLE, icmp_idle)
+        changes6 = _changes6() if ipv6 else {}
+        for name in changes6:
+            for changed in _all_that_changes6(name):
+                touched.setdefault(changed, _value(changed))
         _store(record_dir, networks, touched)
         if _value(SWITCH) == "0":
             _write(SWITCH, "1")
@@ -62,6 +75,9 @@ def enable_forwarding(
         if touched.get(ICMP_IDLE) is not None:
             with contextlib.suppress(PermissionDenied, KernelError):  # no reason to go without a network
                 _write(ICMP_IDLE, str(ICMP_IDLE_S))
+        with contextlib.suppress(PermissionDenied):  # IPv4 works; `doctor` says what IPv6 lacks
+            for name, value in changes6.items():
+                _write(name, value)
 
 
 def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] | None = None) -> None:
@@ -76,12 +92,21 @@ def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] 
         _store(record_dir, networks, touched)
         if networks:
             return
-        # Someone who switched forwarding off since then meant it, and has reset the rest with it.
-        if begun or SWITCH not in touched or _value(SWITCH) == "1":
-            for name in sorted(touched, key=lambda name: name != SWITCH):
+        for of_version in (False, True):
+            names = [name for name in touched if name.startswith(IPV6) is of_version]
+            switch = next((name for name in (SWITCH, FORCE6, SWITCH6) if name in names), None)
+            # Someone who switched forwarding off since then meant it, and has reset the rest with it.
+            if not begun and switch is not None and _value(switch) != "1":
+                continue
+            for name in sorted(names, key=lambda name: (name != switch, "accept_ra" in name)):
                 if _value(name) not in (None, touched[name]):
                     _write(name, touched[name])
         _record(record_dir).unlink(missing_ok=True)
+
+
+def has_ipv6() -> bool:
+    """Whether new interfaces here can have IPv6: the kernel knows it and nobody switched it off."""
+    return all(_value(f"{IPV6}/{entry}/disable_ipv6") == "0" for entry in ("all", "default"))
 
 
 def _still(record: dict[str, Any], live: Collection[str] | None) -> set[str]:
@@ -91,6 +116,32 @@ def _still(record: dict[str, Any], live: Collection[str] | None) -> set[str]:
 def _all_that_the_switch_changes() -> list[str]:
     forwarding = [f"conf/{entry}/forwarding" for entry in sorted(os.listdir(IPV4 / "conf"))]
     return [SWITCH, "conf/all/accept_redirects", *forwarding]
+
+
+def _changes6() -> dict[str, str]:
+    """What to write so that the host forwards IPv6, in this order; nothing when it does."""
+    if _value(SWITCH6) != "0":
+        return {}
+    force = _value(FORCE6)
+    if force is not None:
+        # `all` sets every interface that there is, `default` those that will be.
+        return {FORCE6: "1", f"{IPV6}/default/force_forwarding": "1"} if force == "0" else {}
+    listening = {f"{IPV6}/{entry}/accept_ra": "2" for entry in _entries6() if _accepts_ra(entry)}
+    return {**listening, SWITCH6: "1"}
+
+
+def _accepts_ra(entry: str) -> bool:
+    return _value(f"{IPV6}/{entry}/accept_ra") == "1"
+
+
+def _all_that_changes6(name: str) -> list[str]:
+    if name not in (FORCE6, SWITCH6):
+        return [name]
+    return [name, *(f"{IPV6}/{entry}/{name.rpartition('/')[2]}" for entry in _entries6() if entry != "all")]
+
+
+def _entries6() -> list[str]:
+    return sorted(os.listdir(IPV4 / IPV6))
 
 
 def _value(name: str) -> str | None:
@@ -107,10 +158,13 @@ def _write(name: str, value: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
+        sysctl = (
+            f"net.ipv4.{name.replace('/', '.')}" if name[0] != "." else "net" + name[2:].replace("/", ".")
+        )
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise kernel_error("write", f"net.ipv4.{name.replace('/', '.')}", error.errno or 0) from None
+            raise kernel_error("write", sysctl, error.errno or 0) from None
         raise PermissionDenied(
-            f"write sysctl net.ipv4.{name.replace('/', '.')}: {error.strerror}",
+            f"write sysctl {sysctl}: {error.strerror}",
             fix="run as root; in a container, make /proc/sys writable or set ip_forward on its host",
             operation="write sysctl",
         ) from None
