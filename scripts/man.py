@@ -47,8 +47,8 @@ NO_COLOR: no colours, also on a terminal.
     (
         "CONFIGURATION FILE",
         """\
-TOML, with one table [networks.NAME] for each network; up NAME -f FILE reads it. Keys: mode, subnet, subnet6, gateway, mtu,
-egress, bridge, nic, mac, multiqueue, num_queues, isolated, anti_spoof, host_access, forwards; tables dhcp
+TOML, with one table [networks.NAME] for each network; up NAME -f FILE reads it. Keys: mode, subnet, subnet6, gateway,
+mtu, egress, bridge, nic, mac, multiqueue, num_queues, isolated, anti_spoof, host_access, forwards; tables dhcp
 (enabled, pool, lease_s, max_lease_s, match, reservations, options, search, routes, addresses_per_port_max) and
 dns (enabled, upstreams, domain_upstreams, records, domain, rebind_protection, rebind_allow, cache_entries_max).
 A key or value that is not known is refused.
