@@ -39,6 +39,7 @@ from arcbox_net.network.messages import (
     AttachTap,
     DnsRecordInfo,
     DnsRecordRequest,
+    FlowInfo,
     ForwardInfo,
     ForwardRequest,
     LeaseInfo,
@@ -188,6 +189,10 @@ class NetworkManager:
     def stats(self) -> dict[str, Any]:
         """Counters: `uptime_s`, `ports`, `dhcp`, `dns`, `relay`, `host`, `firewall_drops`."""
         return self._get("/stats", dict[str, Any])
+
+    def flows(self) -> list[FlowInfo]:
+        """Connections of guests to the outside, those that ended lately with their reason."""
+        return self._get("/flows", list[FlowInfo])
 
     # -- addresses -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,6 +18,7 @@ from arcbox_net.errors import AlreadyRunning, HostPortInUse, NotRunning, PortNot
 from arcbox_net.manager import NetnsAttachment, TapAttachment
 from arcbox_net.network.messages import (
     DnsRecordInfo,
+    FlowInfo,
     ForwardInfo,
     LeaseInfo,
     NetworkStatus,
@@ -37,6 +39,7 @@ class FakeManager:
     running: ClassVar[set[str]] = set()
     leftovers: ClassVar[set[str]] = set()
     warnings: ClassVar[list[Warning_]] = []
+    found_flows: ClassVar[list[FlowInfo]] = []
     taken_host_port: int | None = None
 
     def __init__(self, config: NetConfig | None = None, *, name: str | None = None) -> None:
@@ -109,7 +112,22 @@ class FakeManager:
 
     def attach_tap(self, name: str | None = None, **options: Any) -> TapAttachment:
         self.asked.append(("attach_tap", name, options))
-        return TapAttachment("vm1", VM1.ifname, VM1.mac, IPv4Address("192.168.64.2"), 1500, [])
+        if options.get("persist"):
+            return TapAttachment("vm1", VM1.ifname, VM1.mac, IPv4Address("192.168.64.2"), 1500, [])
+        return self._tap(name or "guest0")
+
+    def open_tap(self, name: str) -> TapAttachment:
+        if name != VM1.name:
+            raise PortNotFound(f"no port {name}", port=name, known=["vm1"])
+        self.asked.append(("open_tap", name))
+        return self._tap(name)
+
+    def flows(self) -> list[FlowInfo]:
+        return self.found_flows
+
+    def _tap(self, name: str) -> TapAttachment:
+        fds = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) for _ in range(2)]
+        return TapAttachment(name, VM1.ifname, VM1.mac, IPv4Address("192.168.64.2"), 1500, fds)
 
     def attach_netns(self, target: str | int, **options: Any) -> NetnsAttachment:
         self.asked.append(("attach_netns", target, options))
@@ -158,7 +176,7 @@ def manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Fa
     monkeypatch.setenv("ARCBOX_NET_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("NO_COLOR", "1")
     FakeManager.asked, FakeManager.running, FakeManager.warnings = [], {"dev"}, []
-    FakeManager.leftovers, FakeManager.taken_host_port = set(), None
+    FakeManager.leftovers, FakeManager.taken_host_port, FakeManager.found_flows = set(), None, []
 
     def remove_leftovers(name: str) -> bool:
         FakeManager.asked.append(("remove_leftovers", name))

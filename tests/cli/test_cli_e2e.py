@@ -397,3 +397,26 @@ def test_run_boots_a_vm_that_gets_online(dev: Machine, options: list[str]) -> No
         body = dev.run("curl -sS --max-time 10 http://127.0.0.1:8080/x").stdout
         assert body == "from the vm\n"
     wait_until(lambda: dev.cli_json("show dev")["ports"] == [], timeout=20)
+
+
+def test_exec_tap_hands_over_the_descriptor_and_takes_its_port_back(dev: Machine) -> None:
+    look = 'readlink /proc/self/fd/{fd}; echo {mac}; ip -br link show master abx-dev | cut -d" " -f1'
+    path, mac, ifname = out(dev, "exec-tap", "dev", "vm1", "--", "sh", "-c", look).splitlines()
+    assert path == "/dev/net/tun"
+    assert re.fullmatch("02(:[0-9a-f]{2}){5}", mac)
+    wait_until(lambda: dev.cli_json("show dev")["ports"] == [])
+    assert ifname not in dev.links()
+    assert dev.cli("exec-tap", "dev", "vm1", "--", "/nonexistent", "{fd}", check=False).returncode == 127
+
+
+def test_exec_tap_opens_an_attached_port_that_then_stays(dev: Machine) -> None:
+    out(dev, "attach dev vm1 --tap")
+    assert out(dev, "exec-tap", "dev", "vm1", "--", "readlink", "/proc/self/fd/{fd}") == "/dev/net/tun\n"
+    assert [port["name"] for port in dev.cli_json("show dev")["ports"]] == ["vm1"]
+
+
+def test_entering_a_masqueraded_network_is_staying_on_the_host(dev: Machine) -> None:
+    done = dev.cli("enter", "dev", "--", "sh", "-c", "ip -br link show abx-dev; exit 3", check=False)
+    assert done.stdout.startswith("abx-dev")
+    assert done.returncode == 3
+    assert "dev is in the host's own network namespace" in done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from arcbox_net.config import Egress, HostAccess, NetConfig, NetworkMode
-from arcbox_net.network.messages import Warning_
+from arcbox_net.network.messages import FlowInfo, Warning_
 
 Run = Callable[..., Result]
 
@@ -202,3 +204,120 @@ def test_show_names_guests_forwards_and_warnings(arcbox_net: Run, manager) -> No
 def test_tables_have_no_colour_when_piped(arcbox_net: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR")
     assert "\x1b" not in arcbox_net("show", "dev").output
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that a verb has turned into."""
+    found: list[list[str]] = []
+    monkeypatch.setattr("arcbox_net.host.linux.guest_process.become", lambda words: found.append(list(words)))
+    return found
+
+
+def test_exec_tap_puts_descriptor_mac_and_mtu_into_the_command(
+    arcbox_net: Run, manager, became: list[list[str]]
+) -> None:
+    words = ["qemu", "{untouched}", "tap,fd={fd},fds={fds}", "mac={mac}", "{mtu}"]
+    assert arcbox_net("exec-tap", "dev", "vm1", "--", *words).exit_code == 0
+    assert manager.asked == [("open_tap", "vm1")]
+    (command,) = became
+    first, second = re.fullmatch(r"tap,fd=(\d+),fds=\1:(\d+)", command[2]).groups()
+    assert command == ["qemu", "{untouched}", command[2], "mac=02:00:00:00:00:01", "1500"]
+    for fd in (int(first), int(second)):
+        assert os.get_inheritable(fd)
+        os.close(fd)
+
+
+def test_exec_tap_makes_a_port_that_is_missing_as_it_is_asked_for(
+    arcbox_net: Run, manager, became: list[list[str]]
+) -> None:
+    assert arcbox_net("exec-tap", "dev", "vm2", "--", "qemu", "{fd}").exit_code == 0
+    options = ["--mac", "02-AA-00-00-00-09", "--ip", "192.168.64.9", "--queues", "2"]
+    assert arcbox_net("exec-tap", "dev", "vm3", *options, "--", "qemu", "{fds}").exit_code == 0
+    assert manager.asked == [
+        ("attach_tap", "vm2", {}),
+        ("attach_tap", "vm3", {"mac": "02:aa:00:00:00:09", "ip": "192.168.64.9", "queues": 2}),
+    ]
+    assert [command[0] for command in became] == ["qemu", "qemu"]
+
+
+def test_exec_tap_takes_an_attached_port_whose_options_are_as_asked(
+    arcbox_net: Run, manager, became: list[list[str]]
+) -> None:
+    words = ["exec-tap", "dev", "vm1", "--mac", "02:00:00:00:00:01", "--", "qemu", "{fd}"]
+    assert arcbox_net(*words).exit_code == 0
+    assert manager.asked == [("open_tap", "vm1")]
+
+
+def test_enter_says_when_there_is_nothing_to_enter(
+    arcbox_net: Run, manager, became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcbox_net.host.linux.guest_process.enter", lambda pid: False)
+    result = arcbox_net("enter", "dev", "--", "ip", "link")
+    assert "dev is in the host's own network namespace (egress masquerade)" in result.output
+    assert became == [["ip", "link"]]
+
+
+def test_enter_without_a_command_is_the_users_shell(
+    arcbox_net: Run, manager, became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, resolvers = [], []
+    monkeypatch.setenv("SHELL", "/bin/zsh")
+    monkeypatch.setattr("arcbox_net.host.linux.guest_process.enter", lambda pid: entered.append(pid) or True)
+    monkeypatch.setattr(
+        "arcbox_net.host.linux.guest_mounts.dress", lambda text: resolvers.append(text) or ["/sys is odd"]
+    )
+    result = arcbox_net("enter", "dev")
+    assert (entered, became) == ([7], [["/bin/zsh"]])
+    assert "nameserver 192.168.64.1\nsearch dev.internal\n" in resolvers[0]
+    assert "note: /sys is odd" in result.output
+
+
+def test_flows_shows_what_is_known_of_each_flow(arcbox_net: Run, manager) -> None:
+    manager.found_flows = [
+        FlowInfo(
+            protocol="tcp",
+            guest="192.168.64.2",
+            guest_port=40000,
+            peer="2001:db8::1",
+            peer_port=443,
+            state="established",
+            age_s=61.2,
+            idle_s=0.5,
+            bytes_out=1500,
+            bytes_in=2_000_000,
+        ),
+        FlowInfo(protocol="icmp", guest="192.168.64.2", peer="192.0.2.1", state="closed", reason="idle"),
+    ]
+    lines = arcbox_net("flows", "dev").output.splitlines()
+    assert lines[0].split() == [
+        "PROTOCOL",
+        "GUEST",
+        "PEER",
+        "STATE",
+        "AGE",
+        "IDLE",
+        "SENT",
+        "RECEIVED",
+        "CLOSED",
+    ]
+    assert "192.168.64.2:40000  [2001:db8::1]:443  established  61 s  0 s" in lines[1]
+    assert lines[1].endswith("1.5 kB    2.0 MB  -")
+    assert re.split("  +", lines[2]) == ["icmp", "192.168.64.2", "192.0.2.1", "closed", *"----", "idle"]
+    shown = json.loads(arcbox_net("flows", "dev", "--json").output)
+    assert (shown[0]["bytes_in"], shown[1]["age_s"], shown[1]["reason"]) == (2_000_000, None, "idle")
+
+
+def test_flows_of_a_silent_network_are_none(arcbox_net: Run, manager) -> None:
+    assert arcbox_net("flows", "dev").output == "dev has no flows\n"
+    assert json.loads(arcbox_net("flows", "dev", "--json").output) == []
+
+
+def test_a_tap_elsewhere_is_opened_where_it_is(
+    arcbox_net: Run, manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcbox_net.host.linux.user_namespace.is_elsewhere", lambda pid: True)
+    text = arcbox_net("attach", "dev", "vm1", "--tap").output
+    assert "arcbox-net enter dev -- firecracker" in text
+    assert "arcbox-net exec-tap dev vm1 -- qemu-system-x86_64" in text
+    assert '{"op": "open-tap", "name": "vm1"}' in text

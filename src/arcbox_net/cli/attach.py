@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from arcbox_net import paths
 from arcbox_net.cli import common, output
 from arcbox_net.config import QUEUES_MAX, check_ifname
 from arcbox_net.errors import Unsupported
 
 if TYPE_CHECKING:
+    from arcbox_net.manager import NetworkManager
     from arcbox_net.network.messages import PortInfo
 
 
 @click.command("attach")
 @common.network_argument
 @click.argument("port", type=common.PortName())
-@click.option("--tap", is_flag=True, help="A TAP interface that a VM monitor opens by its name.")
+@click.option(
+    "--tap",
+    is_flag=True,
+    help="A TAP interface that a VM monitor opens by its name, or takes as an fd (exec-tap).",
+)
 @click.option(
     "--netns", metavar="PATH", help="A network namespace: /run/netns/X, /proc/PID/ns/net, or a PID."
 )
@@ -100,10 +106,11 @@ def command(
     if as_json:
         output.print_json(info)
     else:
-        _report(network, info)
+        _report(manager, info)
 
 
-def _report(network: str, info: PortInfo) -> None:
+def _report(manager: NetworkManager, info: PortInfo) -> None:
+    network = manager.name
     click.echo(f"{output.style(info.name, bold=True)} is attached to {network}")
     output.facts(
         [("interface", info.ifname), ("mac", info.mac), ("address", info.ip), ("namespace", info.netns)],
@@ -111,14 +118,26 @@ def _report(network: str, info: PortInfo) -> None:
     )
     if info.kind != "tap":
         return
+    from arcbox_net.host.linux import user_namespace
+
+    is_private = user_namespace.is_elsewhere(manager.status().pid)
+    click.echo("  open it by its name, " + ("where it is" if is_private else "for example"))
+    within = f"arcbox-net enter {network} -- " if is_private else ""
     queues = f",queues={info.queues}" if info.queues > 1 else ""
     vectors = f",mq=on,vectors={2 * info.queues + 2}" if info.queues > 1 else ""
-    click.echo("  open it with, for example")
+    card = f"-device virtio-net-pci,netdev=n0,mac={info.mac}{vectors}"
     for line in (
-        f"qemu-system-x86_64 … -netdev tap,id=n0,ifname={info.ifname},script=no,downscript=no{queues} \\",
-        f"                     -device virtio-net-pci,netdev=n0,mac={info.mac}{vectors}",
-        f"cloud-hypervisor … --net tap={info.ifname},mac={info.mac}"
-        + (f",num_queues={2 * info.queues}" if info.queues > 1 else ""),
-        f'firecracker: {{"iface_id": "eth0", "host_dev_name": "{info.ifname}", "guest_mac": "{info.mac}"}}',
+        f"{within}firecracker …",
+        f'  {{"iface_id": "eth0", "host_dev_name": "{info.ifname}", "guest_mac": "{info.mac}"}}',
+        f"{within}qemu-system-x86_64 … \\",
+        f"  -netdev tap,id=n0,ifname={info.ifname},script=no,downscript=no{queues} {card}",
+    ):
+        click.echo(f"    {line}")
+    click.echo("  or as a file descriptor, without any privilege")
+    several = "fds={fds}" if info.queues > 1 else "fd={fd}"
+    for line in (
+        f"arcbox-net exec-tap {network} {info.name} -- qemu-system-x86_64 … -netdev tap,id=n0,{several} {card}",
+        f'Python: NetworkManager.connect("{network}").open_tap("{info.name}").fd',
+        f'other:  send {{"op": "open-tap", "name": "{info.name}"}} to {paths.fd_socket(network)} (SOCK_SEQPACKET)',
     ):
         click.echo(f"    {line}")

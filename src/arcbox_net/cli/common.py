@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from arcbox_net.errors import ConfigError, PermissionDenied
 
 if TYPE_CHECKING:
     from arcbox_net.manager import NetworkManager
+    from arcbox_net.network.messages import NetworkStatus
     from arcbox_net.rules import ForwardRule
 
 CAP_NET_ADMIN = 12
@@ -65,6 +67,28 @@ class Forward(click.ParamType[Any]):
         return parse_forward(value)
 
 
+class WithCommand(click.Command):
+    """A command line whose part after `--` is another command, untouched."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta["command"] = args[at + 1 :]
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "-- CMD…"]
+
+
+def command_words(ctx: click.Context, example: str) -> list[str]:
+    """What stands after `--`. Raises UsageError when there is nothing."""
+    words: list[str] = ctx.meta.get("command", [])
+    if not words:
+        raise click.UsageError(f"no command given: put it after --, as in  {example}", ctx)
+    return words
+
+
 network_argument = click.argument("network", metavar="NAME", type=NetworkName())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 publish_option = click.option(
@@ -83,6 +107,21 @@ def connect(network: str) -> NetworkManager:
     from arcbox_net.manager import NetworkManager
 
     return NetworkManager.connect(network)
+
+
+def resolv_conf(network: NetworkStatus) -> str | None:
+    """The resolver configuration of a guest of *network*; None where the network answers no names."""
+    if not network.dns or network.gateway is None:
+        return None
+    return resolv_conf_text([network.gateway], network.domain)
+
+
+def resolv_conf_text(servers: Sequence[object], domain: str | None) -> str:
+    lines = ["# written by arcbox-net for this guest only"]
+    lines += [f"nameserver {server}" for server in servers]
+    if domain:
+        lines.append(f"search {domain}")
+    return "\n".join(lines) + "\n"
 
 
 def check_guest(mac: str | None, ip: str | None, name: str | None = None) -> None:

@@ -86,8 +86,8 @@ def _serve(requests: IO[str], answers: IO[str]) -> int:
 
 def _dhcp(hostname: str) -> dict[str, Any]:
     """An address by DHCP, then the resolver that the lease names."""
+    from arcbox_net.cli.common import resolv_conf_text
     from arcbox_net.cli.guest_dhcp import configure
-    from arcbox_net.cli.run import resolv_conf_text
 
     lease = configure(IFNAME, hostname=hostname)
     if lease.dns:

@@ -16,7 +16,6 @@ from arcbox_net.rules import ForwardRule
 
 if TYPE_CHECKING:
     from arcbox_net.manager import NetworkManager
-    from arcbox_net.network.messages import NetworkStatus
 
 PRIVATE_ONLY = (
     "file",
@@ -32,21 +31,7 @@ PRIVATE_ONLY = (
 )
 
 
-class WithCommand(click.Command):
-    """A command line whose part after `--` is another command, untouched."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "--" in args:
-            at = args.index("--")
-            ctx.meta["command"] = args[at + 1 :]
-            args = args[:at]
-        return super().parse_args(ctx, args)
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "-- CMD…"]
-
-
-@click.command("run", cls=WithCommand)
+@click.command("run", cls=common.WithCommand)
 @click.argument("network", metavar="[NAME]", type=common.NetworkName(), required=False)
 @network_options
 @click.option(
@@ -89,11 +74,7 @@ def command(
     where the TAP is (see enter): with --config-file the interface is added to a copy of the file, else it is
     printed for your API call.
     """
-    words: list[str] = ctx.meta.get("command", [])
-    if not words:
-        raise click.UsageError(
-            "no command given: put it after --, as in  arcbox-net run -- curl example.org", ctx
-        )
+    words = common.command_words(ctx, "arcbox-net run -- curl example.org")
     if network is not None:
         given = next((name for name in PRIVATE_ONLY if options[name]), None)
         if given is not None:
@@ -183,7 +164,7 @@ def _run_command(stack: contextlib.ExitStack, guest: _Guest, words: list[str], d
                 )
             )
         )
-        process.release({"resolv_conf": resolv_conf(network), "dhcp": dhcp})
+        process.release({"resolv_conf": common.resolv_conf(network), "dhcp": dhcp})
     except BaseException:
         process.kill()
         raise
@@ -199,25 +180,10 @@ def _become(words: list[str], order: dict[str, Any]) -> int:
         from arcbox_net.cli.guest_dhcp import configure
 
         lease = configure("eth0")
-        text = resolv_conf_text(lease.dns, lease.domain) if lease.dns else text
+        text = common.resolv_conf_text(lease.dns, lease.domain) if lease.dns else text
     for missed in guest_mounts.dress(text):
         output.note(missed)
     guest_process.execute(words)
-
-
-def resolv_conf(network: NetworkStatus) -> str | None:
-    """The resolver configuration of a guest of *network*; None where the network answers no names."""
-    if not network.dns or network.gateway is None:
-        return None
-    return resolv_conf_text([network.gateway], network.domain)
-
-
-def resolv_conf_text(servers: Sequence[object], domain: str | None) -> str:
-    lines = ["# written by arcbox-net for this guest only"]
-    lines += [f"nameserver {server}" for server in servers]
-    if domain:
-        lines.append(f"search {domain}")
-    return "\n".join(lines) + "\n"
 
 
 def _run_monitor(

@@ -69,6 +69,25 @@ class DnsRecordInfo(msgspec.Struct, kw_only=True, frozen=True):
     source: str
 
 
+class FlowInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A flow of a guest. `bytes_out`: what the guest sent. `reason`: how it ended, None while it lives.
+
+    None stands for what the egress does not know: conntrack entries have no age.
+    """
+
+    protocol: str
+    guest: str
+    peer: str
+    state: str
+    guest_port: int | None = None
+    peer_port: int | None = None
+    age_s: float | None = None
+    idle_s: float | None = None
+    bytes_out: int | None = None
+    bytes_in: int | None = None
+    reason: str | None = None
+
+
 class Warning_(msgspec.Struct, kw_only=True, frozen=True):
     """Something that limits the network and its fix, such as a foreign firewall's drop policy."""
 

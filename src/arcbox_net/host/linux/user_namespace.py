@@ -47,6 +47,18 @@ def private_netns(pid: int) -> int | None:
     return None
 
 
+def is_elsewhere(pid: int) -> bool:
+    """Whether the links of the network process *pid* are in another network namespace than the caller's."""
+    try:
+        fd = private_netns(pid)
+    except OSError:
+        return False
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
+
+
 def join(pid: int) -> None:
     """Become a member, with every power, of the user namespace of *pid*. For a process of one thread."""
     try:
