@@ -1,12 +1,13 @@
 """Forwards when a step of them fails: all of one is there, or nothing."""
 
+import os
 import socket
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from arcbox_net.errors import ConfigError, ForwardNotFound, HostPortInUse, KernelError
-from arcbox_net.recipes.port_forward import PortForwards
+from arcbox_net.errors import ConfigError, ForwardNotFound, HostPortInUse, KernelError, PermissionDenied
+from arcbox_net.recipes.port_forward import CLIENTS_OWN, GATEWAYS, Forward, PortForwards
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import parse_forward
 
@@ -153,3 +154,94 @@ def test_forward_that_the_kernel_refuses_does_not_keep_others_from_their_guest(f
     forwards.guests_changed({public: GUEST, local: GUEST})
     assert forwards.get(public).guest_ip == GUEST
     assert len(firewall.elements) == 1
+
+
+@pytest.fixture
+def outside():
+    """Stands for the host's namespace; `asked` is how often something was made there."""
+
+    class Outside:
+        asked = 0
+
+        def __call__(self, make):
+            self.asked += 1
+            return make()
+
+    return Outside()
+
+
+@pytest.fixture
+def private(firewall, relay, outside):
+    made = PortForwards(firewall, relay, outside=outside)
+    yield made
+    made.close()
+
+
+def test_forward_of_a_private_network_is_in_no_map_and_asks_for_the_clients_address(
+    private, firewall, relay, outside
+):
+    forward = private.add(parse_forward(f"0.0.0.0:{free_ports()}:80"), GUEST)
+    assert (forward.in_kernel, forward.transparent) == (False, True)
+    assert firewall.elements == set()
+    assert private.dnats() == ()
+    assert relay.stats()["rules"] == 1
+    assert outside.asked == 1
+
+
+def test_hairpins_are_the_active_forwards_that_are_not_on_loopback(private):
+    first, local, pending = free_ports(2), free_ports(3) + 2, free_ports(4) + 3
+    private.add(parse_forward(f"0.0.0.0:{first}-{first + 1}:80-81/udp"), GUEST)
+    private.add(parse_forward(f"127.0.0.1:{local}:80"), GUEST)
+    waiting = private.add(parse_forward(f"0.0.0.0:{pending}:80"), None)
+    assert private.hairpins() == [("udp", "0.0.0.0", first), ("udp", "0.0.0.0", first + 1)]
+    private.guests_changed({forward.rule: GUEST for forward in private.forwards()})
+    assert ("tcp", "0.0.0.0", pending) in private.hairpins()
+    private.remove(waiting.rule)
+    assert ("tcp", "0.0.0.0", pending) not in private.hairpins()
+
+
+GUEST6 = IPv6Address("fd00:64::2")
+ACROSS = {"is_private": True}
+
+
+@pytest.mark.parametrize(
+    ("spec", "guest", "how", "address", "transparent", "in_kernel"),
+    [
+        pytest.param("0.0.0.0:80:80", GUEST, {}, CLIENTS_OWN, False, True, id="map"),
+        pytest.param("[::]:80:80", GUEST6, {}, CLIENTS_OWN, False, True, id="map-ipv6"),
+        pytest.param("[::]:80:80", GUEST, {}, GATEWAYS, False, False, id="ipv6-to-ipv4"),
+        pytest.param("127.0.0.1:80:80", GUEST, {}, GATEWAYS, False, False, id="loopback"),
+        pytest.param("[::1]:80:80", GUEST6, {}, GATEWAYS, False, False, id="loopback-ipv6"),
+        pytest.param("0.0.0.0:80:80", GUEST, ACROSS, CLIENTS_OWN, True, False, id="across"),
+        pytest.param("[::]:80:80", GUEST6, ACROSS, CLIENTS_OWN, True, False, id="across-ipv6"),
+        pytest.param("0.0.0.0:80:80", GUEST6, ACROSS, GATEWAYS, False, False, id="across-ipv4-to-ipv6"),
+        pytest.param("127.0.0.1:80:80", GUEST, ACROSS, GATEWAYS, False, False, id="across-loopback"),
+        pytest.param(
+            "0.0.0.0:80:80", GUEST, {**ACROSS, "routed": False}, GATEWAYS, False, False, id="across-host-only"
+        ),
+    ],
+)
+def test_whose_address_the_guest_sees(spec, guest, how, address, transparent, in_kernel):
+    forward = Forward(parse_forward(spec), [], guest_ip=guest, **how)
+    assert (forward.client_address[0], forward.transparent, forward.in_kernel) == (
+        address,
+        transparent,
+        in_kernel,
+    )
+    assert (forward.client_address[1] is None) == (address == CLIENTS_OWN)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may bind every port")
+def test_privileged_port_of_an_ordinary_user_names_the_setting(forwards):
+    with pytest.raises(PermissionDenied) as raised:
+        forwards.add(parse_forward("127.0.0.1:1:80"), GUEST)
+    assert (
+        raised.value.fix == "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=1, or use a port from 1024 on"
+    )
+    assert forwards.forwards() == []
+
+
+def test_ipv6_listener_leaves_the_port_of_ipv4_alone(forwards):
+    port = free_ports()
+    forwards.add(parse_forward(f"[::]:{port}:80"), GUEST)
+    assert is_free(port)

@@ -89,7 +89,7 @@ def forwards_table(forwards: list[ForwardInfo]) -> None:
                 forward.rule,
                 forward.guest_ip or forward.guest,
                 forward.path,
-                "kept" if forward.client_address_preserved else "ours",
+                forward.client_address,
                 forward.state,
             )
             for forward in forwards

@@ -45,7 +45,11 @@ class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ForwardInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """A port forward. `path`: nft (kernel) or splice (relay). `state`: active, or pending until its guest is known."""
+    """A port forward. `path`: nft (kernel) or splice (relay). `state`: active, or pending until its guest is known.
+
+    `client_address`: whose address the guest sees, "client's own" or "gateway's", then with the reason why. A client
+    on the host's own loopback is always seen as the gateway. `dials_…`: connections and UDP flows of the relay.
+    """
 
     rule: str
     protocol: str
@@ -59,6 +63,10 @@ class ForwardInfo(msgspec.Struct, kw_only=True, frozen=True):
     path: str
     state: str
     client_address_preserved: bool
+    client_address: str = "client's own"
+    client_address_reason: str | None = None
+    dials_as_client: int = 0
+    dials_as_gateway: int = 0
 
 
 class DnsRecordInfo(msgspec.Struct, kw_only=True, frozen=True):

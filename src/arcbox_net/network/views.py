@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 def forward_info(forward: Forward) -> ForwardInfo:
     rule = forward.rule
+    address, reason = forward.client_address
+    as_client, as_gateway = forward.dials()
     return ForwardInfo(
         rule=str(rule),
         protocol=rule.protocol,
@@ -24,5 +26,9 @@ def forward_info(forward: Forward) -> ForwardInfo:
         guest_port_end=rule.guest_port_end,
         path="nft" if forward.in_kernel else "splice",
         state="active" if forward.guest_ip else "pending",
-        client_address_preserved=forward.in_kernel,
+        client_address_preserved=reason is None,
+        client_address=address,
+        client_address_reason=reason,
+        dials_as_client=as_client,
+        dials_as_gateway=as_gateway,
     )

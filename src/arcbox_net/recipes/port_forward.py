@@ -1,61 +1,86 @@
 """Port forwards and host access of one network: listeners of ours, elements of the kernel's map, or both.
 
-Every forward holds its host port with a socket of ours, so that a conflict is an error and not a surprise.
-The socket belongs to the splice relay, which serves the host's own loopback and IPv6 clients. For an IPv4
-address that is not loopback, the kernel's map catches packets first: they go to the guest at kernel speed with
-the client's address intact. A forward whose guest is not known yet is pending: the socket is bound, not listening.
+Every forward holds its host port with a socket of ours, so that a conflict is an error and not a surprise. The
+socket belongs to a splice relay. With masquerade, what is not for the host's own loopback and needs no change of
+IP version is caught by the kernel's map first: it goes to the guest at kernel speed with the client's address
+intact. Where guests live in a private network namespace, the relay serves everybody, and dials from the
+client's own address where it can. A forward whose guest is not known yet is pending: bound, not listening.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import ipaddress
 import logging
-import resource
 import socket
-from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol, TypeVar
 
 from arcbox_net.config import HostAccess
-from arcbox_net.errors import (
-    ArcboxNetError,
-    ConfigError,
-    ForwardExists,
-    ForwardNotFound,
-    HostPortInUse,
-    LimitReached,
-    PermissionDenied,
-)
+from arcbox_net.errors import ArcboxNetError, ForwardExists, ForwardNotFound
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import Dnat, HostAccessRedirect
+from arcbox_net.recipes.host_ports import bind, close, hold, listen
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import ForwardRule
 
-FDS_RESERVED = 1024  # what the rest of the process needs beside listeners
-LISTEN_BACKLOG = 1024
+CLIENTS_OWN, GATEWAYS = "client's own", "gateway's"
 log = logging.getLogger("arcbox_net.forwards")
-_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+T = TypeVar("T")
+GuestIP = IPv4Address | IPv6Address
+
+
+class Outside(Protocol):
+    """Calls *make* in the host's network namespace, and returns what it made."""
+
+    def __call__(self, make: Callable[[], T], /) -> T: ...
 
 
 @dataclasses.dataclass(slots=True)
 class Forward:
-    """One rule with what it holds. `relay_ids` is empty while pending."""
+    """One rule with what it holds. `relay_ids` is empty while pending. `is_private`: guests are in another network
+    namespace than the host's ports. `routed`: they have a default route, and so can answer any address.
+    """
 
     rule: ForwardRule
     sockets: list[socket.socket]
-    guest_ip: IPv4Address | None = None
+    is_private: bool = False
+    routed: bool = True
+    guest_ip: GuestIP | None = None
     relay_ids: list[int] = dataclasses.field(default_factory=list)
+    dials: Callable[[], tuple[int, int]] = lambda: (0, 0)  # of the relay: as the client, as the gateway
 
     @property
     def in_kernel(self) -> bool:
-        address = ipaddress.ip_address(self.rule.host_ip)
-        return address.version == 4 and not address.is_loopback
+        return not self.is_private and not self.rule.is_loopback and not self._translates
+
+    @property
+    def transparent(self) -> bool:
+        """Whether the relay shall dial from the client's own address."""
+        return self.is_private and self.client_address[0] == CLIENTS_OWN
+
+    @property
+    def client_address(self) -> tuple[str, str | None]:
+        """Whose address the guest sees, and why it is not the client's."""
+        if self.rule.is_loopback:
+            return GATEWAYS, "a guest cannot answer an address of the host's loopback"
+        if self._translates:
+            return GATEWAYS, "guest and clients differ in their IP version"
+        if self.is_private and not self.routed:
+            return GATEWAYS, "guests of a host-only network have no route to clients"
+        return CLIENTS_OWN, None
+
+    @property
+    def _translates(self) -> bool:
+        version = self.guest_ip.version if self.guest_ip else 6 if ":" in (self.rule.guest or "") else 4
+        return version != ipaddress.ip_address(self.rule.host_ip).version
 
     def dnats(self) -> list[Dnat]:
         if not self.in_kernel or self.guest_ip is None:
             return []
-        address = IPv4Address(self.rule.host_ip)
+        address = ipaddress.ip_address(self.rule.host_ip)
         host_ip = None if address.is_unspecified else address
         guest = self.guest_ip
         return [
@@ -65,11 +90,26 @@ class Forward:
 
 
 class PortForwards:
-    """All forwards of a network. Calls block; the network process makes them in its kernel thread."""
+    """All forwards of a network. Calls block; the network process makes them in its kernel thread.
 
-    def __init__(self, firewall: Firewall, relay: SpliceRelay) -> None:
+    In a private network *relay* dials inside, *access_relay* on the host's side, and *outside* makes sockets there.
+    """
+
+    def __init__(
+        self,
+        firewall: Firewall,
+        relay: SpliceRelay,
+        *,
+        access_relay: SpliceRelay | None = None,
+        outside: Outside | None = None,
+        routed: bool = True,
+    ) -> None:
         self._firewall = firewall
         self._relay = relay
+        self._access_relay = access_relay or relay
+        self._is_private = outside is not None
+        self._outside: Outside = outside or _here
+        self._routed = routed
         self._forwards: dict[ForwardRule, Forward] = {}
         self._redirects: dict[HostAccessRedirect, int] = {}
 
@@ -82,6 +122,15 @@ class PortForwards:
     def redirects(self) -> tuple[HostAccessRedirect, ...]:
         return tuple(self._redirects)
 
+    def hairpins(self) -> list[tuple[str, str, int]]:
+        """Protocol, address and port of the host where guests meet a forward that is not on loopback."""
+        return [
+            (rule.protocol, rule.host_ip, host_port)
+            for rule, forward in self._forwards.items()
+            if forward.relay_ids and not rule.is_loopback
+            for host_port, _ in rule.pairs()
+        ]
+
     def get(self, rule: ForwardRule) -> Forward:
         """Raises ForwardNotFound."""
         forward = self._forwards.get(rule)
@@ -90,10 +139,10 @@ class PortForwards:
             raise ForwardNotFound(f"no forward {rule}", fix=f"forwards here: {known}", rule=str(rule))
         return forward
 
-    def add(self, rule: ForwardRule, guest_ip: IPv4Address | None) -> Forward:
+    def add(self, rule: ForwardRule, guest_ip: GuestIP | None) -> Forward:
         """Hold the host ports and, when the guest is known, start to forward.
 
-        Raises HostPortInUse, ForwardExists; then nothing is held.
+        Raises HostPortInUse, ForwardExists, PermissionDenied; then nothing is held.
         """
         for other in self._forwards:
             if rule.overlaps(other):
@@ -103,7 +152,8 @@ class PortForwards:
                     rule=str(rule),
                     existing=str(other),
                 )
-        forward = Forward(rule, _hold(rule))
+        forward = Forward(rule, self._outside(partial(hold, rule)), self._is_private, self._routed)
+        forward.dials = lambda: self._dials(forward)
         self._activate(forward, guest_ip)
         self._forwards[rule] = forward
         return forward
@@ -112,10 +162,10 @@ class PortForwards:
         """Stop forwarding *rule*, end its flows and free the host ports. Raises ForwardNotFound."""
         forward = self.get(rule)
         self._deactivate(forward)
-        _close(forward.sockets)
+        close(forward.sockets)
         del self._forwards[rule]
 
-    def guests_changed(self, resolved: Mapping[ForwardRule, IPv4Address | None]) -> None:
+    def guests_changed(self, resolved: Mapping[ForwardRule, GuestIP | None]) -> None:
         """*resolved* is where each rule's guest is now: pending forwards become active, those of a lost guest pending.
 
         A forward that cannot be served (its host port was taken by somebody else in between) stays pending, and is
@@ -127,9 +177,9 @@ class PortForwards:
                 continue
             try:
                 self._deactivate(forward)
-                _close(forward.sockets)
+                close(forward.sockets)
                 forward.sockets = []
-                forward.sockets = _hold(rule)
+                forward.sockets = self._outside(partial(hold, rule))
                 self._activate(forward, guest_ip)
             except (ArcboxNetError, OSError) as error:
                 log.error("forward %s is not served: %s", rule, error)
@@ -138,9 +188,10 @@ class PortForwards:
         """Listen at the gateway for each allowed host port and send guests' packets for it there."""
         added = []
         for item in items:
-            held = _bind(item.protocol, str(gateway), 0)
+            held = bind(item.protocol, str(gateway), 0)
             relay_port = held.getsockname()[1]
-            relay_id = self._hand_over(item.protocol, [(held, ("127.0.0.1", item.host_port))])[0]
+            target = ("127.0.0.1", item.host_port)
+            relay_id = _hand_over(self._access_relay, item.protocol, [(held, target)])[0]
             redirect = HostAccessRedirect(item.protocol, item.host_port, relay_port)
             self._redirects[redirect] = relay_id
             added.append(redirect)
@@ -151,20 +202,22 @@ class PortForwards:
         """Close every listener. The kernel's map goes with the ruleset."""
         for forward in self._forwards.values():
             self._relay.remove_many(forward.relay_ids)
-            _close(forward.sockets)
-        self._relay.remove_many(self._redirects.values())
+            close(forward.sockets)
+        self._access_relay.remove_many(self._redirects.values())
         self._forwards.clear()
         self._redirects.clear()
 
-    def _activate(self, forward: Forward, guest_ip: IPv4Address | None) -> None:
+    def _activate(self, forward: Forward, guest_ip: GuestIP | None) -> None:
         if guest_ip is None:
             return
         targets = [(str(guest_ip), guest_port) for _, guest_port in forward.rule.pairs()]
         pairs = list(zip(forward.sockets, targets, strict=True))
         forward.sockets = []
-        forward.relay_ids = self._hand_over(forward.rule.protocol, pairs)
         forward.guest_ip = guest_ip
         try:
+            forward.relay_ids = _hand_over(
+                self._relay, forward.rule.protocol, pairs, transparent=forward.transparent
+            )
             dnats = forward.dnats()
             if dnats:
                 self._firewall.add_dnats(dnats)
@@ -183,93 +236,32 @@ class PortForwards:
         forward.relay_ids = []
         forward.guest_ip = None
 
-    def _hand_over(self, protocol: str, pairs: Sequence[tuple[socket.socket, tuple[str, int]]]) -> list[int]:
-        """Give bound sockets to the relay, which closes them from now on; all are closed if that fails."""
-        try:
-            if protocol == "tcp":
-                for held, _ in pairs:
-                    _listen(held)
-            given = [(held.fileno(), target) for held, target in pairs]
-            relay_ids = (
-                self._relay.add_tcp_many(given) if protocol == "tcp" else self._relay.add_udp_many(given)
-            )
-        except BaseException:
-            _close(held for held, _ in pairs)
-            raise
-        for held, _ in pairs:
-            held.detach()
-        return relay_ids
+    def _dials(self, forward: Forward) -> tuple[int, int]:
+        counted = self._relay.stats_of(forward.relay_ids)
+        return counted["dials_as_client"], counted["dials_as_gateway"]
 
 
-def _hold(rule: ForwardRule) -> list[socket.socket]:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY and rule.size > limit - FDS_RESERVED:
-        raise LimitReached(
-            f"{rule}: {rule.size} ports need {rule.size} file descriptors, this process may open {limit}",
-            fix=f"raise the hard limit (ulimit -Hn {rule.size + FDS_RESERVED}) or split the range",
-            limit="nofile",
-            value=limit,
-        )
-    held: list[socket.socket] = []
+def _here(make: Callable[[], T], /) -> T:
+    return make()
+
+
+def _hand_over(
+    relay: SpliceRelay,
+    protocol: str,
+    pairs: Sequence[tuple[socket.socket, tuple[str, int]]],
+    *,
+    transparent: bool = False,
+) -> list[int]:
+    """Give bound sockets to *relay*, which closes them from now on; all are closed if that fails."""
     try:
-        for host_port, _ in rule.pairs():
-            held.append(_bind(rule.protocol, rule.host_ip, host_port))
-    except BaseException:
-        _close(held)
-        raise
-    return held
-
-
-def _bind(protocol: str, host_ip: str, host_port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host_ip else socket.AF_INET
-    held = socket.socket(family, _KINDS[protocol] | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if family == socket.AF_INET6:
-            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp":
-            # Connections of an earlier run in TIME_WAIT must not block a restart; a listener still conflicts.
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind((host_ip, host_port))
-    except OSError as error:
-        held.close()
-        where = f"[{host_ip}]" if ":" in host_ip else host_ip
-        if isinstance(error, PermissionError):
-            raise PermissionDenied(
-                f"{where}:{host_port}/{protocol}: port numbers below net.ipv4.ip_unprivileged_port_start need root",
-                fix=f"sysctl net.ipv4.ip_unprivileged_port_start={host_port}, or use a higher port",
-                operation=f"bind {where}:{host_port}",
-            ) from None
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(
-                f"forward: {host_ip} is not an address of this host",
-                fix="choose one of: ip -brief address; or 0.0.0.0 for all",
-                field="host_ip",
-                value=host_ip,
-            ) from None
-        raise _in_use(host_ip, host_port, protocol, error) from None
-    return held
-
-
-def _listen(held: socket.socket) -> None:
-    try:
-        held.listen(LISTEN_BACKLOG)
-    except OSError as error:
-        # Bound while pending, but somebody else came to listen there first.
-        host_ip, host_port = held.getsockname()[:2]
-        raise _in_use(host_ip, host_port, "tcp", error) from None
-
-
-def _close(sockets: Iterable[socket.socket]) -> None:
-    for held in sockets:
-        held.close()
-
-
-def _in_use(host_ip: str, host_port: int, protocol: str, error: OSError) -> HostPortInUse:
-    where = f"[{host_ip}]" if ":" in host_ip else host_ip
-    return HostPortInUse(
-        f"{where}:{host_port}/{protocol}: {error.strerror}",
-        fix=f"find its owner with: ss -lnp 'sport = :{host_port}'",
-        address=host_ip,
-        host_port=host_port,
-        protocol=protocol,
-    )
+            for held, _ in pairs:
+                listen(held)
+        add = relay.add_tcp_many if protocol == "tcp" else relay.add_udp_many
+        relay_ids = add([(held.fileno(), target) for held, target in pairs], transparent=transparent)
+    except BaseException:
+        close(held for held, _ in pairs)
+        raise
+    for held, _ in pairs:
+        held.detach()
+    return relay_ids
