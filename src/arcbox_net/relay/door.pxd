@@ -15,15 +15,19 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
 from arcbox_net.abi.socket cimport AF_INET, AF_INET6, htons, iovec, sockaddr_in, sockaddr_in6
-from arcbox_net.relay.flow cimport relay_item, relay_rule, relay_worker
+from arcbox_net.relay.flow cimport (
+    ADDRESS_BYTES, flow_row, gate_flow, gate_syn, relay_item, relay_rule, relay_worker,
+)
+from arcbox_net.relay.guests cimport guest_table
+from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.wire.virtio_net cimport VIRTIO_NET_HEADER_BYTES, virtio_net_header
 
 cdef enum:
-    ADDRESS_BYTES = 16  # IPv4 addresses are held as ::ffff:a.b.c.d
     DOOR_BURST_MAX = 32
     DOOR_FRAME_BYTES = 65664  # virtio_net_hdr, the largest packet, and a rest that keeps the next one aligned
     IPV4_DOOR = 0  # an index by IP version
     IPV6_DOOR = 1
+    FLOW_BUCKETS = 8192
 
 cdef enum door_counter:  # the order is that of DOOR_COUNTERS in egress.pyx
     PACKETS_IN
@@ -37,6 +41,21 @@ cdef enum door_counter:  # the order is that of DOOR_COUNTERS in egress.pyx
     DROP_CHECKSUM
     DROP_ADDRESS  # from or to an address that no packet may have
     DROP_WRITE  # the TUN did not take a packet
+    DROP_DESTINATION  # multicast, broadcast, link-local: never relayed
+    DROP_TCP_PORT  # port 0
+    DROP_TCP_FLAGS  # flags that no connection begins with
+    DROP_TCP_SEGMENT  # a segment that should have gone to the kernel, of a connection that is known
+    DROP_GUESTS  # no place for one more guest
+    DROP_DIALS  # too many dials wait; the guest will send its SYN again
+    DROP_ANSWER  # too many ICMP errors to one guest
+    SYN_REPEATED  # while the dial still waits
+    SYN_REPLACED
+    SYN_RETURNED  # of a connection that is open or nearly
+    REFUSED_HOST  # a guest tried to reach the host itself
+    REFUSED_GUEST  # flows_per_guest_max
+    RESETS_SENT
+    ERRORS_SENT
+    ACCEPTED_STRAY  # connections that nobody waited for
     DOOR_COUNTER_COUNT
 
 cdef struct door_packet:
@@ -54,19 +73,51 @@ cdef struct door_packet:
     uint8_t src[ADDRESS_BYTES]
     uint8_t dst[ADDRESS_BYTES]
 
+cdef struct relay_door
+
+cdef struct gate_listener:
+    relay_item item  # first
+    relay_door *door
+    int fd
+    uint32_t offered  # SYNs given to the kernel that were not accepted yet
+
 cdef struct relay_door:
     relay_rule rule  # first: the item of the TUN, its descriptor, and the owner of what comes through it
     uint8_t has_gateway[2]
     uint8_t gateways[2][ADDRESS_BYTES]  # our address as guests know it: where ICMP errors come from
     uint64_t counters[DOOR_COUNTER_COUNT]
     uint8_t *frames  # DOOR_BURST_MAX of DOOR_FRAME_BYTES
+    reach_policy *reach  # or NULL: no address of the host is known
+    guest_table guests
+    flow_row *closed  # the last flows that ended, a ring
+    uint32_t closed_max
+    uint64_t closed_count
+    gate_listener listeners[2]
+    gate_flow **flows  # FLOW_BUCKETS of them
+    gate_syn *syns  # free ones
+    gate_syn *syn_block
+    uint32_t dials_max
+    uint32_t dials_per_guest_max
+    uint32_t flows_max
+    uint32_t flows_per_guest_max
+    uint32_t flow_count
 
 
 cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil
 cdef int door_parse(uint8_t *frame, size_t size, door_packet *packet) noexcept nogil
 cdef int door_write(relay_door *door, const virtio_net_header *header, iovec *vectors, int n) noexcept nogil
-cdef bint door_prepare(relay_door *door) noexcept nogil
+cdef bint door_prepare(relay_worker *w, relay_door *door) noexcept nogil
 cdef void door_release(relay_door *door) noexcept nogil
+cdef int door_open(relay_worker *w, relay_door *door) noexcept nogil
+cdef void door_close(relay_worker *w, relay_door *door) noexcept nogil
+
+
+cdef inline flow_row *door_closed_row(relay_door *door) noexcept nogil:
+    """Where to describe a flow that has just ended; NULL when none are kept."""
+    if not door.closed_max:
+        return NULL
+    door.closed_count += 1
+    return &door.closed[(door.closed_count - 1) % door.closed_max]
 
 
 cdef inline void door_count(relay_door *door, int which) noexcept nogil:

@@ -5,14 +5,20 @@ TUN is watched level-triggered, so what is left brings another event. Packets of
 until the burst has ended; only then may a part send what it has gathered of them.
 """
 
-from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
+from arcbox_net.abi.epoll cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, epoll_ctl, epoll_event
 from arcbox_net.abi.files cimport read, writev
 from arcbox_net.abi.socket cimport iovec
-from arcbox_net.relay.flow cimport relay_worker
+from arcbox_net.relay.flow cimport (
+    ADDRESS_BYTES, ITEM_DOOR, ITEM_GATE_LISTENER, flow_row, item_init, link_append, link_remove, list_reset,
+    relay_worker,
+)
+from arcbox_net.relay.gate cimport gate_on_burst_end, gate_on_packet, gate_prepare, gate_release
+from arcbox_net.relay.guests cimport guests_prepare, guests_release
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold, pseudo_sum
 from arcbox_net.wire.icmp cimport (
     ICMP_CHECKSUM, ICMP_CODE, ICMP_ECHO_REQUEST, ICMP_HEADER_BYTES, ICMP_TYPE, ICMPV6_ECHO_REQUEST,
@@ -56,12 +62,16 @@ cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil:
                 door_count(door, reason)
             else:
                 _hand_on(w, door, &packet)
+        gate_on_burst_end(w, door)
         if size < 0:
             return
 
 
 cdef void _hand_on(relay_worker *w, relay_door *door, door_packet *packet) noexcept nogil:
-    door_count(door, DROP_PROTOCOL)
+    if packet.protocol == PROTOCOL_TCP:
+        gate_on_packet(w, door, packet)
+    else:
+        door_count(door, DROP_PROTOCOL)
 
 
 cdef int door_parse(uint8_t *frame, size_t size, door_packet *packet) noexcept nogil:
@@ -107,15 +117,63 @@ cdef int door_write(relay_door *door, const virtio_net_header *header, iovec *ve
     return -1
 
 
-cdef bint door_prepare(relay_door *door) noexcept nogil:
-    """Set aside the frames; False when memory is short."""
+cdef bint door_prepare(relay_worker *w, relay_door *door) noexcept nogil:
+    """Set aside what the door needs; False when memory is short. `door_release` undoes any of it."""
+    cdef int version
+    item_init(&door.rule.item, ITEM_DOOR)
+    door.rule.rule_link.item = &door.rule.item
+    list_reset(&door.rule.flows)
+    for version in range(2):
+        item_init(&door.listeners[version].item, ITEM_GATE_LISTENER)
+        door.listeners[version].door = door
     door.frames = <uint8_t *>calloc(DOOR_BURST_MAX, DOOR_FRAME_BYTES)
-    return door.frames != NULL
+    if door.closed_max:
+        door.closed = <flow_row *>calloc(door.closed_max, sizeof(flow_row))
+    return (
+        door.frames != NULL
+        and (door.closed != NULL or not door.closed_max)
+        and guests_prepare(&door.guests, w.hash_seed)
+        and gate_prepare(door)
+    )
 
 
 cdef void door_release(relay_door *door) noexcept nogil:
+    gate_release(door)
+    guests_release(&door.guests)
+    free(door.closed)
     free(door.frames)
+    door.closed = NULL
     door.frames = NULL
+
+
+cdef int door_open(relay_worker *w, relay_door *door) noexcept nogil:
+    """Watch the TUN and the listeners; 0 or an errno with none of them watched."""
+    cdef epoll_event event
+    cdef int version, failure
+    event.events = EPOLLIN
+    event.data.u64 = <uint64_t>door
+    failure = epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, door.rule.fd, &event)
+    for version in range(2):
+        if failure == 0 and door.listeners[version].fd >= 0:
+            event.events = EPOLLIN | EPOLLET
+            event.data.u64 = <uint64_t>&door.listeners[version]
+            failure = epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, door.listeners[version].fd, &event)
+    if failure < 0:
+        failure = errno
+        door_close(w, door)
+        return failure
+    link_append(&w.rules, &door.rule.rule_link)
+    return 0
+
+
+cdef void door_close(relay_worker *w, relay_door *door) noexcept nogil:
+    """Watch them no more. Flows are the caller's to end."""
+    cdef int version
+    epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, door.rule.fd, NULL)
+    for version in range(2):
+        epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, door.listeners[version].fd, NULL)
+        link_remove(&door.listeners[version].item.ready)
+        link_remove(&door.listeners[version].item.timer)
 
 
 cdef int _parse_ipv4(door_packet *packet, size_t size) noexcept nogil:

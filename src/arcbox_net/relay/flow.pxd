@@ -17,7 +17,7 @@ Each timer list has one constant timeout and is kept in order of `since_ms`, so 
 and an idle flow costs no wake-up.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -31,6 +31,8 @@ cdef enum:
     TARGET = 1  # the side we dialled
     EVENTS_MAX = 128
     SLAB_ENTRIES = 64
+    ADDRESS_BYTES = 16  # IPv4 addresses are held as ::ffff:a.b.c.d
+    SYN_FRAME_BYTES = 172  # virtio_net_hdr, IP header with 60 bytes of IPv6 extensions, TCP header
     UDP_BURST_MAX = 32
     UDP_BYTES_MAX = 65536
     CONTROL_BYTES = 64
@@ -43,11 +45,14 @@ cdef enum item_kind:
     ITEM_TCP_FLOW
     ITEM_UDP_RULE
     ITEM_UDP_FLOW
-    ITEM_DOOR
+    ITEM_DOOR  # the TUN of an EgressRelay's worker
+    ITEM_GATE_LISTENER
+    ITEM_GATE_FLOW
 
 cdef enum tcp_state:
     TCP_CONNECTING
     TCP_OPEN
+    TCP_OFFERED  # the target answered, and the guest's SYN was given to the kernel
 
 cdef enum counter:  # the order is that of COUNTERS in splice.pyx
     ACCEPTED
@@ -59,6 +64,7 @@ cdef enum counter:  # the order is that of COUNTERS in splice.pyx
     CONNECT_FAILED
     CONNECT_TIMEOUT
     IDLE_TIMEOUT
+    ABANDONED  # the guest's handshake never ended
     BYTES_IN
     BYTES_OUT
     DATAGRAMS_IN
@@ -70,6 +76,8 @@ cdef enum counter:  # the order is that of COUNTERS in splice.pyx
 
 cdef struct relay_item
 cdef struct relay_rule
+cdef struct relay_worker
+cdef struct tcp_flow
 
 cdef struct relay_link:
     relay_link *prev
@@ -99,6 +107,7 @@ cdef struct relay_rule:
     sockaddr_in6 target  # or a sockaddr_in, as its family says
     relay_link rule_link
     relay_link flows
+    void (*on_end)(relay_worker *w, tcp_flow *flow, int outcome) noexcept nogil  # or NULL
     uint64_t counters[COUNTER_COUNT]
 
 cdef struct guest_subnet:
@@ -149,11 +158,43 @@ cdef struct udp_flow:
     sockaddr_in6 local  # the address of ours the client sent to; family 0 on a specific bind
     uint64_t moved[2]
 
+cdef struct relay_guest:
+    relay_link idle  # first: on the table's list while nothing is held
+    relay_guest *next  # in its bucket
+    uint8_t address[ADDRESS_BYTES]
+    uint32_t held  # how many things refer to it
+    uint32_t flows
+    uint32_t dials
+    uint32_t endpoints  # UDP and echo
+    uint32_t answers  # ICMP errors since answers_ms
+    uint64_t answers_ms
+
+cdef struct gate_syn:
+    gate_syn *next
+    uint32_t isn
+    uint32_t size
+    uint8_t frame[SYN_FRAME_BYTES]
+
+cdef struct gate_flow:
+    tcp_flow tcp  # first
+    gate_flow *next  # in its bucket
+    relay_guest *guest
+    gate_syn *syn  # until the guest's connection was accepted
+    uint32_t hash
+    int failure  # the errno of a failed dial
+    uint8_t version
+    uint8_t watched  # the target's socket is in the epoll set
+    uint16_t src_port
+    uint16_t dst_port
+    uint8_t src[ADDRESS_BYTES]
+    uint8_t dst[ADDRESS_BYTES]
+
 cdef union flow_entry:
     relay_item item
     flow_entry *next
     tcp_flow tcp
     udp_flow udp
+    gate_flow gate
 
 cdef struct flow_slab:
     flow_slab *next
@@ -177,12 +218,17 @@ cdef struct flow_row:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t held
+    uint64_t ended_ms  # when the flow ended, 0 while it lives
+    uint8_t outcome  # of one that ended: a counter
+    int failure  # and the errno of its dial
     sockaddr_in6 client
+    sockaddr_in6 peer  # of a flow through a door; family 0 where there is no single one
 
 cdef enum request_kind:
     REQUEST_ADD
     REQUEST_REMOVE
     REQUEST_FLOWS
+    REQUEST_REACH
     REQUEST_STOP
 
 cdef struct relay_request:
@@ -193,6 +239,7 @@ cdef struct relay_request:
     size_t count
     flow_row *rows
     size_t rows_max
+    void *policy  # the reach_policy that takes effect; afterwards the one that it replaced
     relay_request *next
 
 cdef struct relay_worker:
@@ -215,6 +262,7 @@ cdef struct relay_worker:
     relay_link ready
     relay_link retired
     timer_list connecting
+    timer_list offered
     timer_list idle
     timer_list udp_idle
     timer_list paused

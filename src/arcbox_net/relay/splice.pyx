@@ -40,8 +40,8 @@ import threading
 
 COUNTERS = (
     "accepted", "active", "closed", "reset", "refused_limit", "refused_fds", "connect_failed",
-    "connect_timeout", "idle_timeout", "bytes_in", "bytes_out", "datagrams_in", "datagrams_out", "dropped",
-    "dials_as_client", "dials_as_gateway",
+    "connect_timeout", "idle_timeout", "abandoned", "bytes_in", "bytes_out", "datagrams_in", "datagrams_out",
+    "dropped", "dials_as_client", "dials_as_gateway",
 )
 assert len(COUNTERS) == COUNTER_COUNT
 

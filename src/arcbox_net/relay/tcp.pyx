@@ -70,8 +70,8 @@ cdef void tcp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
     item_queue(w, &rule.item)
 
 
-cdef void tcp_on_event(relay_worker *w, tcp_flow *flow, int side, uint32_t events) noexcept nogil:
-    cdef tcp_side *s = &flow.sides[side]
+cdef void tcp_note(tcp_side *s, uint32_t events) noexcept nogil:
+    """What an event says about a side's socket."""
     if events & (EPOLLERR | EPOLLHUP):
         s.readable = s.writable = s.ended = 1
         if events & EPOLLERR:
@@ -84,6 +84,11 @@ cdef void tcp_on_event(relay_worker *w, tcp_flow *flow, int side, uint32_t event
             s.urgent = 1
     if events & EPOLLOUT:
         s.writable = 1
+
+
+cdef void tcp_on_event(relay_worker *w, tcp_flow *flow, int side, uint32_t events) noexcept nogil:
+    cdef tcp_side *s = &flow.sides[side]
+    tcp_note(s, events)
     if flow.state == TCP_CONNECTING:
         if s.failed:
             _end(w, flow, CONNECT_FAILED if side == TARGET else RESET)
@@ -123,6 +128,21 @@ cdef void tcp_on_timeout(relay_worker *w, tcp_flow *flow) noexcept nogil:
 cdef void tcp_reset(relay_worker *w, tcp_flow *flow) noexcept nogil:
     """End the flow with a RST on both sides."""
     _end(w, flow, RESET)
+
+
+cdef void tcp_end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
+    """Close both sockets, with RST unless both ways have ended, and count why."""
+    _end(w, flow, outcome)
+
+
+cdef int tcp_watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
+    """Have the side's events from now on, and what it is ready for now; -1 without memory for that."""
+    return _watch(w, flow, side)
+
+
+cdef void tcp_close_reset(int fd) noexcept nogil:
+    """Close a socket with RST."""
+    _close_reset(fd)
 
 
 cdef void tcp_describe(relay_worker *w, tcp_flow *flow, flow_row *row) noexcept nogil:
@@ -284,6 +304,8 @@ cdef void _end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
         flow.sides[i].fd = -1
     flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
     count(flow.rule, outcome, 1)
+    if flow.rule.on_end != NULL:
+        flow.rule.on_end(w, flow, outcome)
 
 
 cdef void _close_reset(int fd) noexcept nogil:

@@ -20,14 +20,17 @@ from arcbox_net.abi.threads cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from arcbox_net.relay.door cimport door_on_event, relay_door
+from arcbox_net.relay.door cimport door_close, door_on_event, door_open, gate_listener, relay_door
 from arcbox_net.relay.flow cimport (
-    CLOSED, EVENTS_MAX, ITEM_DOOR, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE,
-    REQUEST_ADD, REQUEST_FLOWS, REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, item_init,
-    item_queue, link_append, link_remove, list_empty, list_reset, relay_item, relay_link, relay_request,
-    relay_rule, relay_worker, slabs_free, tcp_flow, timer_list, udp_flow,
+    CLOSED, EVENTS_MAX, ITEM_DOOR, ITEM_GATE_FLOW, ITEM_GATE_LISTENER, ITEM_TCP_FLOW, ITEM_TCP_RULE,
+    ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS, REQUEST_REACH, REQUEST_REMOVE,
+    REQUEST_STOP, flow_row, flows_release, gate_flow, item_init, item_queue, link_append, link_remove,
+    list_empty, list_reset, relay_item, relay_link, relay_request, relay_rule, relay_worker, slabs_free,
+    tcp_flow, timer_list, udp_flow,
 )
+from arcbox_net.relay.gate cimport gate_describe, gate_on_event, gate_on_listener, gate_on_timeout
 from arcbox_net.relay.pipes cimport pipes_free
+from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.relay.tcp cimport (
     tcp_describe, tcp_on_event, tcp_on_listener, tcp_on_timeout, tcp_on_turn, tcp_reset,
 )
@@ -52,6 +55,7 @@ cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexce
     list_reset(&w.ready)
     list_reset(&w.retired)
     list_reset(&w.connecting.head)
+    list_reset(&w.offered.head)
     list_reset(&w.idle.head)
     list_reset(&w.udp_idle.head)
     list_reset(&w.paused.head)
@@ -88,6 +92,7 @@ cdef void worker_run(relay_worker *w) noexcept nogil:
                 _on_event(w, &w.events[i])
         _run_ready(w)
         _expire(w, &w.connecting)
+        _expire(w, &w.offered)
         _expire(w, &w.idle)
         _expire(w, &w.udp_idle)
         _expire(w, &w.paused)
@@ -149,6 +154,8 @@ cdef void _on_event(relay_worker *w, const epoll_event *event) noexcept nogil:
         return
     if item.kind == ITEM_TCP_FLOW:
         tcp_on_event(w, <tcp_flow *>item, <int>(event.data.u64 & 1), event.events)
+    elif item.kind == ITEM_GATE_FLOW:
+        gate_on_event(w, <gate_flow *>item, <int>(event.data.u64 & 1), event.events)
     elif item.kind == ITEM_UDP_FLOW:
         udp_on_flow(w, <udp_flow *>item)
     elif item.kind == ITEM_TCP_RULE:
@@ -157,6 +164,8 @@ cdef void _on_event(relay_worker *w, const epoll_event *event) noexcept nogil:
         udp_on_listener(w, <relay_rule *>item)
     elif item.kind == ITEM_DOOR:
         door_on_event(w, <relay_door *>item)
+    elif item.kind == ITEM_GATE_LISTENER:
+        gate_on_listener(w, <gate_listener *>item)
 
 
 cdef void _run_ready(relay_worker *w) noexcept nogil:
@@ -172,10 +181,12 @@ cdef void _run_ready(relay_worker *w) noexcept nogil:
     while not list_empty(&waiting):
         item = waiting.next.item
         link_remove(&item.ready)
-        if item.kind == ITEM_TCP_FLOW:
+        if item.kind == ITEM_TCP_FLOW or item.kind == ITEM_GATE_FLOW:
             tcp_on_turn(w, <tcp_flow *>item)
         elif item.kind == ITEM_TCP_RULE:
             tcp_on_listener(w, <relay_rule *>item)
+        elif item.kind == ITEM_GATE_LISTENER:
+            gate_on_listener(w, <gate_listener *>item)
 
 
 cdef void _expire(relay_worker *w, timer_list *timers) noexcept nogil:
@@ -186,6 +197,8 @@ cdef void _expire(relay_worker *w, timer_list *timers) noexcept nogil:
             return
         if item.kind == ITEM_TCP_FLOW:
             tcp_on_timeout(w, <tcp_flow *>item)
+        elif item.kind == ITEM_GATE_FLOW:
+            gate_on_timeout(w, <gate_flow *>item)
         elif item.kind == ITEM_UDP_FLOW:
             udp_on_timeout(w, <udp_flow *>item)
         else:
@@ -200,6 +213,7 @@ cdef int _wait_ms(relay_worker *w) noexcept nogil:
     if not list_empty(&w.ready):
         return 0
     wait = _sooner(w, &w.connecting, wait)
+    wait = _sooner(w, &w.offered, wait)
     wait = _sooner(w, &w.idle, wait)
     wait = _sooner(w, &w.udp_idle, wait)
     return _sooner(w, &w.paused, wait)
@@ -247,14 +261,24 @@ cdef void _carry_out(relay_worker *w, relay_request *request) noexcept nogil:
             _drop_rule(w, request.rules[i])
     elif request.kind == REQUEST_FLOWS:
         _list_flows(w, request)
+    elif request.kind == REQUEST_REACH:
+        _change_reach(<relay_door *>request.rules[0], request)
     elif request.kind == REQUEST_STOP:
         w.stopping = 1
         w.running = 0
 
 
+cdef void _change_reach(relay_door *door, relay_request *request) noexcept nogil:
+    cdef reach_policy *old = door.reach
+    door.reach = <reach_policy *>request.policy
+    request.policy = old
+
+
 cdef int _add_rule(relay_worker *w, relay_rule *rule) noexcept nogil:
     cdef epoll_event event
     cdef bint tcp = rule.item.kind == ITEM_TCP_RULE
+    if rule.item.kind == ITEM_DOOR:
+        return door_open(w, <relay_door *>rule)
     if not tcp and udp_prepare(w, rule) < 0:
         return ENOMEM
     event.events = EPOLLIN
@@ -272,13 +296,15 @@ cdef int _add_rule(relay_worker *w, relay_rule *rule) noexcept nogil:
 cdef void _drop_rule(relay_worker *w, relay_rule *rule) noexcept nogil:
     """Stop listening for *rule* and end its flows."""
     cdef relay_item *item
+    if rule.item.kind == ITEM_DOOR:
+        door_close(w, <relay_door *>rule)
     epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, rule.fd, NULL)
     link_remove(&rule.rule_link)
     link_remove(&rule.item.ready)
     link_remove(&rule.item.timer)
     while not list_empty(&rule.flows):
         item = rule.flows.next.item
-        if item.kind == ITEM_TCP_FLOW:
+        if item.kind == ITEM_TCP_FLOW or item.kind == ITEM_GATE_FLOW:
             tcp_reset(w, <tcp_flow *>item)
         else:
             udp_end(w, <udp_flow *>item, CLOSED)
@@ -295,6 +321,8 @@ cdef void _list_flows(relay_worker *w, relay_request *request) noexcept nogil:
     while at != &w.rules:
         rule = <relay_rule *>at.item
         at = at.next
+        if rule.item.kind == ITEM_DOOR:
+            _list_closed(w, <relay_door *>rule, request)
         inner = rule.flows.next
         while inner != &rule.flows and request.count < request.rows_max:
             item = inner.item
@@ -307,5 +335,18 @@ cdef void _list_flows(relay_worker *w, relay_request *request) noexcept nogil:
             row.idle_ms = w.now_ms - item.since_ms
             if item.kind == ITEM_TCP_FLOW:
                 tcp_describe(w, <tcp_flow *>item, row)
+            elif item.kind == ITEM_GATE_FLOW:
+                gate_describe(w, <gate_flow *>item, row)
             else:
                 udp_describe(w, <udp_flow *>item, row)
+
+
+cdef void _list_closed(relay_worker *w, relay_door *door, relay_request *request) noexcept nogil:
+    """The last flows that ended, the latest first."""
+    cdef uint64_t i, n = min(door.closed_count, <uint64_t>door.closed_max)
+    for i in range(n):
+        if request.count >= request.rows_max:
+            return
+        request.rows[request.count] = door.closed[(door.closed_count - 1 - i) % door.closed_max]
+        request.rows[request.count].idle_ms = w.now_ms - request.rows[request.count].ended_ms
+        request.count += 1

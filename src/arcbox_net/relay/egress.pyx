@@ -1,0 +1,428 @@
+"""Relay egress as Python sees it: doors in, counters and flows out. The work is done by nogil threads.
+
+    relay = EgressRelay([Door(tun_fd, listener4_fd, gateway4="192.168.64.1")])
+    relay.set_host_addresses(["198.51.100.7"])
+    relay.start()
+
+One thread serves one door. Calls may come from any thread. Directions are the guest's: `bytes_out` left it.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from arcbox_net.abi.atomics cimport abx_load_relaxed_u64
+from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
+from arcbox_net.abi.socket cimport AF_INET, ntohs, sockaddr_in, sockaddr_in6
+from arcbox_net.relay.door cimport (
+    DOOR_COUNTER_COUNT, IPV4_DOOR, IPV6_DOOR, door_prepare, door_release, relay_door,
+)
+from arcbox_net.relay.flow cimport (
+    ABANDONED, ADDRESS_BYTES, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, COUNTER_COUNT, IDLE_TIMEOUT,
+    REFUSED_FDS, REQUEST_ADD, REQUEST_FLOWS, REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, RESET,
+    TCP_CONNECTING, TCP_OFFERED, flow_row, relay_request, relay_rule, relay_worker,
+)
+from arcbox_net.relay.reach cimport REACH_TCP, REACH_UDP, reach_policy, reach_port
+from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
+from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, worker_run, worker_wait
+
+import contextlib
+import ipaddress
+import os
+import resource
+import signal
+import threading
+
+from arcbox_net.relay.doors import Door
+
+# A flow's counters are named for the side that dialled us, which is the guest: what came in from it went out.
+FLOW_COUNTERS = (
+    "accepted", "active", "closed", "reset", "refused_limit", "refused_fds", "connect_failed",
+    "connect_timeout", "idle_timeout", "abandoned", "bytes_out", "bytes_in", "datagrams_out", "datagrams_in",
+    "dropped",
+)
+DOOR_COUNTERS = (
+    "packets_in", "packets_out", "drop_short", "drop_virtio", "drop_ip_header", "drop_fragment",
+    "drop_protocol", "drop_l4_header", "drop_checksum", "drop_address", "drop_write", "drop_destination",
+    "drop_tcp_port", "drop_tcp_flags", "drop_tcp_segment", "drop_guests", "drop_dials", "drop_answer",
+    "syn_repeated", "syn_replaced", "syn_returned", "refused_host", "refused_guest", "resets_sent",
+    "errors_sent", "accepted_stray",
+)
+assert len(FLOW_COUNTERS) <= COUNTER_COUNT
+assert len(DOOR_COUNTERS) == DOOR_COUNTER_COUNT
+
+REASONS = {
+    CLOSED: "closed", RESET: "reset", REFUSED_FDS: "out of descriptors", CONNECT_TIMEOUT: "connect timeout",
+    IDLE_TIMEOUT: "idle", ABANDONED: "abandoned",
+}
+
+cdef enum:
+    DOORS_MAX = 16
+    OFFERED_TIMEOUT_MS = 60000  # the kernel gives up on a guest that does not answer after about as long
+    FDS_PER_FLOW = 2
+    FDS_PERCENT = 90  # of nofile may be held by flows
+
+
+cdef class _Policy:
+    """A block of memory with a reach_policy and its tables, until a worker takes it over."""
+
+    cdef reach_policy *raw
+
+    def __dealloc__(self):
+        free(self.raw)
+
+
+cdef class EgressRelay:
+    """Carries what guests send out: connections through sockets of this process."""
+
+    cdef relay_worker *workers[DOORS_MAX]
+    cdef relay_door *doors[DOORS_MAX]
+    cdef int count
+    cdef uint32_t flows_max, rows_max
+    cdef list addresses
+    cdef tuple ports
+    cdef object lock, threads, state
+    cdef dict last_stats
+
+    def __cinit__(
+        self, doors, *, flows_max=16384, flows_per_guest_max=4096, dials_max=1024, dials_per_guest_max=256,
+        udp_flows_max=16384, udp_flows_per_guest_max=4096, closed_flows_max=256, connect_timeout_ms=20000,
+        idle_timeout_s=7440,
+    ):
+        cdef int i, failure
+        doors = [Door(*door) for door in doors]
+        shares = len(doors)
+        if not 1 <= shares <= DOORS_MAX:
+            raise ValueError(f"{shares} doors: expected 1 to {DOORS_MAX}")
+        for name, value, least in (
+            ("flows_max", flows_max, shares), ("flows_per_guest_max", flows_per_guest_max, 1),
+            ("dials_max", dials_max, shares), ("dials_per_guest_max", dials_per_guest_max, 1),
+            ("udp_flows_max", udp_flows_max, shares), ("udp_flows_per_guest_max", udp_flows_per_guest_max, 1),
+            ("closed_flows_max", closed_flows_max, 0), ("connect_timeout_ms", connect_timeout_ms, 1),
+            ("idle_timeout_s", idle_timeout_s, 0),
+        ):
+            if not least <= value < 2**31:
+                raise ValueError(f"{name} {value}: expected {least} or more")
+        self.lock = threading.Lock()
+        self.threads = []
+        self.state = "new"
+        self.addresses = []
+        self.ports = ([], [])
+        self.flows_max = flows_max
+        self.last_stats = {}
+        self.rows_max = 0
+        for i, door in enumerate(doors):
+            self.workers[i] = <relay_worker *>calloc(1, sizeof(relay_worker))
+            self.doors[i] = <relay_door *>calloc(1, sizeof(relay_door))
+            if self.workers[i] == NULL or self.doors[i] == NULL:
+                free(self.workers[i])
+                free(self.doors[i])
+                raise MemoryError
+            failure = worker_init(
+                self.workers[i], _share(flows_max, shares) + _share(udp_flows_max, shares), False
+            )
+            if failure:
+                free(self.workers[i])
+                free(self.doors[i])
+                raise OSError(failure, f"relay thread: {os.strerror(failure)}")
+            self.count = i + 1
+            self.workers[i].connecting.timeout_ms = connect_timeout_ms
+            self.workers[i].offered.timeout_ms = OFFERED_TIMEOUT_MS
+            self.workers[i].idle.timeout_ms = <uint64_t>idle_timeout_s * 1000
+            self.doors[i].flows_max = _share(flows_max, shares)
+            self.doors[i].flows_per_guest_max = _share(flows_per_guest_max, shares)
+            self.doors[i].dials_max = _share(dials_max, shares)
+            self.doors[i].dials_per_guest_max = _share(dials_per_guest_max, shares)
+            self.doors[i].closed_max = _share(closed_flows_max, shares)
+            self.rows_max += self.workers[i].flows_max + self.doors[i].closed_max
+            self.doors[i].rule.fd = self.doors[i].listeners[0].fd = self.doors[i].listeners[1].fd = -1
+            _set_gateway(self.doors[i], IPV4_DOOR, door.gateway4)
+            _set_gateway(self.doors[i], IPV6_DOOR, door.gateway6)
+            if not door_prepare(self.workers[i], self.doors[i]):
+                raise MemoryError
+            _set_up_sockets(door)
+        for i, door in enumerate(doors):  # nothing can fail any more: the descriptors are ours
+            self.doors[i].rule.id = <uint64_t>i
+            self.doors[i].rule.fd = door.tun_fd
+            self.doors[i].listeners[IPV4_DOOR].fd = door.listener4_fd
+            self.doors[i].listeners[IPV6_DOOR].fd = door.listener6_fd
+
+    def __dealloc__(self):
+        self._free_all()  # a running thread holds a reference to this object, so none runs here
+
+    cdef void _free_all(self):
+        cdef int version
+        cdef relay_door *door
+        while self.count:
+            self.count -= 1
+            worker_free(self.workers[self.count])
+            door = self.doors[self.count]
+            door_release(door)
+            free(door.reach)
+            if door.rule.fd >= 0:
+                close(door.rule.fd)
+            for version in range(2):
+                if door.listeners[version].fd >= 0:
+                    close(door.listeners[version].fd)
+            free(door)
+            free(self.workers[self.count])
+
+    def start(self):
+        """Start the threads, in the network namespace of the caller: there they dial. A second call does nothing."""
+        cdef int i
+        with self.lock:
+            if self.state == "running":
+                return
+            self._open_only()
+            flows_max = min(self.flows_max, _raise_descriptor_limit() * FDS_PERCENT // 100 // FDS_PER_FLOW)
+            for i in range(self.count):
+                self.doors[i].flows_max = _share(flows_max, self.count)
+            self._post_all(REQUEST_ADD)
+            for i in range(self.count):
+                self.workers[i].running = 1
+                thread = threading.Thread(target=self._run, args=(i,), name=f"egress-{i}", daemon=True)
+                self.threads.append(thread)
+                thread.start()
+            self.state = "running"
+
+    def stop(self):
+        """Reset every flow, close every door and join the threads."""
+        with self.lock:
+            if self.state == "stopped":
+                return
+            self._post_all(REQUEST_STOP)
+            for thread in self.threads:
+                thread.join()
+            self._post_all(REQUEST_REMOVE)
+            self.last_stats = self._count()
+            self.threads.clear()
+            self._free_all()
+            self.state = "stopped"
+
+    def set_host_addresses(self, addresses):
+        """The addresses of the host: guests cannot connect to them, but for what `set_hairpin` lists."""
+        with self.lock:
+            self._open_only()
+            self.addresses = [_packed(address) for address in addresses]
+            self._post_reach()
+
+    def set_hairpin(self, ports, udp=()):
+        """(address, port) pairs of the host that guests may reach because something is published there; an
+        unspecified address stands for all of its version. *ports* are of TCP.
+        """
+        with self.lock:
+            self._open_only()
+            self.ports = (_port_list(ports), _port_list(udp))
+            self._post_reach()
+
+    def stats(self):
+        """Counters since the relay was made: of flows, of packets, and one for each reason to drop or refuse."""
+        with self.lock:
+            return dict(self.last_stats) if self.state == "stopped" else self._count()
+
+    def flows(self):
+        """Every live flow and the last ones that ended, the latest of a thread first, as a dict each."""
+        cdef relay_request request
+        cdef flow_row *rows
+        cdef relay_worker *w
+        cdef int i
+        found = []
+        with self.lock:
+            if self.state == "stopped":
+                return found
+            rows = <flow_row *>calloc(self.rows_max, sizeof(flow_row))
+            if rows == NULL:
+                raise MemoryError
+            try:
+                for i in range(self.count):
+                    w = self.workers[i]
+                    memset(&request, 0, sizeof(request))
+                    request.kind = REQUEST_FLOWS
+                    request.rows = rows
+                    request.rows_max = self.rows_max
+                    with nogil:
+                        worker_post(w, &request)
+                        worker_wait(w, &request)
+                    found += [_row_dict(&rows[k]) for k in range(<Py_ssize_t>request.count)]
+            finally:
+                free(rows)
+        return found
+
+    def _run(self, int index):
+        # As the threads of SpliceRelay: batch, so that senders are left on their core and have more when we run.
+        if hasattr(os, "SCHED_BATCH"):
+            with contextlib.suppress(OSError):  # some sandboxes forbid the call
+                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        cdef relay_worker *w = self.workers[index]
+        # Also keeps SIGPIPE from ending the process: splice has no MSG_NOSIGNAL.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        with nogil:
+            worker_run(w)
+
+    cdef dict _count(self):
+        cdef int i, k
+        totals = dict.fromkeys((*FLOW_COUNTERS, *DOOR_COUNTERS, "wakeups"), 0)
+        for i in range(self.count):
+            for k, name in enumerate(FLOW_COUNTERS):
+                totals[name] += abx_load_relaxed_u64(&self.doors[i].rule.counters[k])
+            for k, name in enumerate(DOOR_COUNTERS):
+                totals[name] += abx_load_relaxed_u64(&self.doors[i].counters[k])
+            totals["wakeups"] += abx_load_relaxed_u64(&self.workers[i].wakeups)
+        return {name: value % 2**64 for name, value in totals.items()}
+
+    cdef _post_reach(self):
+        """Give each worker its copy of what is to hold from now on."""
+        cdef _Policy policy
+        cdef int i
+        for i in range(self.count):
+            policy = _make_policy(self.addresses, self.ports)
+            self._post(i, REQUEST_REACH, policy)
+
+    cdef _post_all(self, int kind):
+        cdef int i
+        for i in range(self.count):
+            self._post(i, kind, None)
+
+    cdef _post(self, int index, int kind, _Policy policy):
+        """Post a request to one worker and wait for it; OSError when it failed."""
+        cdef relay_request request
+        cdef relay_rule *rule = &self.doors[index].rule
+        cdef relay_worker *w = self.workers[index]
+        memset(&request, 0, sizeof(request))
+        request.kind = kind
+        request.rules = &rule
+        request.count = 1
+        if policy is not None:
+            request.policy = policy.raw
+        with nogil:
+            worker_post(w, &request)
+            worker_wait(w, &request)
+        if policy is not None:
+            policy.raw = <reach_policy *>request.policy
+        if request.failure:
+            raise OSError(request.failure, f"relay: {os.strerror(request.failure)}")
+
+    def _open_only(self):
+        if self.state == "stopped":
+            raise RuntimeError("the relay was stopped")
+
+
+cdef uint32_t _share(total, shares):
+    """What one thread may have of *total*: endpoints spread over the threads, so none needs more."""
+    return (total + shares - 1) // shares
+
+
+cdef bytes _packed(address):
+    packed = ipaddress.ip_address(address.partition("%")[0]).packed
+    return bytes(10) + b"\xff\xff" + packed if len(packed) == 4 else packed
+
+
+cdef list _port_list(ports):
+    for address, l4_port in ports:
+        if not 1 <= l4_port <= 65535:
+            raise ValueError(f"port {l4_port} of {address}: expected 1 to 65535")
+    return [(_packed(address), l4_port) for address, l4_port in ports]
+
+
+cdef void _set_gateway(relay_door *door, int version, address) noexcept:
+    cdef bytes packed
+    if address is None:
+        return
+    packed = _packed(address)
+    memcpy(door.gateways[version], <const char *>packed, ADDRESS_BYTES)
+    door.has_gateway[version] = 1
+
+
+cdef _set_up_sockets(door):
+    for fd in (door.tun_fd, door.listener4_fd, door.listener6_fd):
+        if fd >= 0 and fcntl(fd, F_SETFL, O_NONBLOCK) < 0:
+            raise OSError(f"descriptor {fd}: its options cannot be set")
+    for fd in (door.listener4_fd, door.listener6_fd):
+        if fd >= 0:
+            if tcp_tune(fd) < 0:
+                raise OSError(f"descriptor {fd}: its options cannot be set")
+            tcp_unpace(fd)  # guests are on this machine
+
+
+cdef _Policy _make_policy(list addresses, tuple ports):
+    cdef _Policy policy = _Policy()
+    cdef reach_port *entry
+    cdef bytes packed
+    cdef char *at
+    cdef Py_ssize_t k
+    cdef int protocol
+    addresses = sorted(set(addresses))
+    policy.raw = <reach_policy *>calloc(
+        1,
+        sizeof(reach_policy)
+        + <size_t>(len(ports[REACH_TCP]) + len(ports[REACH_UDP])) * sizeof(reach_port)
+        + <size_t>len(addresses) * ADDRESS_BYTES,
+    )
+    if policy.raw == NULL:
+        raise MemoryError
+    at = <char *>policy.raw + sizeof(reach_policy)
+    for protocol in (REACH_TCP, REACH_UDP):
+        policy.raw.ports[protocol] = <reach_port *>at
+        policy.raw.port_counts[protocol] = <uint32_t>len(ports[protocol])
+        for k, (packed, l4_port) in enumerate(ports[protocol]):
+            entry = &policy.raw.ports[protocol][k]
+            memcpy(entry.address, <const char *>packed, ADDRESS_BYTES)
+            entry.l4_port = <uint16_t>l4_port
+        at += len(ports[protocol]) * sizeof(reach_port)
+    policy.raw.addresses = <unsigned char *>at
+    policy.raw.address_count = <uint32_t>len(addresses)
+    for k, packed in enumerate(addresses):
+        memcpy(at + k * ADDRESS_BYTES, <const char *>packed, ADDRESS_BYTES)
+    return policy
+
+
+cdef dict _row_dict(flow_row *row):
+    guest, guest_port = _address_of(&row.client)
+    peer, peer_port = _address_of(&row.peer)
+    return {
+        "protocol": "tcp",
+        "guest": guest,
+        "guest_port": guest_port,
+        "peer": peer,
+        "peer_port": peer_port,
+        "state": _state_of(row),
+        "age_s": row.age_ms / 1000.0,
+        "idle_s": row.idle_ms / 1000.0,
+        "bytes_out": row.bytes_in,
+        "bytes_in": row.bytes_out,
+        "reason": _reason_of(row) if row.ended_ms else "",
+    }
+
+
+cdef str _state_of(flow_row *row):
+    if row.ended_ms:
+        return "closed"
+    if row.state in (TCP_CONNECTING, TCP_OFFERED):
+        return "connecting"
+    return "half-closed" if row.half_closed else "open"
+
+
+cdef str _reason_of(flow_row *row):
+    if row.outcome == CONNECT_FAILED:
+        return os.strerror(row.failure).lower()
+    return REASONS[row.outcome]
+
+
+cdef tuple _address_of(const sockaddr_in6 *name):
+    """(address, L4 port); ("", 0) where there is none."""
+    cdef const sockaddr_in *v4 = <const sockaddr_in *>name
+    if name.sin6_family == AF_INET:
+        return str(ipaddress.IPv4Address((<const char *>&v4.sin_addr)[:4])), ntohs(v4.sin_port)
+    if name.sin6_family:
+        return str(ipaddress.IPv6Address((<const char *>&name.sin6_addr)[:16])), ntohs(name.sin6_port)
+    return "", 0
+
+
+def _raise_descriptor_limit():
+    """The default soft limit is 1024; how many there may be now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            return hard
+    return soft
