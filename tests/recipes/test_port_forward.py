@@ -193,11 +193,12 @@ def test_hairpins_are_the_active_forwards_that_are_not_on_loopback(private):
     private.add(parse_forward(f"0.0.0.0:{first}-{first + 1}:80-81/udp"), GUEST)
     private.add(parse_forward(f"127.0.0.1:{local}:80"), GUEST)
     waiting = private.add(parse_forward(f"0.0.0.0:{pending}:80"), None)
-    assert private.hairpins() == [("udp", "0.0.0.0", first), ("udp", "0.0.0.0", first + 1)]
+    assert private.hairpins("udp") == [("0.0.0.0", first), ("0.0.0.0", first + 1)]
+    assert private.hairpins("tcp") == []
     private.guests_changed({forward.rule: GUEST for forward in private.forwards()})
-    assert ("tcp", "0.0.0.0", pending) in private.hairpins()
+    assert private.hairpins("tcp") == [("0.0.0.0", pending)]
     private.remove(waiting.rule)
-    assert ("tcp", "0.0.0.0", pending) not in private.hairpins()
+    assert private.hairpins("tcp") == []
 
 
 GUEST6 = IPv6Address("fd00:64::2")
