@@ -41,6 +41,14 @@ def bridge_mac(network: str) -> str:
     return stable_mac(network, "bridge", "")
 
 
+def parse_ipv4(text: str, *, field: str) -> ipaddress.IPv4Address:
+    """The address that *text* says. Raises ConfigError, which names *field*."""
+    try:
+        return ipaddress.IPv4Address(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not an IPv4 address", field=field, value=text) from None
+
+
 def parse_subnet(text: str) -> Subnet:
     """An IPv4 subnet with room for a gateway and guests (/8 to /29). Raises ConfigError."""
     try:

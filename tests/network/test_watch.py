@@ -22,7 +22,7 @@ LAYOUT = Layout(
 OUR_PORT, OTHER_PORT = port_ifname("dev", 0), port_ifname("other", 0)
 
 
-def asked_for(*events, failing=(), taken_out=False):
+def asked_for(*events, failing=(), taken_out=False, netns_fd=None):
     """What a watch of network `dev` asks for when *events* happen; *taken_out*: a port is under no bridge."""
     asked = []
 
@@ -37,7 +37,12 @@ def asked_for(*events, failing=(), taken_out=False):
 
     async def watch():
         watch = Watch(
-            SimpleNamespace(network="dev"), LAYOUT, note("repair"), note("ports"), note("surroundings")
+            SimpleNamespace(network="dev"),
+            LAYOUT,
+            note("repair"),
+            note("ports"),
+            note("surroundings"),
+            kernel=SimpleNamespace(netns_fd=netns_fd, run=asyncio.to_thread),
         )
         for event in events:
             watch._on_link(event)
@@ -66,6 +71,11 @@ def asked_for(*events, failing=(), taken_out=False):
 )
 def test_k9_each_change_asks_for_its_own_work(event, expected):
     assert asked_for(event) == expected
+
+
+@pytest.mark.parametrize("kind", ["route-added", "address-removed"])
+def test_private_network_is_not_surrounded_by_what_is_inside(kind):
+    assert asked_for(Event(kind, "abx-out_0"), netns_fd=7) == []
 
 
 def test_k9_port_that_was_taken_out_of_its_bridge_is_repaired():

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network
 
-from arcbox_net.addresses import format_mac, parse_mac
+from arcbox_net.addresses import format_mac, parse_ipv4, parse_mac
 from arcbox_net.config import NetConfig, Reservation, check_port_name, pool_of
 from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError
 from arcbox_net.network.messages import LeaseInfo
@@ -22,6 +22,7 @@ from arcbox_net.services.dhcp.messages import OPT_ROUTER
 from arcbox_net.services.dhcp.records import ALLOCATED, POOL, RESERVED, Lease
 from arcbox_net.services.dhcp.settings import DhcpSettings
 from arcbox_net.services.dhcp.shell import DhcpService
+from arcbox_net.services.placing import Placing, here
 
 LeaseListener = Callable[[str | None, IPv4Address, bool], None]
 
@@ -29,8 +30,17 @@ LeaseListener = Callable[[str | None, IPv4Address, bool], None]
 class Addressing:
     """One allocator for ports, programs and DHCP clients, so that an address never has two owners."""
 
-    def __init__(self, network: str, config: NetConfig, layout: Layout, state: State, domain: str) -> None:
+    def __init__(
+        self,
+        network: str,
+        config: NetConfig,
+        layout: Layout,
+        state: State,
+        domain: str,
+        place: Placing = here,
+    ) -> None:
         self._network = network
+        self._place = place
         self._config = config
         self._layout = layout
         self._state = state
@@ -70,6 +80,7 @@ class Addressing:
                 port_of=port_of,
                 on_lease=on_lease,
                 writer=self._writer,
+                place=self._place,
             )
             await service.start()
             self._service = service
@@ -206,10 +217,7 @@ class Addressing:
         return self._service.stats() if self._service else {}
 
     def _checked(self, text: str) -> IPv4Address:
-        try:
-            ip = IPv4Address(text)
-        except ValueError:
-            raise ConfigError(f"{text!r} is not an IPv4 address", field="ip", value=text) from None
+        ip = parse_ipv4(text, field="ip")
         if ip == self._layout.gateway:
             raise AddressInUse(f"{ip} is the gateway's address", address=text, holder="gateway")
         if not is_guest_address(self._layout, ip):

@@ -16,23 +16,23 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from arcbox_net import __version__, paths
+from arcbox_net.addresses import parse_ipv4
 from arcbox_net.config import NetConfig, Reservation, config_from_mapping, config_to_mapping
-from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound, StateError
+from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
-from arcbox_net.host.plan import TapPlan
 from arcbox_net.network import messages as m
+from arcbox_net.network.attaching import Attaching
+from arcbox_net.network.kernel_thread import KernelThread
 from arcbox_net.network.lock import exclusive
-from arcbox_net.network.ports import Port, PortRequest, PortTable, connect, disconnect, port_infos
-from arcbox_net.network.reconcile import adopt_ports, remove_everything
+from arcbox_net.network.ports import PortRequest, PortTable
+from arcbox_net.network.reconcile import adopt_ports, attach_again, remove_everything
 from arcbox_net.network.state import RUNNING, State
 from arcbox_net.network.views import forward_info
 from arcbox_net.network.watch import Watch
@@ -54,8 +54,6 @@ SERVING = (
     "arcbox_net.network.naming",
     "arcbox_net.recipes.port_forward",
 )
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Network:
@@ -71,6 +69,7 @@ class Network:
         live_networks: Callable[[], list[str]],
         record_dir: Path,
         on_stop: Callable[[], None],
+        is_private: bool = False,
     ) -> None:
         self.name = name
         self.config = config
@@ -80,14 +79,17 @@ class Network:
         self._record_dir = record_dir
         self._on_stop = on_stop
         self._started = time.monotonic()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+        self._is_private = is_private
+        self._kernel = KernelThread()
         self._change = asyncio.Lock()
         self._warnings: list[m.Warning_] = []
         self._recipe = recipe_for(config.mode)
         self._relay: SpliceRelay
+        self._access_relay: SpliceRelay | None = None
         self._site: Site
         self._layout: Layout
         self._ports: PortTable
+        self._attaching: Attaching
         self._forwards: PortForwards
         self._addressing: Addressing | None = None
         self._naming: Naming
@@ -104,7 +106,9 @@ class Network:
         async with self._change:
             try:
                 # The kernel's work mostly waits, and importing what serves guests takes as long: both at once.
-                kernel = asyncio.ensure_future(self._kernel(self._start_kernel))
+                if self._is_private:
+                    self._kernel.prepare_private()
+                kernel = asyncio.ensure_future(self._kernel.run(self._start_kernel))
                 await asyncio.sleep(0)
                 for module in SERVING:
                     importlib.import_module(module)
@@ -117,6 +121,7 @@ class Network:
                     self._repair,
                     self._links_changed,
                     self._surroundings_changed,
+                    kernel=self._kernel,
                 )
                 await self._watch.start()
             except BaseException:
@@ -135,29 +140,36 @@ class Network:
         self._on_stop()
 
     def _start_kernel(self) -> None:
+        surroundings = Links()
         self._site = Site(
             network=self.name,
             config=self.config,
-            links=Links(),
+            links=surroundings,
+            surroundings=surroundings,
             firewall=Firewall(self.name),
             journal=self._state,
             record_dir=self._record_dir,
             live_networks=self._live_networks,
+            is_private=self._is_private,
         )
         # Two networks that start at once must not both find the same subnet free.
         with exclusive(self._record_dir / "start.lock"):
+            self._choose_layout()
             self._apply_layout()
 
-    def _apply_layout(self) -> None:
+    def _choose_layout(self) -> None:
+        """Decide what the network is, looking at the host; of an earlier run only what fits it stays."""
         meta = self._state.items("meta")
         with contextlib.suppress(ConfigError, KeyError):  # another version may have written it
             self._former_reservations = config_from_mapping(meta["config"]).dhcp.reservations
         previous = Layout.from_json(meta["layout"]) if "layout" in meta else None
         layout = self._recipe.choose(self._site, previous)
-        leftovers = self._site.links.owned(self.name)
-        if previous is not None and previous != layout:
+        if previous is not None and previous != layout and not previous.is_private:
             remove_everything(self._site, previous)
-            leftovers = []
+        netns = {"inode": namespace.current_inode()}
+        if self._is_private:
+            self._kernel.enter()
+            self._site.links = Links()
         self._layout = layout
         self._ports = PortTable(self._site, layout)
         self._state.put_all(
@@ -165,26 +177,34 @@ class Network:
             {
                 "layout": layout.to_json(),
                 "config": config_to_mapping(self.config),
-                "netns": {"inode": namespace.current_inode()},
+                "netns": netns,
                 RUNNING: {"since": time.time()},
             },
         )
-        adopt_ports(self._site, self._state, self._ports, leftovers)
-        self._recipe.apply(self._site, layout, self._contents())
+
+    def _apply_layout(self) -> None:
+        site, layout = self._site, self._layout
+        if not self._is_private:
+            adopt_ports(site, self._state, self._ports, site.links.owned(self.name))
+        self._recipe.apply(site, layout, self._contents())
         for port in self._ports:
-            self._site.links.apply_port(port.plan)
-        self._bridge_index = self._site.links.find_bridge(layout.bridge)
+            site.links.apply_port(port.plan)
+        self._bridge_index = site.links.find_bridge(layout.bridge)
+        if self._is_private:
+            attach_again(site, self._state, self._ports)
 
     async def _start_services(self) -> None:
         from arcbox_net.network.addressing import Addressing
         from arcbox_net.network.naming import Naming
 
         config, layout = self.config, self._layout
-        rows = await self._kernel(self._state.items, "dns")
+        rows = await self._kernel.run(self._state.items, "dns")
         registered = {name: row["addresses"] for name, row in rows.items()}
-        self._naming = Naming(self.name, config, layout, registered)
+        self._naming = Naming(self.name, config, layout, registered, self._kernel.place)
         if layout.address is not None:
-            self._addressing = Addressing(self.name, config, layout, self._state, self._naming.domain)
+            self._addressing = Addressing(
+                self.name, config, layout, self._state, self._naming.domain, self._kernel.place
+            )
             await self._addressing.start(self._port_of, self._lease_changed, self._former_reservations)
             await self._addressing.keep_only_ports({port.name: port for port in self._ports})
         for port in self._ports:
@@ -193,21 +213,43 @@ class Network:
             except ArcboxNetError as error:  # the configuration has given its name away since
                 log.warning("port %s of the earlier run has no name: %s", port.name, error)
         await self._naming.start()
+        self._attaching = Attaching(
+            self._site,
+            self._ports,
+            self._state,
+            self._kernel,
+            self._addressing,
+            self._naming,
+            awaited=self._awaited,
+            guests_changed=self._guests_changed,
+        )
 
     async def _start_forwards(self) -> None:
         from arcbox_net.recipes.port_forward import PortForwards
         from arcbox_net.relay.splice import SpliceRelay
 
-        self._relay = SpliceRelay()
+        subnets = [str(subnet) for subnet in (self._layout.subnet, self._layout.subnet6) if subnet]
+        self._relay = SpliceRelay(netns_fd=self._kernel.netns_fd, guest_subnets=subnets)
         self._relay.start()
-        self._forwards = PortForwards(self._site.firewall, self._relay)
+        if self._is_private and self.config.host_access:
+            self._access_relay = SpliceRelay()
+            self._access_relay.start()
+        self._forwards = PortForwards(
+            self._site.firewall,
+            self._relay,
+            access_relay=self._access_relay,
+            outside=self._kernel.outside if self._is_private else None,
+            routed=self._layout.router is not None,
+        )
         for rule in self.config.forwards:
             self._check_forward(rule)
-            await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
-        for text in await self._kernel(self._state.items, "forwards"):
+            await self._kernel.run(self._forwards.add, rule, self._resolve(rule.guest))
+        for text in await self._kernel.run(self._state.items, "forwards"):
             await self._restore_forward(parse_forward(text))
         if self.config.host_access and self._layout.gateway:
-            await self._kernel(self._forwards.open_host_access, self._layout.gateway, self.config.host_access)
+            await self._kernel.run(
+                self._forwards.open_host_access, self._layout.gateway, self.config.host_access
+            )
 
     async def _restore_forward(self, rule: ForwardRule) -> None:
         """A forward of an earlier run that was killed: kept, if its host port is still free and the network's mode
@@ -217,10 +259,10 @@ class Network:
             return
         try:
             self._check_forward(rule)
-            await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
+            await self._kernel.run(self._forwards.add, rule, self._resolve(rule.guest))
         except ArcboxNetError as error:
             log.warning("forward %s of the earlier run is given up: %s", rule, error)
-            await self._kernel(self._state.delete, "forwards", str(rule))
+            await self._kernel.run(self._state.delete, "forwards", str(rule))
 
     async def _tear_down(self) -> None:
         if self._watch is not None:
@@ -231,19 +273,21 @@ class Network:
                     await service.stop()
                 except Exception:
                     log.exception("a service did not stop as it should")
-        await self._kernel(self._tear_down_kernel)
-        self._thread.shutdown()
+        await self._kernel.run(self._tear_down_kernel)
+        self._kernel.shutdown()
 
     def _tear_down_kernel(self) -> None:
         if hasattr(self, "_forwards"):
             self._forwards.close()
         if hasattr(self, "_relay"):
             self._relay.stop()
+        if self._access_relay is not None:
+            self._access_relay.stop()
         if hasattr(self, "_layout"):
             remove_everything(self._site, self._layout)
             self._state.forget_run()
         if hasattr(self, "_site"):
-            self._site.links.close()
+            self._site.close()
 
     # -- addresses -------------------------------------------------------------------------------------------
 
@@ -255,7 +299,7 @@ class Network:
     async def release_ip(self, ip: str) -> None:
         """Give back an allocation, lease or reservation. An attached port's address is refused."""
         async with self._change:
-            address = _address(ip)
+            address = parse_ipv4(ip, field="ip")
             for port in self._ports:
                 if port.ip == address:
                     raise ConfigError(
@@ -279,75 +323,25 @@ class Network:
     async def attach(self, request: PortRequest) -> tuple[m.PortInfo, list[int]]:
         """A new guest port, and its TAP fds, which the caller closes after handing them on."""
         async with self._change:
-            await self._detach_gone()  # whose name the caller may want again, before the kernel's notice came
-            awaited = {item.rule.guest.lower() for item in self._forwards.forwards() if item.rule.guest}
-            name = self._ports.choose_name(request.name, awaited)
-            mac = self._ports.choose_mac(request.mac, name)
-            ip = None
-            if self._addressing is not None:
-                lease = await self._addressing.allocate(
-                    f"port:{name}", ip=request.ip, mac=mac, hostname=request.hostname, port=name
-                )
-                ip = IPv4Address(lease.ip)
-            elif request.ip is not None:
-                ip = _address(request.ip)
-            port: Port | None = None
-            fds: list[int] = []
-            try:
-                planned = self._ports.plan(request, name, mac, ip)
-                self._naming.add_port(planned)
-                port = planned
-                await self._kernel(self._state.put, "ports", name, port.to_row())
-                self._ports.add(port)
-                fds = await self._kernel(connect, self._site, port, request)
-                await self._guests_changed()
-                return (await self._port_info(name)), fds
-            except BaseException:
-                self.close_fds(fds)
-                if port is not None:
-                    await self._forget_port(port)
-                elif self._addressing is not None and ip is not None:
-                    await self._addressing.release_port(ip)
-                raise
+            return await self._attaching.attach(request)
 
     async def open_tap(self, name: str) -> tuple[m.PortInfo, list[int]]:
         """The queues of an attached TAP once more. Raises PortNotFound; no fds when the port is no TAP."""
         async with self._change:
-            port = self._ports.get(name)
-            fds: list[int] = []
-            if isinstance(port.plan, TapPlan):
-                fds = await self._kernel(self._site.links.open_tap, port.plan.ifname, port.plan.queues)
-            return (await self._port_info(name)), fds
+            return await self._attaching.open_tap(name)
 
     async def detach(self, name: str) -> None:
         """Remove the port, its device and its address. Raises PortNotFound."""
         async with self._change:
-            await self._detach(self._ports.get(name))
-
-    async def _detach(self, port: Port) -> None:
-        await self._kernel(disconnect, self._site, port)
-        await self._forget_port(port)
-
-    async def _forget_port(self, port: Port) -> None:
-        """The device is gone: forget the rest, and go on past a disk that refuses (reconcile drops such rows)."""
-        self._ports.discard(port.name)
-        self._naming.remove_port(port)
-        try:
-            await self._kernel(self._state.delete, "ports", port.name)
-            if self._addressing is not None and port.ip is not None:
-                await self._addressing.release_port(port.ip)
-        except StateError as error:
-            log.error("port %s: %s", port.name, error)
-        await self._guests_changed()
+            await self._attaching.detach(self._ports.get(name))
 
     async def ports(self) -> list[m.PortInfo]:
         async with self._change:
-            await self._detach_gone()
-            return await self._kernel(port_infos, self._site, self._ports)
+            await self._attaching.detach_gone()
+            return await self._attaching.infos()
 
-    async def _port_info(self, name: str) -> m.PortInfo:
-        infos = await self._kernel(port_infos, self._site, self._ports)
-        return next(info for info in infos if info.name == name)
+    def _awaited(self) -> set[str]:
+        return {item.rule.guest.lower() for item in self._forwards.forwards() if item.rule.guest}
 
     @staticmethod
     def close_fds(fds: list[int]) -> None:
@@ -360,19 +354,19 @@ class Network:
         """Add a forward. Raises HostPortInUse, ForwardExists; then nothing has changed."""
         async with self._change:
             self._check_forward(rule)
-            forward = await self._kernel(self._forwards.add, rule, self._resolve(rule.guest))
+            forward = await self._kernel.run(self._forwards.add, rule, self._resolve(rule.guest))
             try:
-                await self._kernel(self._state.put, "forwards", str(rule), {})
+                await self._kernel.run(self._state.put, "forwards", str(rule), {})
             except BaseException:
-                await self._kernel(self._forwards.remove, rule)
+                await self._kernel.run(self._forwards.remove, rule)
                 raise
             return forward_info(forward)
 
     async def unexpose(self, rule: ForwardRule) -> None:
         async with self._change:
             self._forwards.get(rule)
-            await self._kernel(self._state.delete, "forwards", str(rule))
-            await self._kernel(self._forwards.remove, rule)
+            await self._kernel.run(self._state.delete, "forwards", str(rule))
+            await self._kernel.run(self._forwards.remove, rule)
 
     def forwards(self) -> list[m.ForwardInfo]:
         return [forward_info(forward) for forward in self._forwards.forwards()]
@@ -410,7 +404,7 @@ class Network:
     async def _guests_changed(self) -> None:
         if hasattr(self, "_forwards"):
             resolved = {item.rule: self._resolve(item.rule.guest) for item in self._forwards.forwards()}
-            await self._kernel(self._forwards.guests_changed, resolved)
+            await self._kernel.run(self._forwards.guests_changed, resolved)
 
     # -- names -----------------------------------------------------------------------------------------------
 
@@ -419,7 +413,7 @@ class Network:
         async with self._change:
             record = self._naming.register(name, addresses)
             try:
-                await self._kernel(
+                await self._kernel.run(
                     self._state.put, "dns", self._naming.relative(name), {"addresses": addresses}
                 )
             except BaseException:
@@ -430,7 +424,7 @@ class Network:
     async def deregister_dns(self, name: str) -> None:
         """Raises RecordNotFound."""
         async with self._change:
-            await self._kernel(self._state.delete, "dns", self._naming.relative(name))
+            await self._kernel.run(self._state.delete, "dns", self._naming.relative(name))
             self._naming.deregister(name)
 
     def dns_records(self) -> list[m.DnsRecordInfo]:
@@ -440,9 +434,10 @@ class Network:
 
     async def status(self) -> m.NetworkStatus:
         config, layout = self.config, self._layout
-        warnings = await self._kernel(self._foreign_warnings)
+        warnings = await self._kernel.run(self._foreign_warnings)
         return m.NetworkStatus(
             name=self.name,
+            netns=self._kernel.netns_path,
             state="conflict" if self._warnings else "running",
             mode=layout.mode,
             egress=layout.egress,
@@ -484,7 +479,7 @@ class Network:
             "dns": self._naming.stats(),
             "relay": self._relay.stats(),
             "host": self._watch.stats() if self._watch else {},
-            "firewall_drops": await self._kernel(self._site.firewall.drops),
+            "firewall_drops": await self._kernel.run(self._site.firewall.drops),
         }
 
     def _foreign_warnings(self) -> list[m.Warning_]:
@@ -520,7 +515,7 @@ class Network:
     async def _repair(self) -> None:
         """Make the kernel look as planned again: somebody flushed a table or deleted a link."""
         async with self._change:
-            before, self._bridge_index = self._bridge_index, await self._kernel(self._repair_kernel)
+            before, self._bridge_index = self._bridge_index, await self._kernel.run(self._repair_kernel)
             if self._addressing is not None and before != self._bridge_index:
                 await self._addressing.rebind()
 
@@ -528,7 +523,9 @@ class Network:
         """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""
         if self._layout.subnet is None:
             return
-        clashes = await self._kernel(self._site.links.conflicts, self._layout.subnet, {self._layout.bridge})
+        clashes = await self._kernel.run(
+            self._site.surroundings.conflicts, self._layout.subnet, {self._layout.bridge}
+        )
         self._warnings = [
             m.Warning_(
                 code="subnet-conflict",
@@ -551,21 +548,8 @@ class Network:
         True when one that is there has been taken out of the bridge.
         """
         async with self._change:
-            await self._detach_gone()
-            names = {port.plan.ifname for port in self._ports}
-            links = await self._kernel(self._site.links.owned, self.name)
-            return any(link.ifname in names and link.bridge != self._layout.bridge for link in links)
-
-    async def _detach_gone(self) -> None:
-        present = {link.ifname for link in await self._kernel(self._site.links.owned, self.name)}
-        for port in self._ports:
-            if port.plan.ifname in present:
-                continue
-            try:  # somebody may have renamed it
-                await self._kernel(self._site.links.apply_port, port.plan)
-            except InterfaceNotFound:
-                log.info("port %s: its device is gone, detaching", port.name)
-                await self._detach(port)
+            await self._attaching.detach_gone()
+            return await self._attaching.is_one_outside(self._layout.bridge)
 
     # -- plumbing --------------------------------------------------------------------------------------------
 
@@ -592,21 +576,10 @@ class Network:
         task.add_done_callback(self._background.discard)
         task.add_done_callback(_log_failure)
 
-    async def _kernel(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(function, *args, **kwargs))
-
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and task.exception() is not None:
         log.error("background task failed", exc_info=task.exception())
-
-
-def _address(text: str) -> IPv4Address:
-    try:
-        return IPv4Address(text)
-    except ValueError:
-        raise ConfigError(f"{text!r} is not an IPv4 address", field="ip", value=text) from None
 
 
 def _address_or_none(text: str | None) -> IPv4Address | None:

@@ -1,6 +1,7 @@
 """The network process: `python -m arcbox_net.network.main`, one per network. Start-up and shut-down order.
 
-    lock → state → kernel state → services → forwards → api.sock and fd.sock → ready line on the ready pipe
+    lock → state → user namespace (without privileges) → kernel state → services → forwards → api.sock and fd.sock
+    → ready line on the ready pipe
 
 SIGTERM and SIGINT remove everything of ours and exit 0. With `--parent PID` the network ends with that process,
 however it ends. The request arrives as one JSON object on standard input; the answer is one JSON line:
@@ -56,7 +57,9 @@ class Answer:
         os.close(fd)
 
 
-async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: bool, answer: Answer) -> None:
+async def serve(
+    name: str, config: NetConfig, state: State, *, is_private: bool, parent: int | None, answer: Answer
+) -> None:
     """Run the network until it is told to stop. Raises what kept it from starting."""
     from arcbox_net.network.core import Network
     from arcbox_net.network.fdpass import FdServer, listen
@@ -69,16 +72,16 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program that started us may block what ends us
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent_fd = _watch_parent(parent, stopping) if parent is not None else None
-    state = State.open(paths.runtime_dir(name) / "state.db" if ephemeral else paths.state_file(name))
     try:
         network = Network(
             name,
-            _config_of_killed_run(state, config, name),
+            config,
             state,
             owner=_user_name(os.geteuid()),
             live_networks=live_networks,
             record_dir=paths.runtime_root(),
             on_stop=stopping.set,
+            is_private=is_private,
         )
         await network.start()
         try:
@@ -103,9 +106,25 @@ async def serve(name: str, config: NetConfig, *, parent: int | None, ephemeral: 
         finally:
             await network.stop()
     finally:
-        state.close()
         if parent_fd is not None:
             os.close(parent_fd)
+
+
+def _run(name: str, config: NetConfig, options: _Options, answer: Answer) -> None:
+    """Decide where the network lives, go there while this process has one thread, and serve."""
+    from arcbox_net.host.linux import inside
+    from arcbox_net.recipes import is_private
+
+    runtime_state = paths.runtime_dir(name) / "state.db"
+    state = State.open(runtime_state if options.ephemeral else paths.state_file(name))
+    try:
+        config = _config_of_killed_run(state, config, name)
+        private = is_private(config, has_power=inside.has_network_power())
+        if private and not inside.has_namespace_power():
+            inside.enter_user_namespace()
+        asyncio.run(serve(name, config, state, is_private=private, parent=options.parent, answer=answer))
+    finally:
+        state.close()
 
 
 def _user_name(uid: int) -> str:
@@ -150,6 +169,7 @@ def remove_leftovers(name: str) -> bool:
 
 def _remove_leftovers(name: str) -> bool:
     """`remove_leftovers` for whoever holds the network's lock."""
+    from arcbox_net.host.linux import inside
     from arcbox_net.host.linux.links import Links
     from arcbox_net.host.linux.nftables import Firewall
     from arcbox_net.network.reconcile import remove_everything
@@ -161,30 +181,36 @@ def _remove_leftovers(name: str) -> bool:
         ephemeral = runtime_state.exists()
         path = runtime_state if ephemeral else paths.state_file(name)
         known = path.exists()
-        leftovers = bool(links.owned(name)) or name in Firewall.owned_networks()
+        # Without the power nothing of ours can be here: a private network ended with its process.
+        has_power = inside.has_network_power()
+        leftovers = has_power and (bool(links.owned(name)) or name in Firewall.owned_networks())
+        killed = False
         if known:
             state = State.open(path)
             meta = state.items("meta")
-            if "layout" in meta:
+            killed = RUNNING in meta
+            layout = Layout.from_json(meta["layout"]) if "layout" in meta else None
+            if layout is not None and not layout.is_private:
                 site = Site(
                     network=name,
                     config=config_from_mapping(meta["config"]),
                     links=links,
+                    surroundings=links,
                     firewall=Firewall(name),
                     journal=state,
                     record_dir=paths.runtime_root(),
                     live_networks=live_networks,
                 )
-                remove_everything(site, Layout.from_json(meta["layout"]))
+                remove_everything(site, layout)
             state.forget_run()
             state.close()
             if ephemeral:
                 remove_state(path)
-        for link in links.owned(name):
-            links.remove(link.ifname)
         if leftovers:
+            for link in links.owned(name):
+                links.remove(link.ifname)
             Firewall(name).remove()
-        return leftovers
+        return leftovers or killed
     finally:
         links.close()
 
@@ -268,15 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
         _raise_nofile()
         lock = NetworkLock(name)
         log.info("network %s starts as pid %d", name, os.getpid())
-        asyncio.run(
-            serve(
-                name,
-                config,
-                parent=options.parent,
-                ephemeral=options.ephemeral,
-                answer=answer,
-            )
-        )
+        _run(name, config, options, answer)
         if options.ephemeral:
             paths.log_file(name).unlink(missing_ok=True)
         return 0

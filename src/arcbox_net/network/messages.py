@@ -105,7 +105,10 @@ class Warning_(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
-    """A running network as `show` prints it."""
+    """A running network as `show` prints it.
+
+    `netns`: the network namespace that it is in, as a path, when it is in one of its own.
+    """
 
     name: str
     state: str
@@ -124,6 +127,7 @@ class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
     ports: list[PortInfo]
     forwards: list[ForwardInfo]
     warnings: list[Warning_]
+    netns: str | None = None
     host_access: list[str] = []
     upstreams: list[str] = []
     leases: int = 0

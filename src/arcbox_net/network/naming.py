@@ -16,6 +16,7 @@ from arcbox_net.recipes.site import Layout
 from arcbox_net.services.dns.names import LocalNames
 from arcbox_net.services.dns.service import DnsService
 from arcbox_net.services.dns.settings import DnsSettings
+from arcbox_net.services.placing import Placing, here
 
 REFUSALS_TOLD_EVERY_S = 10.0
 
@@ -26,7 +27,12 @@ class Naming:
     """Guests' names come and go here; `registered` are those that the API added in an earlier, killed run."""
 
     def __init__(
-        self, network: str, config: NetConfig, layout: Layout, registered: Mapping[str, Iterable[str]]
+        self,
+        network: str,
+        config: NetConfig,
+        layout: Layout,
+        registered: Mapping[str, Iterable[str]],
+        place: Placing = here,
     ) -> None:
         self.domain = local_domain(config, network)
         gateway = (str(layout.gateway),) if layout.gateway else ()
@@ -44,7 +50,7 @@ class Naming:
         self._refusals_told_at = float("-inf")
         self._service: DnsService | None = None
         if config.has_dns and layout.address is not None:
-            self._service = DnsService(_settings(config, layout, self.domain), self._names)
+            self._service = DnsService(_settings(config, layout, self.domain), self._names, place=place)
 
     async def start(self) -> None:
         """Answer from now on. Raises ServiceError."""

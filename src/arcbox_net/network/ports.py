@@ -16,7 +16,7 @@ from typing import Any
 
 from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
 from arcbox_net.config import QUEUES_MAX, check_ifname, check_port_name
-from arcbox_net.errors import ConfigError, LimitReached, PortExists, PortNotFound
+from arcbox_net.errors import ConfigError, LimitReached, NamespaceNotFound, PortExists, PortNotFound
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.plan import TapPlan, VethPlan, port_ifname
 from arcbox_net.network.messages import AttachRequest, PortInfo
@@ -37,7 +37,10 @@ class PortRequest(AttachRequest, frozen=True):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Port:
-    """An attached port. `plan` is its device, `hostname` its DNS name, `ip6` the address made of its MAC."""
+    """An attached port. `plan` is its device, `hostname` its DNS name, `ip6` the address made of its MAC.
+
+    `netns` is a path or `pid N`; `netns_inode` tells whether it still means the namespace it meant.
+    """
 
     kind: str
     plan: TapPlan | VethPlan
@@ -45,6 +48,7 @@ class Port:
     netns: str | None = None
     attached_ns: int = dataclasses.field(default_factory=time.time_ns)
     ip6: IPv6Address | None = None
+    netns_inode: int | None = None
 
     @property
     def name(self) -> str:
@@ -53,6 +57,20 @@ class Port:
     @property
     def ip(self) -> IPv4Address | None:
         return self.plan.ips[0] if self.plan.ips else None
+
+    def open_netns(self) -> int:
+        """A new fd of the guest's network namespace. Raises NamespaceNotFound, PermissionDenied."""
+        assert self.netns is not None
+        kind, _, pid = self.netns.partition(" ")
+        fd = (
+            namespace.open_netns(None, int(pid))
+            if kind == "pid" and pid.isdigit()
+            else namespace.open_netns(self.netns, None)
+        )
+        if self.netns_inode is not None and os.fstat(fd).st_ino != self.netns_inode:
+            os.close(fd)
+            raise NamespaceNotFound(f"{self.netns} is another namespace now", namespace=self.netns)
+        return fd
 
     def to_row(self) -> dict[str, Any]:
         plan = self.plan
@@ -63,9 +81,12 @@ class Port:
             "ips": [str(ip) for ip in plan.ips],
             "hostname": self.hostname,
             "netns": self.netns,
+            "netns_inode": self.netns_inode,
             "attached_ns": self.attached_ns,
             "queues": plan.queues if isinstance(plan, TapPlan) else 1,
             "persist": isinstance(plan, TapPlan) and plan.persist,
+            "guest_ifname": plan.guest_ifname if isinstance(plan, VethPlan) else None,
+            "configured": isinstance(plan, VethPlan) and bool(plan.address or plan.address6),
         }
 
 
@@ -199,18 +220,10 @@ class PortTable:
             raise ConfigError(f"pid {request.pid} is no process", field="pid", value=request.pid)
         if request.netns is not None and (not request.netns or "\0" in request.netns):
             raise ConfigError(f"netns {request.netns!r} is no path", field="netns", value=request.netns)
-        address = None
-        if request.configure and ip and layout.subnet:
-            address = IPv4Interface((ip, layout.subnet.prefixlen))
-        ip6 = layout.guest_address6(mac)
-        veth = VethPlan(
-            **common,
-            guest_ifname=request.ifname,
-            address=address,
-            gateway=layout.router if address else None,
-            address6=IPv6Interface((ip6, 64)) if ip6 and request.configure else None,
-        )
-        return Port(NETNS, veth, hostname, netns=request.netns or f"pid {request.pid}", ip6=ip6)
+        veth = self._veth(common, request.ifname, configured=request.configure)
+        inode = namespace.inode_of(request.netns, request.pid)
+        netns = request.netns or f"pid {request.pid}"
+        return Port(NETNS, veth, hostname, netns=netns, ip6=layout.guest_address6(mac), netns_inode=inode)
 
     def restore(self, name: str, row: dict[str, Any]) -> Port:
         """The port that `Port.to_row` described."""
@@ -230,9 +243,31 @@ class PortTable:
         if row["kind"] == TAP:
             plan = TapPlan(**common, queues=row["queues"], persist=row["persist"])
         else:
-            plan = VethPlan(**common)
-        ip6 = self._layout.guest_address6(row["mac"])
-        return Port(row["kind"], plan, row["hostname"], row["netns"], row["attached_ns"], ip6)
+            guest_ifname = row.get("guest_ifname") or "eth0"
+            plan = self._veth(common, guest_ifname, configured=row.get("configured", False))
+        return Port(
+            row["kind"],
+            plan,
+            row["hostname"],
+            row["netns"],
+            row["attached_ns"],
+            ip6=self._layout.guest_address6(row["mac"]),
+            netns_inode=row.get("netns_inode"),
+        )
+
+    def _veth(self, common: dict[str, Any], guest_ifname: str, *, configured: bool) -> VethPlan:
+        """A veth; *configured*: its guest's end has its addresses and route from us."""
+        ip = next(iter(common["ips"]), None)
+        ip6 = self._layout.guest_address6(common["mac"])
+        subnet = self._layout.subnet
+        address = IPv4Interface((ip, subnet.prefixlen)) if configured and ip and subnet else None
+        return VethPlan(
+            **common,
+            guest_ifname=guest_ifname,
+            address=address,
+            gateway=self._layout.router if address else None,
+            address6=IPv6Interface((ip6, 64)) if configured and ip6 else None,
+        )
 
     def _free_ifname(self) -> str:
         taken = {port.plan.ifname for port in self._ports.values()}
@@ -243,13 +278,13 @@ class PortTable:
                 return ifname
 
 
-def connect(site: Site, port: Port, request: PortRequest) -> list[int]:
+def connect(site: Site, port: Port) -> list[int]:
     """Make the device of *port*, its filter first. Returns the TAP's fds; leaves nothing behind on failure."""
     site.firewall.add_port(port.plan)
     try:
         if isinstance(port.plan, TapPlan):
             return site.links.create_tap(port.plan)
-        netns = namespace.open_netns(request.netns, request.pid)
+        netns = port.open_netns()
         try:
             site.links.create_veth(port.plan, netns)
         finally:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arcbox_net.config import NetworkMode
-from arcbox_net.errors import ArcboxNetError
+from arcbox_net.errors import ArcboxNetError, KernelError, NamespaceNotFound
+from arcbox_net.network.ports import NETNS, connect
 from arcbox_net.recipes import recipe_for
 from arcbox_net.recipes.site import Layout, Site
 
 if TYPE_CHECKING:
     from arcbox_net.host.linux.links import OwnedLink
-    from arcbox_net.network.ports import PortTable
+    from arcbox_net.network.ports import Port, PortTable
     from arcbox_net.network.state import State
 
+OLD_DEVICE_S = 2.0  # a network namespace's devices go some time after its last process
+OLD_DEVICE_POLL_S = 0.02
 log = logging.getLogger("arcbox_net.reconcile")
 
 
@@ -33,6 +38,35 @@ def adopt_ports(site: Site, state: State, ports: PortTable, leftovers: Sequence[
     for ifname in present:
         site.links.remove(ifname)
         log.info("removed %s, which no port owns", ifname)
+
+
+def attach_again(site: Site, state: State, ports: PortTable) -> None:
+    """Give the namespaces of guests that outlived a private network their devices back; forget all other guests."""
+    for name, row in sorted(state.items("ports").items(), key=lambda item: item[1]["attached_ns"]):
+        port = ports.restore(name, row)
+        try:
+            if port.kind != NETNS:
+                raise NamespaceNotFound(f"a {port.kind} ends with its network", namespace=None)
+            _connect(site, port)
+        except ArcboxNetError as error:
+            log.info("port %s of the earlier run is gone: %s", name, error)
+            state.delete("ports", name)
+            continue
+        ports.add(port)
+        log.info("port %s: attached again", name)
+
+
+def _connect(site: Site, port: Port) -> None:
+    """`connect`, as often as it takes the kernel to remove the device that the guest had before."""
+    deadline = time.monotonic() + OLD_DEVICE_S
+    while True:
+        try:
+            connect(site, port)
+            return
+        except KernelError as error:
+            if error.facts.get("errno") != errno.EEXIST or time.monotonic() > deadline:
+                raise
+            time.sleep(OLD_DEVICE_POLL_S)
 
 
 def remove_everything(site: Site, layout: Layout) -> None:

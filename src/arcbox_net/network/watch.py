@@ -17,6 +17,7 @@ from arcbox_net.host.linux.firewall_monitor import FirewallMonitor
 from arcbox_net.host.linux.monitor import Event, LinkMonitor
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import port_prefix
+from arcbox_net.network.kernel_thread import KernelThread
 from arcbox_net.recipes.site import Layout
 
 DEBOUNCE_S = 0.05
@@ -47,14 +48,19 @@ class Watch:
         repair: Callable[[], Awaitable[None]],
         links_changed: Callable[[], Awaitable[bool]],
         surroundings_changed: Callable[[], Awaitable[None]],
+        *,
+        kernel: KernelThread,
     ) -> None:
         self._layout = layout
         self._port_prefix = port_prefix(firewall.network)
         self._repair = repair
         self._links_changed = links_changed
         self._surroundings_changed = surroundings_changed
-        self._firewall = FirewallMonitor(firewall, self._request_repair)
-        self._links = LinkMonitor(self._on_link)
+        self._firewall = FirewallMonitor(firewall, self._request_repair, run=kernel.run)
+        self._links = LinkMonitor(self._on_link, netns=kernel.netns_fd)
+        # What is around a private network happens in another namespace than what is in it.
+        is_private = kernel.netns_fd is not None
+        self._surroundings = LinkMonitor(self._on_surroundings) if is_private else None
         self._repairs: deque[float] = deque(maxlen=REPAIRS_MAX)
         self._counts = {"repairs": 0, "repairs_refused": 0}
         self._wanted: set[str] = set()
@@ -63,10 +69,14 @@ class Watch:
     async def start(self) -> None:
         await self._firewall.start()
         await self._links.start()
+        if self._surroundings is not None:
+            await self._surroundings.start()
 
     async def stop(self) -> None:
         await self._firewall.stop()
         await self._links.stop()
+        if self._surroundings is not None:
+            await self._surroundings.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -90,11 +100,15 @@ class Watch:
                 event.kind == "master-changed" and event.detail != self._layout.bridge
             ):
                 self._request(_PORTS)
-        elif event.kind in _OF_SURROUNDINGS:
-            self._request(_SURROUNDINGS)
+        elif self._surroundings is None:
+            self._on_surroundings(event)
         if event.kind == "resync":
             self._request_repair()
             self._request(_PORTS)
+
+    def _on_surroundings(self, event: Event) -> None:
+        if event.kind in _OF_SURROUNDINGS:
+            self._request(_SURROUNDINGS)
 
     def _request_repair(self) -> None:
         self._request(_REPAIR)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from arcbox_net.config import NetworkMode
+from arcbox_net.config import Egress, NetConfig, NetworkMode
+from arcbox_net.errors import PermissionDenied
 from arcbox_net.recipes.site import Recipe
 
 
@@ -21,3 +22,21 @@ def recipe_for(mode: NetworkMode) -> Recipe:
 
         return BridgeRecipe()
     raise ValueError(f"mode {mode.value} starts nothing")
+
+
+def is_private(config: NetConfig, *, has_power: bool) -> bool:
+    """Whether that network lives in a network namespace of its own. Raises what keeps it from living anywhere.
+
+    *has_power*: this process may change the host's network.
+    """
+    if config.mode is NetworkMode.NAT:
+        from arcbox_net.recipes.nat import choose_egress
+
+        return choose_egress(config.egress, has_power=has_power) is Egress.RELAY
+    if config.mode is NetworkMode.BRIDGE and not has_power:
+        raise PermissionDenied(
+            "a bridge network is part of the host's network, which needs root or CAP_NET_ADMIN",
+            fix="use mode nat or host-only, which need neither; or run it as root: sudo arcbox-net …",
+            operation="join the host's network",
+        )
+    return not has_power

@@ -36,6 +36,7 @@ def choose_gateway(site: Site, previous: Layout | None, *, egress: str, routed: 
         router=gateway if routed else None,
         owns_bridge=True,
         address6=_choose_address6(site, previous),
+        is_private=site.is_private,
     )
 
 
@@ -50,6 +51,7 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
             subnet6=layout.subnet6,
             gateway6=layout.gateway6,
             masquerade=masquerade,
+            relay=contents.relay,
             isolated=site.config.isolated,
             dhcp=site.config.has_dhcp,
             dns=site.config.has_dns,
@@ -82,7 +84,7 @@ def _choose_subnet(site: Site, previous: Layout | None) -> IPv4Network:
     ours = {bridge_ifname(site.network)}
     if site.config.subnet != AUTO:
         subnet = parse_subnet(site.config.subnet)
-        clashes = site.links.conflicts(subnet, ours)
+        clashes = site.surroundings.conflicts(subnet, ours)
         if clashes:
             raise SubnetConflict(
                 f"subnet {subnet} is in use on this host: {clashes[0]}",
@@ -97,7 +99,7 @@ def _choose_subnet(site: Site, previous: Layout | None) -> IPv4Network:
     if previous and previous.subnet and previous.mode == site.config.mode.value:
         wanted.append(previous.subnet)
     for subnet in [*wanted, *itertools.islice(candidate_subnets(first), AUTO_SUBNETS_MAX)]:
-        if not site.links.conflicts(subnet, ours):
+        if not site.surroundings.conflicts(subnet, ours):
             return subnet
     raise SubnetConflict(
         f"no free subnet like {first} within {AUTO_SUBNETS_MAX} tries",
@@ -135,7 +137,7 @@ def _choose_subnet6(site: Site, previous: Layout | None) -> IPv6Network:
         wanted += [ula_subnet(os.urandom(GLOBAL_ID_BYTES)) for _ in range(AUTO_SUBNETS6_MAX)]
     clashes = []
     for subnet in wanted:
-        clashes = site.links.conflicts(subnet, ours)
+        clashes = site.surroundings.conflicts(subnet, ours)
         if not clashes:
             return subnet
     raise SubnetConflict(

@@ -1,11 +1,11 @@
-"""A NAT network: guests behind a gateway address, masqueraded by the kernel on their way out.
+"""A NAT network: guests behind a gateway address, and one of two ways out.
 
-guest ── TAP/veth ── bridge (gateway address) ── kernel forwarding ── masquerade ── uplink
+masquerade   guest ── TAP/veth ── bridge (gateway address) ── kernel forwarding ── masquerade ── uplink
+relay        guest ── TAP/veth ── bridge (gateway address) ── TUN, tproxy ── relay threads ── sockets of the host
+             └───────────── a private network namespace ─────────────┘
 """
 
 from __future__ import annotations
-
-import os
 
 from arcbox_net.config import Egress
 from arcbox_net.errors import PermissionDenied, Unsupported
@@ -15,13 +15,17 @@ from arcbox_net.recipes.site import Contents, Layout, Site
 
 
 class NatRecipe:
-    """Egress `masquerade`: bridge in the host's namespace, one nftables ruleset, kernel forwarding."""
+    """Egress `masquerade` is in the host's namespace, `relay` in a private one."""
 
     def choose(self, site: Site, previous: Layout | None) -> Layout:
-        return choose_gateway(site, previous, egress=_egress(site.config.egress), routed=True)
+        egress = Egress.RELAY if site.is_private else Egress.MASQUERADE
+        return choose_gateway(site, previous, egress=egress.value, routed=True)
 
     def apply(self, site: Site, layout: Layout, contents: Contents) -> None:
-        apply_gateway(site, layout, contents, masquerade=True)
+        apply_gateway(site, layout, contents, masquerade=layout.egress == Egress.MASQUERADE.value)
+        if site.is_private:
+            sysctl.forward_here()
+            return
         # Replies arrive on the uplink, whichever it is at that moment, so forwarding is on for all of them.
         sysctl.enable_forwarding(
             site.network,
@@ -33,16 +37,18 @@ class NatRecipe:
 
     def remove(self, site: Site, layout: Layout) -> None:
         try:
-            sysctl.restore_forwarding(site.network, site.record_dir, live=list(site.live_networks()))
+            if not layout.is_private:
+                sysctl.restore_forwarding(site.network, site.record_dir, live=list(site.live_networks()))
         finally:
             remove_gateway(site, layout)
 
 
-def _egress(asked: Egress) -> str:
-    if asked in (Egress.RELAY, Egress.ENGINE):
+def choose_egress(asked: Egress, *, has_power: bool) -> Egress:
+    """How guests' packets leave. *has_power*: this process may change the host's network."""
+    if asked is Egress.ENGINE:
         raise Unsupported(
             f"egress {asked.value} is not part of this version",
-            fix="leave egress at auto, or use masquerade (as root)",
+            fix="leave egress at auto",
             feature=f"egress {asked.value}",
         )
     if asked is Egress.NONE:
@@ -51,10 +57,12 @@ def _egress(asked: Egress) -> str:
             fix="use mode host-only",
             feature="egress none in mode nat",
         )
-    if os.geteuid() != 0:
+    if asked is Egress.MASQUERADE and not has_power:
         raise PermissionDenied(
             "masquerade changes the host's network, which needs root or CAP_NET_ADMIN",
-            fix="run it as root: sudo arcbox-net …",
+            fix="leave egress at auto, which needs neither; or run it as root: sudo arcbox-net …",
             operation="masquerade",
         )
-    return Egress.MASQUERADE.value
+    if asked is Egress.AUTO:
+        return Egress.MASQUERADE if has_power else Egress.RELAY
+    return asked

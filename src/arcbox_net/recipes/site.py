@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from arcbox_net.addresses import eui64_address, parse_mac
 from arcbox_net.config import NetConfig
-from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan
+from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan, RelayPlan
 
 if TYPE_CHECKING:
     from arcbox_net.host.linux.links import Links
@@ -23,7 +23,8 @@ class Layout:
 
     `address` is the gateway with its prefix length, None where the network has no address of ours.
     `router` tells DHCP whether to hand out a default route. `address6` is the gateway's IPv6 address, None for
-    a network without IPv6 of ours.
+    a network without IPv6 of ours. `is_private`: all of the network was in a network namespace of its own, which
+    ended with the process.
     """
 
     mode: str
@@ -34,6 +35,7 @@ class Layout:
     owns_bridge: bool
     nic: str | None = None
     address6: IPv6Interface | None = None
+    is_private: bool = False
 
     @property
     def subnet(self) -> IPv4Network | None:
@@ -88,15 +90,25 @@ class Journal(Protocol):
 
 @dataclasses.dataclass(slots=True)
 class Site:
-    """One network's place in the kernel. Calls block; the network process makes them in its kernel thread."""
+    """One network's place in the kernel. Calls block; the network process makes them in its kernel thread.
+
+    `links` are where the guests are, `surroundings` the host's. They are the same unless the network `is_private`:
+    in a network namespace of its own.
+    """
 
     network: str
     config: NetConfig
     links: Links
+    surroundings: Links
     firewall: Firewall
     journal: Journal
     record_dir: Path
     live_networks: Callable[[], Iterable[str]]
+    is_private: bool = False
+
+    def close(self) -> None:
+        for links in {id(links): links for links in (self.links, self.surroundings)}.values():
+            links.close()
 
 
 @dataclasses.dataclass(slots=True)
@@ -106,6 +118,7 @@ class Contents:
     ports: tuple[PortPlan, ...] = ()
     dnats: tuple[Dnat, ...] = ()
     redirects: tuple[HostAccessRedirect, ...] = ()
+    relay: RelayPlan | None = None
 
 
 class Recipe(Protocol):

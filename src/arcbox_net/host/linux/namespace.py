@@ -50,6 +50,14 @@ def open_netns(path: str | None, pid: int | None) -> int:
     return fd
 
 
+def inode_of(path: str | None, pid: int | None) -> int | None:
+    """What `current_inode` would be there; None where it cannot be told."""
+    where = f"/proc/{pid}/ns/net" if path is None else path if "/" in path else f"{NETNS_DIR}/{path}"
+    with contextlib.suppress(OSError, ValueError):
+        return os.stat(where).st_ino
+    return None
+
+
 def current_inode() -> int:
     """The inode that identifies the calling thread's network namespace while it exists."""
     return os.stat("/proc/thread-self/ns/net").st_ino
