@@ -122,12 +122,12 @@ class PortForwards:
     def redirects(self) -> tuple[HostAccessRedirect, ...]:
         return tuple(self._redirects)
 
-    def hairpins(self) -> list[tuple[str, str, int]]:
-        """Protocol, address and port of the host where guests meet a forward that is not on loopback."""
+    def hairpins(self, protocol: str) -> list[tuple[str, int]]:
+        """Address and port of the host where guests meet a forward of *protocol* that is not on loopback."""
         return [
-            (rule.protocol, rule.host_ip, host_port)
+            (rule.host_ip, host_port)
             for rule, forward in self._forwards.items()
-            if forward.relay_ids and not rule.is_loopback
+            if rule.protocol == protocol and forward.relay_ids and not rule.is_loopback
             for host_port, _ in rule.pairs()
         ]
 
