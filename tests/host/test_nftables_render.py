@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 import pytest
 
 from arcbox_net.host.linux import ruleset
-from arcbox_net.host.plan import Dnat, FirewallPlan, HostAccessRedirect, PortPlan, port_ifname
+from arcbox_net.host.linux.rules_bridge import port_wildcard
+from arcbox_net.host.plan import (
+    Dnat,
+    FirewallPlan,
+    HostAccessRedirect,
+    PortPlan,
+    RelayPlan,
+    RelayShard,
+    port_ifname,
+    tun_ifname,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 SUBNET = IPv4Network("192.168.64.0/24")
@@ -48,11 +58,40 @@ NAT = FirewallPlan(
     ),
     redirects=(HostAccessRedirect("tcp", 8000, 41000),),
 )
+SUBNET6 = IPv6Network("fd12:3456:789a::/64")
+GATEWAY6 = IPv6Address("fd12:3456:789a::1")
+GUEST6 = IPv6Address("fd12:3456:789a::2")
+NAT6 = dataclasses.replace(
+    NAT,
+    subnet6=SUBNET6,
+    gateway6=GATEWAY6,
+    dnats=(
+        *NAT.dnats,
+        Dnat("tcp", None, 8080, GUEST6, 80),
+        Dnat("udp", IPv6Address("2001:db8::2"), 5353, GUEST6, 53),
+    ),
+)
+
+
+def relay(shards: int) -> RelayPlan:
+    return RelayPlan(
+        tuple(RelayShard(index, tun_ifname(index), 40000 + index, 60000 + index) for index in range(shards))
+    )
+
+
+RELAY = dataclasses.replace(NAT6, masquerade=False, relay=relay(2), dnats=())
 PLANS = {
     "nat": NAT,
     "nat_empty": dataclasses.replace(NAT, ports=(), dnats=(), redirects=()),
     "host_only": dataclasses.replace(NAT, masquerade=False, dnats=(), redirects=()),
     "isolated": dataclasses.replace(NAT, isolated=True, dnats=(), redirects=()),
+    "nat_ipv6": NAT6,
+    "host_only_ipv6": dataclasses.replace(NAT6, masquerade=False, isolated=True, dnats=(), redirects=()),
+    "relay": dataclasses.replace(RELAY, redirects=()),
+    "relay_host_access": dataclasses.replace(RELAY, isolated=True),
+    "relay_ipv4": dataclasses.replace(
+        RELAY, relay=relay(1), subnet6=None, gateway6=None, ports=(), redirects=()
+    ),
     "bridge": FirewallPlan(network="lab", bridge="br0", ports=(port(1), port(2, "10.1.2.3"))),
 }
 
@@ -81,7 +120,7 @@ def test_replacement_removes_both_families_first_so_that_it_is_one_transaction()
 
 
 def test_port_pattern_covers_the_ports_of_one_network_only() -> None:
-    prefix = ruleset.port_wildcard("lab").removesuffix("*")
+    prefix = port_wildcard("lab").removesuffix("*")
     assert port_ifname("lab", 0).startswith(prefix) and port_ifname("lab", 123).startswith(prefix)
     assert not port_ifname("lab2", 0).startswith(prefix)
 

@@ -9,7 +9,10 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 IFNAME_PREFIX = "abx-"
 GATEWAY_LINK_LOCAL = IPv6Interface("fe80::1/64")  # whom guests have as their IPv6 router
 TUN_MTU = 65_520  # IPv4's largest packet, less what keeps it aligned
-TUN_VNET_HDR_BYTES = 12  # struct virtio_net_hdr_v1 before each packet of a TUN: the IP header is aligned
+TUN_VNET_HDR_BYTES = 12  # struct virtio_net_hdr_v1 before each packet of a TUN or TAP
+# Packet marks of relay egress: for a socket of the relay, and (plus the shard's index) for its TUN.
+RELAY_MARK_LOCAL = 0x1
+RELAY_MARK_DOOR = 0x100
 TXQUEUELEN = 10_000  # the default 500/1000 drops bursts of a guest that is slow to wake
 
 

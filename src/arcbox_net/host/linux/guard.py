@@ -66,9 +66,10 @@ class Guard:
     def open(self, plan: FirewallPlan) -> bool:
         """Put the guard up, after its tables. False: the kernel has no owned tables. Raises OSError.
 
-        A network without a subnet of ours routes nothing, so there is nothing to guard.
+        There is nothing to guard where nothing is routed without these tables: a network without a subnet of ours,
+        and one with a relay, which sees only what they mark.
         """
-        if self._netlink is not None or plan.subnet is None:
+        if self._netlink is not None or plan.subnet is None or plan.relay is not None:
             return True
         netlink = NfnetlinkSocket()
         try:

@@ -92,6 +92,21 @@ class Kernel:
         except OSError as error:
             raise kernel_error("enable IPv6 on", link.ifname, error.errno or 0) from None
 
+    def write_sysctl(self, name: str, value: str) -> None:
+        """Set /proc/sys/*name*, unless it is so. One that this kernel does not have is let be."""
+        path = Path("/proc/sys") / name
+
+        def write() -> None:
+            if path.read_text().strip() != value:
+                path.write_text(value)
+
+        try:
+            self.inside(write)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise kernel_error("write sysctl", name.replace("/", "."), error.errno or 0) from None
+
     def open_tun(self) -> int:
         return self.inside(tap.open_device)
 

@@ -18,7 +18,7 @@ from arcbox_net.host.linux.kernel import Kernel
 from arcbox_net.host.linux.ownership import OwnedLink, describe, fits, is_ours
 from arcbox_net.host.linux.routes import RouteClash
 from arcbox_net.host.linux.rtnl import LinkStats
-from arcbox_net.host.plan import BridgePlan, PortPlan, TapPlan, VethPlan
+from arcbox_net.host.plan import BridgePlan, PortPlan, RelayPlan, TapPlan, TunPlan, VethPlan
 
 __all__ = ["LinkStats", "Links", "OwnedLink", "RouteClash"]
 
@@ -67,6 +67,26 @@ class Links:
     def apply_port(self, plan: PortPlan) -> None:
         """Put an existing port right: name, bridge, flags and sizes, whatever somebody did to them."""
         guest_links.apply_port(self._kernel, plan)
+
+    # The doors of relay egress, in a private namespace
+
+    def create_tun(self, plan: TunPlan) -> int:
+        """Make a TUN and return its fd; it goes with the fd. See tun.py for what passes on it."""
+        from arcbox_net.host.linux import tun  # relay egress only
+
+        return tun.create_tun(self._kernel, plan)
+
+    def apply_policy(self, plan: RelayPlan) -> None:
+        """Lead marked packets to the TUNs, which must exist, and to the relay's connections; let it forward."""
+        from arcbox_net.host.linux import policy
+
+        policy.apply_policy(self._kernel, plan)
+
+    def remove_policy(self, plan: RelayPlan) -> None:
+        """Take those rules and routes away again."""
+        from arcbox_net.host.linux import policy
+
+        policy.remove_policy(self._kernel, plan)
 
     # What is there
 

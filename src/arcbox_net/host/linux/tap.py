@@ -18,6 +18,7 @@ from typing import Final
 
 from arcbox_net.errors import KernelError, LimitReached, PermissionDenied, Unsupported
 from arcbox_net.host.linux.netlink import kernel_error
+from arcbox_net.host.plan import TUN_VNET_HDR_BYTES
 
 DEVICE: Final = "/dev/net/tun"
 TUN_MODE_FIX: Final = (
@@ -25,8 +26,9 @@ TUN_MODE_FIX: Final = (
     " sudo tee /etc/udev/rules.d/60-arcbox-net.rules; in a container: start it with --device /dev/net/tun"
 )
 QUEUES_MAX: Final = 256  # MAX_TAP_QUEUES of the kernel
-VNET_HDR_BYTES: Final = 12
+VNET_HDR_BYTES: Final = TUN_VNET_HDR_BYTES
 
+IFF_TUN: Final = 0x0001
 IFF_TAP: Final = 0x0002
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
@@ -79,6 +81,19 @@ def open_queues(
         close_all(fds)
         raise
     return fds
+
+
+def open_tun(ifname: str, opener: Callable[[], int] | None = None) -> int:
+    """A non-blocking fd of a new TUN, whose packets begin with a header of VNET_HDR_BYTES."""
+    fd = (opener or open_device)()
+    try:
+        flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL
+        fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(ifname.encode(), flags))
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("=i", VNET_HDR_BYTES))
+    except OSError as error:
+        os.close(fd)
+        raise _refused(ifname, error) from None
+    return fd
 
 
 def open_device() -> int:

@@ -1,0 +1,143 @@
+"""IPv6 as guests may speak it on the bridge: no routers, and no address that is somebody else's.
+
+*Theory of operation.* Guests choose their own IPv6 addresses (SLAAC, with temporary ones), so nobody can say
+beforehand whose an address is. The first to use it has it (`owners6`), for as long as it speaks now and then.
+A duplicate address detection counts as use: who probes first gets the address, and nobody can answer to
+deny it. The addresses of the gateway are never a guest's, nor any outside of the network's prefix.
+
+    unicast TCP and UDP of a speaker heard within a minute     accepted by one rule in `prerouting`
+    everything else                                            from_guest → ipv6 → [icmpv6_ →] source6
+    neighbour advertisements, probes for duplicates            the target, too, must be the guest's own
+
+In bridge mode addresses are the LAN's business: there only routers and malformed packets are looked for.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, IPv6Network
+
+from arcbox_net.host.linux.nft_text import chain, drop, seen
+from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, FirewallPlan
+
+CLAIMS_PER_MINUTE_MAX = 30
+CLAIMS_BURST_MAX = 64  # a guest with eight temporary addresses on each of some prefixes starts with no more
+OWNED_FOR = "10m"
+SPEAKS_FOR = "1m"
+
+# No extension headers, so that what is looked at is the transport header; 547 would be a DHCPv6 server.
+KNOWN_SPEAKER = "ip6 nexthdr { tcp, udp } @th,0,16 != 547 iifname . ether saddr . ip6 saddr @speakers6 accept"
+
+# nft 1.0 has no word for the target of ND, and compares what it has no word for with its like only.
+_SOURCE = "@nh,64,128"
+_TARGET = "@th,64,128"
+_OWN = "typeof @nh,64,128 . ether saddr"
+
+
+def sets(plan: FirewallPlan) -> list[str]:
+    if plan.subnet6 is None:
+        return []
+    return [
+        seen("owners6", _OWN, OWNED_FOR, "IPv6 address and the MAC that has it"),
+        seen("taken6", "typeof @nh,64,128", OWNED_FOR, "IPv6 addresses that some guest has"),
+        seen(
+            "speakers6",
+            "typeof iifname . ether saddr . ip6 saddr",
+            SPEAKS_FOR,
+            "port, MAC and IPv6 address that belong together, as of late",
+        ),
+        seen("claimers", "type ifname", "5m", "new IPv6 addresses of each port in the last minutes"),
+    ]
+
+
+def chains(plan: FirewallPlan) -> list[str]:
+    own = plan.subnet6 is not None
+    found = [
+        chain(
+            "ipv6",
+            "udp sport 547 " + drop("rogue DHCPv6 server"),
+            "meta l4proto ipv6-icmp goto icmpv6_",
+            "" if own else "meta l4proto { tcp, udp } accept",
+            "meta l4proto { tcp, udp } goto source6" if own else "",
+            drop("IPv6 with a hidden or unusual upper layer"),
+        ),
+        chain(
+            "icmpv6_",
+            # RFC 6980, RFC 7113: a fragment header is how a router advertisement hides from a filter.
+            "exthdr frag exists " + drop("fragmented ICMPv6"),
+            "icmpv6 type { nd-router-advert, nd-redirect } " + drop("rogue router advertisement or redirect"),
+            # RFC 4861, 7.1: what was routed here is not from a neighbour.
+            "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit != 255 "
+            + drop("neighbour discovery from beyond the link"),
+            "icmpv6 type nd-neighbor-advert goto advert" if own else "",
+            "ip6 saddr :: goto unaddressed" if own else "",
+            "goto source6" if own else "accept",
+        ),
+    ]
+    if plan.subnet6 is not None:
+        found += _ownership(plan, plan.subnet6)
+    return found
+
+
+def _ownership(plan: FirewallPlan, subnet: IPv6Network) -> list[str]:
+    gateways = [GATEWAY_LINK_LOCAL.ip, subnet.network_address]  # the latter: subnet-router anycast
+    if plan.gateway6 is not None:
+        gateways.insert(0, plan.gateway6)
+    foreign = f"ip6 saddr != {{ fe80::/10, {subnet} }}"
+    # The same of an ND target: fe80::/10 by its first 10 bits, the subnet by its prefix.
+    prefix = int(subnet.network_address) >> (128 - subnet.prefixlen)
+    foreign_target = f"@th,64,10 != 0x3fa @th,64,{subnet.prefixlen} != {prefix:#x}"
+    gateway_target = f"{_TARGET} {{ {', '.join(_number(address) for address in gateways)} }}"
+    return [
+        chain(
+            "unaddressed",
+            f"icmpv6 type nd-neighbor-solicit {_TARGET} . ether saddr @owners6 accept",
+            # A probe for an address that is taken may pass: its owner answers.
+            f"icmpv6 type nd-neighbor-solicit {gateway_target} accept",
+            f"icmpv6 type nd-neighbor-solicit {_TARGET} @taken6 accept",
+            "icmpv6 type nd-neighbor-solicit goto claim_target",
+            "icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
+            drop("IPv6 without a source address"),
+        ),
+        chain(
+            "advert",
+            f"{_TARGET} . ether saddr @owners6 goto source6",
+            f"{gateway_target} " + drop("ND target is the gateway's"),
+            f"{_TARGET} @taken6 " + drop("ND target is another guest's"),
+            "goto claim_target",
+        ),
+        chain(
+            "claim_target",
+            f"{foreign_target} " + drop("ND target is not in this network"),
+            _claim_limit(),
+            f"add @taken6 {{ {_TARGET} }} add @owners6 {{ {_TARGET} . ether saddr }} ip6 saddr :: accept",
+            f"{_TARGET} . ether saddr @owners6 goto source6",
+            drop("too many IPv6 addresses in the network"),
+        ),
+        chain(
+            "source6",
+            f"{_SOURCE} . ether saddr @owners6 goto own_source",
+            f"ip6 saddr {{ {', '.join(map(str, gateways))} }} "
+            + drop("source IPv6 address is the gateway's"),
+            f"{foreign} " + drop("source IPv6 address is not in this network"),
+            f"{_SOURCE} @taken6 " + drop("source IPv6 address is another guest's"),
+            _claim_limit(),
+            "goto own_source",
+        ),
+        chain(
+            "own_source",
+            f"update @taken6 {{ {_SOURCE} }} update @owners6 {{ {_SOURCE} . ether saddr }} "
+            "update @speakers6 { iifname . ether saddr . ip6 saddr } accept",
+            drop("too many IPv6 addresses in the network"),
+        ),
+    ]
+
+
+def _claim_limit() -> str:
+    return (
+        f"update @claimers {{ iifname limit rate over {CLAIMS_PER_MINUTE_MAX}/minute "
+        f"burst {CLAIMS_BURST_MAX} packets }} " + drop("too many new IPv6 addresses")
+    )
+
+
+def _number(address: IPv6Address) -> str:
+    return f"{int(address):#x}"

@@ -1,0 +1,232 @@
+"""The inet table of a network whose packets the relay takes. It is for a private network namespace.
+
+*Theory of operation.* One chain, before connection tracking, decides what happens to a guest's packet, and
+marks it for the policy routes of policy.py:
+
+    to the gateway, to link-local and multicast     unmarked: the input chain below
+    to a neighbour                                  unmarked: back to the bridge, or dropped where isolated
+    TCP, first SYN                                  DOOR + shard: out by the shard's TUN, where the relay reads it
+    TCP, anything else                              LOCAL: to the relay's connection; RST if there is none
+    UDP, echo request                               DOOR + shard
+    whatever else                                   dropped, counted
+
+What the relay writes into its TUNs comes in there. A SYN is one that it has dialled for: `tproxy` hands it to that
+shard's listener. All else is for guests, and is routed to the bridge.
+Nothing else in the namespace routes, so there is no forward chain: a packet without a mark has no way out.
+Connections are tracked only while host_access needs `redirect`, and then only those to the gateway: each
+further hook costs every packet of every guest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from ipaddress import IPv4Network
+
+from arcbox_net.host.linux.never_routed import GLOBAL_UNICAST, NEVER_ROUTED, NEVER_ROUTED6, SIX_TO_FOUR
+from arcbox_net.host.linux.nft_text import any_of, chain, drop, elements_of, table
+from arcbox_net.host.linux.rule_elements import redirect_elements
+from arcbox_net.host.linux.rules_gateway import gateway_addresses6, service_rules
+from arcbox_net.host.plan import RELAY_MARK_DOOR, RELAY_MARK_LOCAL, FirewallPlan, RelayPlan
+
+_SYN = "tcp flags & (fin | syn | rst | ack) == syn"
+_NEVER = drop("destination is never routed")
+
+
+def relay_table(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan) -> str:
+    bridge = f'"{plan.bridge}"'
+    notrack = "notrack " if plan.redirects else ""
+    door = f'iifname "{_common_prefix(relay)}*"'
+    return table(
+        "inet",
+        plan.network,
+        [
+            *_host_access_sets(plan),
+            chain(
+                "prerouting",
+                f"iifname {bridge} meta nfproto ipv4 goto from_guests",
+                f"iifname {bridge} goto from_guests6",
+                f"{door} {_SYN} goto dialled",
+                f"{door} {notrack}accept",
+                hook="filter hook prerouting priority raw",
+            ),
+            _from_guests(plan, subnet, relay, notrack),
+            _from_guests6(plan, relay, notrack),
+            _unusual6(plan) if plan.subnet6 is not None else "",
+            chain(
+                "connected",
+                _to_socket(notrack),
+                "tcp flags & (ack | rst) == 0 " + drop("malformed TCP flags"),
+                # So that guests notice when a relay has gone with their connections. The kernel has no
+                # RST of its own for an address that is not its own.
+                'counter reject with tcp reset comment "TCP of no connection"',
+                comment="TCP but for a SYN",
+            ),
+            chain("neighbours", *_neighbours(plan), comment="guest to guest by way of the gateway"),
+            _dialled(relay, notrack),
+            *_host_access_chains(plan, bridge),
+            *_input_chains(plan, bridge),
+        ],
+    )
+
+
+def _common_prefix(relay: RelayPlan) -> str:
+    return relay.shards[0].tun_ifname.removesuffix(str(relay.shards[0].index))
+
+
+def _to_shard(plan: FirewallPlan, relay: RelayPlan, key: str, notrack: str) -> str:
+    """Mark for the shard of *key*. The seed stays the same when the ruleset is applied anew, and with it the shard."""
+    count = len(relay.shards)
+    if count == 1:
+        return f"meta mark set {RELAY_MARK_DOOR:#x} {notrack}accept"
+    seed = int(hashlib.sha256(plan.network.encode()).hexdigest()[:8], 16)
+    return f"meta mark set jhash {key} mod {count} seed {seed:#x} offset {RELAY_MARK_DOOR} {notrack}accept"
+
+
+def _to_socket(notrack: str) -> str:
+    """Mark for a socket of the relay that has this very peer: a connection, or what it has dialled to a guest."""
+    return f"socket transparent 1 meta mark set {RELAY_MARK_LOCAL:#x} {notrack}accept"
+
+
+def _from_guests(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan, notrack: str) -> str:
+    here = any_of(plan.gateway, "255.255.255.255") if plan.gateway is None else str(plan.gateway)
+    return chain(
+        "from_guests",
+        f"ip daddr {here} accept",
+        f"ip daddr {subnet} goto neighbours",
+        "ip daddr 255.255.255.255 accept",
+        # One after the other: a lookup in a set of ranges costs three times as much.
+        *(f"ip daddr {network} {_NEVER}" for network in NEVER_ROUTED),
+        f"ip saddr != {subnet} " + drop("source is not in the subnet"),
+        f"meta l4proto udp {_to_socket(notrack)}",
+        f"meta l4proto udp {_to_shard(plan, relay, 'ip saddr . udp sport', notrack)}",
+        f"{_SYN} {_to_shard(plan, relay, 'ip saddr . tcp sport', notrack)}",
+        "meta l4proto tcp goto connected",
+        f"icmp type echo-request {_to_shard(plan, relay, 'ip saddr', notrack)}",
+        drop("neither TCP, UDP nor echo request"),
+    )
+
+
+def _from_guests6(plan: FirewallPlan, relay: RelayPlan, notrack: str) -> str:
+    if plan.subnet6 is None:
+        return chain("from_guests6", drop("IPv6 has no way out"))
+    return chain(
+        "from_guests6",
+        f"ip6 daddr != {GLOBAL_UNICAST} jump unusual",
+        f"ip6 daddr {SIX_TO_FOUR} {_NEVER}",
+        f"ip6 saddr != {plan.subnet6} " + drop("source is not in the subnet"),
+        f"meta l4proto udp {_to_socket(notrack)}",
+        f"meta l4proto udp {_to_shard(plan, relay, 'ip6 saddr . udp sport', notrack)}",
+        f"{_SYN} {_to_shard(plan, relay, 'ip6 saddr . tcp sport', notrack)}",
+        "meta l4proto tcp goto connected",
+        f"icmpv6 type echo-request {_to_shard(plan, relay, 'ip6 saddr', notrack)}",
+        drop("neither TCP, UDP nor echo request"),
+    )
+
+
+def _unusual6(plan: FirewallPlan) -> str:
+    return chain(
+        "unusual",
+        f"ip6 daddr {gateway_addresses6(plan)} accept",
+        # Neighbour discovery. The kernel routes neither.
+        "ip6 daddr { fe80::/10, ff00::/8 } accept",
+        f"ip6 daddr {plan.subnet6} goto neighbours",
+        f"ip6 daddr {{ {', '.join(NEVER_ROUTED6)} }} {_NEVER}",
+        comment="outside of what IANA gives out as global unicast",
+    )
+
+
+def _neighbours(plan: FirewallPlan) -> list[str]:
+    # With bridge-nf-call-iptables, frames between guests come here too; the bridge has judged them.
+    return [drop("guests are isolated from each other") if plan.isolated else "accept"]
+
+
+def _dialled(relay: RelayPlan, notrack: str) -> str:
+    to_listener = [
+        f'meta nfproto {family} iifname "{shard.tun_ifname}" meta l4proto tcp tproxy {word} to {address}:{port} '
+        f"meta mark set {RELAY_MARK_LOCAL:#x} {notrack}accept"
+        for shard in relay.shards
+        for family, word, address, port in (
+            ("ipv4", "ip", "127.0.0.1", shard.tcp4_port),
+            ("ipv6", "ip6", "[::1]", shard.tcp6_port),
+        )
+    ]
+    return chain(
+        "dialled",
+        *to_listener,
+        drop("the relay does not listen"),
+        comment="SYNs that the relay has let in",
+    )
+
+
+def _host_access_sets(plan: FirewallPlan) -> list[str]:
+    redirects = redirect_elements(plan.redirects)
+    if not plan.redirects:
+        return []
+    return [
+        elements_of(
+            "map",
+            "host_access",
+            "type inet_proto . inet_service : inet_service",
+            redirects.get("host_access", ()),
+            "ports of the host's loopback that guests may use : our relay's listener",
+        ),
+        elements_of(
+            "set",
+            "relay_listeners",
+            "type inet_proto . inet_service",
+            redirects.get("relay_listeners", ()),
+            "where host_access ends up; not reachable directly",
+        ),
+    ]
+
+
+def _host_access_chains(plan: FirewallPlan, bridge: str) -> list[str]:
+    if not plan.redirects:
+        return []
+    redirect = "meta l4proto { tcp, udp } redirect to :meta l4proto . th dport map @host_access"
+    return [
+        chain(
+            "host_access_",
+            f"iifname {bridge} ip daddr {plan.gateway} {redirect}" if plan.gateway is not None else "",
+            f"iifname {bridge} ip6 daddr {gateway_addresses6(plan)} {redirect}" if plan.gateway6 else "",
+            hook="nat hook prerouting priority dstnat",
+        ),
+        chain(
+            "output",
+            "socket transparent 1 notrack accept",
+            hook="filter hook output priority raw",
+            comment="the relay's connections, of which only one half would be tracked",
+        ),
+    ]
+
+
+def _input_chains(plan: FirewallPlan, bridge: str) -> list[str]:
+    errors = []
+    if plan.gateway is not None:
+        errors.append(
+            f"ip daddr {plan.gateway} icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept"
+        )
+    if plan.gateway6 is not None:
+        errors.append(
+            f"ip6 daddr {gateway_addresses6(plan)} "
+            "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept"
+        )
+    redirected = "ct status dnat meta l4proto . th dport @relay_listeners accept" if plan.redirects else ""
+    return [
+        chain(
+            "input",
+            f"meta mark {RELAY_MARK_LOCAL:#x} accept",
+            f"iifname {bridge} goto guests_to_host",
+            hook="filter hook input priority filter",
+        ),
+        chain(
+            "guests_to_host",
+            *service_rules(plan, "accept"),
+            redirected,
+            # Answers to what the relay dialled from the gateway's own address.
+            "socket transparent 1 accept",
+            *errors,
+            drop("not a service of the gateway"),
+            comment="the gateway's services, and nothing else in this namespace",
+        ),
+    ]
