@@ -43,6 +43,7 @@ from arcbox_net.rules import ForwardRule, parse_forward
 
 if TYPE_CHECKING:
     from arcbox_net.network.addressing import Addressing
+    from arcbox_net.network.ipv6 import Ipv6
     from arcbox_net.network.naming import Naming
     from arcbox_net.recipes.port_forward import PortForwards
     from arcbox_net.relay.splice import SpliceRelay
@@ -51,6 +52,7 @@ log = logging.getLogger("arcbox_net")
 FOREIGN_EVERY_S = 2.0
 SERVING = (
     "arcbox_net.network.addressing",
+    "arcbox_net.network.ipv6",
     "arcbox_net.network.naming",
     "arcbox_net.recipes.port_forward",
 )
@@ -93,6 +95,7 @@ class Network:
         self._forwards: PortForwards
         self._addressing: Addressing | None = None
         self._naming: Naming
+        self._ipv6: Ipv6 | None = None
         self._watch: Watch | None = None
         self._bridge_index = 0
         self._former_reservations: tuple[Reservation, ...] = ()
@@ -195,6 +198,7 @@ class Network:
 
     async def _start_services(self) -> None:
         from arcbox_net.network.addressing import Addressing
+        from arcbox_net.network.ipv6 import Ipv6
         from arcbox_net.network.naming import Naming
 
         config, layout = self.config, self._layout
@@ -223,6 +227,8 @@ class Network:
             awaited=self._awaited,
             guests_changed=self._guests_changed,
         )
+        self._ipv6 = Ipv6(self.name, config, layout, self._naming.domain, self._kernel.place)
+        await self._ipv6.start()
 
     async def _start_forwards(self) -> None:
         from arcbox_net.recipes.port_forward import PortForwards
@@ -267,7 +273,7 @@ class Network:
     async def _tear_down(self) -> None:
         if self._watch is not None:
             await self._watch.stop()
-        for service in (getattr(self, "_naming", None), self._addressing):
+        for service in (self._ipv6, getattr(self, "_naming", None), self._addressing):
             if service is not None:
                 try:
                     await service.stop()
@@ -446,6 +452,9 @@ class Network:
             bridge=layout.bridge,
             subnet=str(layout.subnet) if layout.subnet else None,
             gateway=str(layout.gateway) if layout.gateway else None,
+            subnet6=str(layout.subnet6) if layout.subnet6 else None,
+            gateway6=str(layout.gateway6) if layout.gateway6 else None,
+            ipv6_egress=self._ipv6.has_egress if self._ipv6 else False,
             mtu=config.mtu,
             dhcp=config.has_dhcp,
             dns=config.has_dns,
@@ -477,6 +486,7 @@ class Network:
             },
             "dhcp": self._addressing.stats() if self._addressing else {},
             "dns": self._naming.stats(),
+            "ra": self._ipv6.stats() if self._ipv6 else {},
             "relay": self._relay.stats(),
             "host": self._watch.stats() if self._watch else {},
             "firewall_drops": await self._kernel.run(self._site.firewall.drops),
@@ -516,8 +526,10 @@ class Network:
         """Make the kernel look as planned again: somebody flushed a table or deleted a link."""
         async with self._change:
             before, self._bridge_index = self._bridge_index, await self._kernel.run(self._repair_kernel)
-            if self._addressing is not None and before != self._bridge_index:
-                await self._addressing.rebind()
+            if before != self._bridge_index:
+                for service in (self._addressing, self._ipv6):
+                    if service is not None:
+                        await service.rebind()
 
     async def _surroundings_changed(self) -> None:
         """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""

@@ -107,7 +107,8 @@ class Warning_(msgspec.Struct, kw_only=True, frozen=True):
 class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
     """A running network as `show` prints it.
 
-    `netns`: the network namespace that it is in, as a path, when it is in one of its own.
+    `netns`: the network namespace that it is in, as a path, when it is in one of its own. `ipv6_egress`: guests have
+    an IPv6 default route, as the host has.
     """
 
     name: str
@@ -128,6 +129,9 @@ class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
     forwards: list[ForwardInfo]
     warnings: list[Warning_]
     netns: str | None = None
+    subnet6: str | None = None
+    gateway6: str | None = None
+    ipv6_egress: bool = False
     host_access: list[str] = []
     upstreams: list[str] = []
     leases: int = 0
