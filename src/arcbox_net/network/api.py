@@ -119,6 +119,10 @@ async def _stats(network: Network, _request: Request, _body: None) -> dict[str, 
     return await network.stats()
 
 
+async def _flows(network: Network, _request: Request, _body: None) -> list[m.FlowInfo]:
+    return await network.flows()
+
+
 ENDPOINTS = (
     Endpoint("GET", "/network", "The network, its ports, forwards and warnings", _show, m.NetworkStatus),
     Endpoint("DELETE", "/network", "Stop the network and remove all that is its", _stop, status=202),
@@ -146,6 +150,13 @@ ENDPOINTS = (
     Endpoint("GET", "/dns", "Names answered by the network itself", _records, list[m.DnsRecordInfo]),
     Endpoint("POST", "/dns", "Register a name", _register, m.DnsRecordInfo, m.DnsRecordRequest, status=201),
     Endpoint("DELETE", "/dns/{name}", "Deregister a name", _deregister, status=204),
+    Endpoint(
+        "GET",
+        "/flows",
+        "Guests' connections to the outside, and the last that ended",
+        _flows,
+        list[m.FlowInfo],
+    ),
     Endpoint("GET", "/stats", "Counters", _stats, dict[str, Any]),
 )
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from arcbox_net import __version__, paths
 from arcbox_net.addresses import parse_ipv4
-from arcbox_net.config import NetConfig, Reservation, config_from_mapping, config_to_mapping
+from arcbox_net.config import Egress, NetConfig, Reservation, config_from_mapping, config_to_mapping
 from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from arcbox_net.network.ipv6 import Ipv6
     from arcbox_net.network.naming import Naming
     from arcbox_net.recipes.port_forward import PortForwards
+    from arcbox_net.recipes.relay import RelayEgress
     from arcbox_net.relay.splice import SpliceRelay
 
 log = logging.getLogger("arcbox_net")
@@ -88,6 +89,7 @@ class Network:
         self._recipe = recipe_for(config.mode)
         self._relay: SpliceRelay
         self._access_relay: SpliceRelay | None = None
+        self._egress: RelayEgress | None = None
         self._site: Site
         self._layout: Layout
         self._ports: PortTable
@@ -116,6 +118,8 @@ class Network:
                 for module in SERVING:
                     importlib.import_module(module)
                 await kernel
+                if self._egress is not None:
+                    self._egress.start()
                 await self._start_services()
                 await self._start_forwards()
                 self._watch = Watch(
@@ -189,12 +193,22 @@ class Network:
         site, layout = self._site, self._layout
         if not self._is_private:
             adopt_ports(site, self._state, self._ports, site.links.owned(self.name))
+        if layout.egress == Egress.RELAY.value:
+            self._open_egress()
         self._recipe.apply(site, layout, self._contents())
         for port in self._ports:
             site.links.apply_port(port.plan)
         self._bridge_index = site.links.find_bridge(layout.bridge)
         if self._is_private:
             attach_again(site, self._state, self._ports)
+
+    def _open_egress(self) -> None:
+        from arcbox_net.recipes.relay import RelayEgress
+
+        egress = RelayEgress(self._site, self._layout)
+        egress.open()
+        egress.set_host_addresses(self._site.surroundings.host_addresses())
+        self._egress = egress
 
     async def _start_services(self) -> None:
         from arcbox_net.network.addressing import Addressing
@@ -256,6 +270,7 @@ class Network:
             await self._kernel.run(
                 self._forwards.open_host_access, self._layout.gateway, self.config.host_access
             )
+        self._publish()
 
     async def _restore_forward(self, rule: ForwardRule) -> None:
         """A forward of an earlier run that was killed: kept, if its host port is still free and the network's mode
@@ -289,6 +304,8 @@ class Network:
             self._relay.stop()
         if self._access_relay is not None:
             self._access_relay.stop()
+        if self._egress is not None:
+            self._egress.stop()
         if hasattr(self, "_layout"):
             remove_everything(self._site, self._layout)
             self._state.forget_run()
@@ -366,6 +383,7 @@ class Network:
             except BaseException:
                 await self._kernel.run(self._forwards.remove, rule)
                 raise
+            self._publish()
             return forward_info(forward)
 
     async def unexpose(self, rule: ForwardRule) -> None:
@@ -373,6 +391,7 @@ class Network:
             self._forwards.get(rule)
             await self._kernel.run(self._state.delete, "forwards", str(rule))
             await self._kernel.run(self._forwards.remove, rule)
+            self._publish()
 
     def forwards(self) -> list[m.ForwardInfo]:
         return [forward_info(forward) for forward in self._forwards.forwards()]
@@ -411,6 +430,12 @@ class Network:
         if hasattr(self, "_forwards"):
             resolved = {item.rule: self._resolve(item.rule.guest) for item in self._forwards.forwards()}
             await self._kernel.run(self._forwards.guests_changed, resolved)
+            self._publish()
+
+    def _publish(self) -> None:
+        """Let guests reach the host's addresses where a forward is."""
+        if self._egress is not None:
+            self._egress.set_published(self._forwards.hairpins("tcp"), self._forwards.hairpins("udp"))
 
     # -- names -----------------------------------------------------------------------------------------------
 
@@ -471,6 +496,13 @@ class Network:
             version=__version__,
         )
 
+    async def flows(self) -> list[m.FlowInfo]:
+        """What guests are connected to outside, and, with relay egress, the last flows that ended."""
+        if self._egress is None:
+            return []
+        rows = await asyncio.to_thread(self._egress.flows)
+        return [m.FlowInfo(**row | {"reason": row["reason"] or None}) for row in rows]
+
     async def stats(self) -> dict[str, Any]:
         ports = await self.ports()
         return {
@@ -488,6 +520,7 @@ class Network:
             "dns": self._naming.stats(),
             "ra": self._ipv6.stats() if self._ipv6 else {},
             "relay": self._relay.stats(),
+            "egress": self._egress.stats() if self._egress else {},
             "host": self._watch.stats() if self._watch else {},
             "firewall_drops": await self._kernel.run(self._site.firewall.drops),
         }
@@ -525,6 +558,12 @@ class Network:
     async def _repair(self) -> None:
         """Make the kernel look as planned again: somebody flushed a table or deleted a link."""
         async with self._change:
+            if self._egress is not None and not await self._kernel.run(self._egress.is_whole):
+                log.warning("a door of the relay is gone; it is made anew, without the flows of before")
+                self._egress.stop()
+                await self._kernel.run(self._open_egress)
+                self._egress.start()
+                self._publish()
             before, self._bridge_index = self._bridge_index, await self._kernel.run(self._repair_kernel)
             if before != self._bridge_index:
                 for service in (self._addressing, self._ipv6):
@@ -532,7 +571,13 @@ class Network:
                         await service.rebind()
 
     async def _surroundings_changed(self) -> None:
-        """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""
+        """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently.
+
+        And of addresses that are the host's since, guests are kept away.
+        """
+        if self._egress is not None:
+            addresses = await self._kernel.run(self._site.surroundings.host_addresses)
+            self._egress.set_host_addresses(addresses)
         if self._layout.subnet is None:
             return
         clashes = await self._kernel.run(
@@ -571,6 +616,7 @@ class Network:
             ports=tuple(port.plan for port in self._ports),
             dnats=forwards.dnats() if forwards else (),
             redirects=forwards.redirects() if forwards else (),
+            relay=self._egress.plan if self._egress else None,
         )
 
     def _pool(self) -> Addressing:

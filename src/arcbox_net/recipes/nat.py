@@ -23,8 +23,8 @@ class NatRecipe:
 
     def apply(self, site: Site, layout: Layout, contents: Contents) -> None:
         apply_gateway(site, layout, contents, masquerade=layout.egress == Egress.MASQUERADE.value)
-        if site.is_private:
-            sysctl.forward_here()
+        if contents.relay is not None:
+            site.links.apply_policy(contents.relay)
             return
         # Replies arrive on the uplink, whichever it is at that moment, so forwarding is on for all of them.
         sysctl.enable_forwarding(

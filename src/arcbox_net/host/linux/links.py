@@ -113,6 +113,10 @@ class Links:
             and isinstance(address.interface, IPv4Interface)
         ]
 
+    def host_addresses(self) -> list[str]:
+        """Every address of every link, of both IP versions."""
+        return [str(address.interface.ip) for address in self._kernel.rt.addresses()]
+
     def remove(self, ifname: str) -> bool:
         """Remove a link of ours. False when there is none of that name; KernelError when it is not ours."""
         return self._kernel.remove(ifname)

@@ -26,7 +26,6 @@ from arcbox_net.host.linux.netlink import kernel_error
 
 IPV4: Final = Path("/proc/sys/net/ipv4")
 SWITCH: Final = "ip_forward"
-SWITCH_IPV6: Final = "../ipv6/conf/all/forwarding"
 # RFC 5508 REQ-2. The other idle times are in the ruleset, but nft has no words for ICMP's.
 ICMP_IDLE: Final = "../netfilter/nf_conntrack_icmp_timeout"
 ICMP_IDLE_S: Final = 60
@@ -79,12 +78,6 @@ def enable_forwarding(
         with contextlib.suppress(PermissionDenied):  # IPv4 works; `doctor` says what IPv6 lacks
             for name, value in changes6.items():
                 _write(name, value)
-
-
-def forward_here() -> None:
-    """Let a network namespace that is a network's own forward; it ends with the network, so nothing is recorded."""
-    _write(SWITCH, "1")
-    _write(SWITCH_IPV6, "1")
 
 
 def restore_forwarding(network: str, record_dir: Path, *, live: Collection[str] | None = None) -> None:
