@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support.machine import Machine
 from tests.support.peers import dns_server, http_server
+from tests.support.rootless import Rootless
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,3 +39,20 @@ def world(machine: Machine, world_dns: Path) -> Iterator[Machine]:
     """The machine, with DNS and HTTP answering in the world."""
     with http_server(machine.world):
         yield machine
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Rootless]:
+    """An ordinary user's machine, with DNS and HTTP answering in the world, over IPv4 and IPv6."""
+    with Rootless() as made, answering(made, tmp_path):
+        yield made
+
+
+@contextlib.contextmanager
+def answering(site: Rootless, directory: Path) -> Iterator[None]:
+    with (
+        dns_server(site.world, site.world_ip, directory),
+        http_server(site.world),
+        http_server(site.world, address="::"),
+    ):
+        yield

@@ -142,9 +142,14 @@ def check_guest(mac: str | None, ip: str | None, name: str | None = None) -> Non
         check_port_name(name, field="name")
 
 
+def is_admin() -> bool:
+    """Whether this process may change the host's network and make namespaces as it is."""
+    return all(_has_capability(number) for number in (CAP_NET_ADMIN, CAP_SYS_ADMIN))
+
+
 def require_admin(what: str) -> None:
     """Raise PermissionDenied with the command to type unless this process may change the host's network."""
-    if all(_has_capability(number) for number in (CAP_NET_ADMIN, CAP_SYS_ADMIN)):
+    if is_admin():
         return
     raise PermissionDenied(
         f"{what} needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN)", fix=again_as_root(), operation=what

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from arcbox_net.cli import common, output
+from arcbox_net.config import Egress
 from arcbox_net.errors import ArcboxNetError
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ SPEED_S = 1.0
 GUEST = "guest"
 STATIC_NAME, STATIC_ADDRESS = "printer", "198.51.100.7"  # TEST-NET-2: nobody's address
 COLUMNS = (13, 60, 7)
+KINDS = {
+    Egress.MASQUERADE: "egress masquerade: the kernel forwards, which takes root",
+    Egress.RELAY: "egress relay: in a private namespace, which takes no privilege",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,35 +55,45 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     The guest is a process in a network namespace of its own: it gets its address by DHCP like a VM would,
     resolves names, fetches from an HTTP server on this host, is fetched from through a forwarded port, and
-    measures TCP speed (with iperf3 where it is installed). Exits with 1 when a step fails, and removes
-    everything it made.
+    measures TCP speed (with iperf3 where it is installed). An ordinary user sees the network that needs no
+    privilege; root sees both kinds, one after the other. Exits with 1 when a step fails, and removes everything
+    it made.
     """
-    common.require_admin("demo")
-    table = Table(shown=not as_json)
+    tables: dict[Egress, Table] = {}
     started = time.monotonic()
-    with contextlib.suppress(_CannotGoOn):
-        run(table)
+    for egress in (Egress.MASQUERADE, Egress.RELAY) if common.is_admin() else (Egress.RELAY,):
+        tables[egress] = Table(KINDS[egress], shown=not as_json)
+        with contextlib.suppress(_CannotGoOn):
+            run(tables[egress], egress)
     took = time.monotonic() - started
-    failed = sum(not row.ok for row in table.rows)
+    rows = [row for table in tables.values() for row in table.rows]
+    failed = sum(not row.ok for row in rows)
     if as_json:
-        steps = [dataclasses.asdict(row) for row in table.rows]
-        output.print_json({"ok": failed == 0, "seconds": round(took, 3), "steps": steps})
+        networks = [
+            {"egress": egress.value, "steps": [dataclasses.asdict(row) for row in table.rows]}
+            for egress, table in tables.items()
+        ]
+        output.print_json({"ok": failed == 0, "seconds": round(took, 3), "networks": networks})
     else:
-        count = len(table.rows)
-        verdict = f"{failed} of {count} steps failed" if failed else f"all {count} steps passed"
+        verdict = f"{failed} of {len(rows)} steps failed" if failed else f"all {len(rows)} steps passed"
         colour = "red" if failed else "green"
-        click.echo("\n" + output.style(verdict, bold=True, fg=colour) + f" in {took:.1f} s")
+        click.echo(output.style(verdict, bold=True, fg=colour) + f" in {took:.1f} s")
     ctx.exit(1 if failed else 0)
 
 
 class Table:
     """Runs steps and shows each as a row when it is done."""
 
-    def __init__(self, *, shown: bool) -> None:
+    def __init__(self, title: str, *, shown: bool) -> None:
         self.rows: list[Row] = []
         self._shown = shown
         if shown:
+            click.echo(title)
             click.echo(output.style(_line("step", "result", "time"), bold=True))
+
+    def end(self) -> None:
+        if self._shown:
+            click.echo()
 
     def need(self, step: str, run: Callable[[], tuple[T, str, dict[str, Any]]]) -> T:
         """Run a step that later ones build on, and return what it made."""
@@ -110,7 +125,7 @@ class Table:
         return made
 
 
-def run(table: Table) -> None:
+def run(table: Table, egress: Egress) -> None:
     """Every step, in order. What one makes is removed when this returns, however it returns."""
     from arcbox_net.cli.demo_http import BodyServer
     from arcbox_net.cli.demo_speed import serving
@@ -118,8 +133,8 @@ def run(table: Table) -> None:
     with contextlib.ExitStack() as stack:
         web = stack.enter_context(contextlib.closing(BodyServer("127.0.0.1", os.urandom(BODY_BYTES))))
         speed = stack.enter_context(serving())
-        manager, status = table.need("network", partial(_network, stack, web.l4_port, speed.l4_port))
-        guest = table.need("guest", partial(_guest, stack, manager))
+        manager, status = table.need("network", partial(_network, stack, egress, web.l4_port, speed.l4_port))
+        guest = table.need("guest", partial(_guest, stack, manager, status.pid))
         lease = table.need("DHCP", partial(_dhcp, guest))
         names = {
             f"{GUEST}.{status.domain}": lease["ip"],
@@ -133,6 +148,7 @@ def run(table: Table) -> None:
         for reverse in (False, True):
             table.show("speed", partial(_speed, guest, speed, str(status.gateway), reverse))
         table.show("clean-up", partial(_clean_up, stack, manager, status))
+    table.end()
 
 
 class _Wrong(Exception):
@@ -144,26 +160,29 @@ class _CannotGoOn(Exception):
 
 
 def _network(
-    stack: contextlib.ExitStack, *host_ports: int
+    stack: contextlib.ExitStack, egress: Egress, *host_ports: int
 ) -> tuple[tuple[NetworkManager, NetworkStatus], str, dict[str, Any]]:
     from arcbox_net.config import DnsConfig, HostAccess, NetConfig
     from arcbox_net.manager import NetworkManager
 
     config = NetConfig(
+        egress=egress,
         host_access=tuple(HostAccess("tcp", number) for number in host_ports),
         dns=DnsConfig(records={STATIC_NAME: (STATIC_ADDRESS,)}),
     )
     manager = NetworkManager(config)
     stack.enter_context(manager)
     status = manager.status()
-    facts = {"name": status.name, "subnet": status.subnet, "gateway": status.gateway}
+    facts = {"name": status.name, "subnet": status.subnet, "gateway": status.gateway, "egress": status.egress}
     return (manager, status), f"{status.mode} {status.subnet}, gateway {status.gateway}", facts
 
 
-def _guest(stack: contextlib.ExitStack, manager: NetworkManager) -> tuple[Guest, str, dict[str, Any]]:
+def _guest(
+    stack: contextlib.ExitStack, manager: NetworkManager, network_pid: int
+) -> tuple[Guest, str, dict[str, Any]]:
     from arcbox_net.cli.demo_guest import IFNAME, Guest
 
-    guest = stack.enter_context(contextlib.closing(Guest()))
+    guest = stack.enter_context(contextlib.closing(Guest(network_pid)))
     port = manager.attach_netns(guest.process.pid, name=GUEST, ifname=IFNAME, configure=False)
     guest.process.release({})
     return guest, f"a network namespace with {port.ifname}, {port.mac}", {"mac": port.mac}

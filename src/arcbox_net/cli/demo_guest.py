@@ -26,7 +26,7 @@ class GuestError(Exception):
 class Guest:
     """The demo's end: `ask` sends one request and returns its answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, network_pid: int) -> None:
         answers_in, answers_out = os.pipe()
         requests_in, requests_out = os.pipe()
         self._answers: IO[str] = os.fdopen(answers_in)
@@ -38,7 +38,7 @@ class Guest:
             with os.fdopen(requests_in) as requests, os.fdopen(answers_out, "w") as answers:
                 return _serve(requests, answers)
 
-        self.process = GuestProcess.fork(body)
+        self.process = GuestProcess.fork(body, network_pid=network_pid)
         os.close(requests_in)
         os.close(answers_out)
 

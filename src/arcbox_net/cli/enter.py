@@ -33,6 +33,14 @@ def command(ctx: click.Context, network: str) -> None:
     if guest_process.enter(status.pid):
         for missed in guest_mounts.dress(common.resolv_conf(status)):
             output.note(missed)
+        _find_system_tools()
     else:
         output.note(f"{network} is in the host's own network namespace (egress {status.egress})")
     guest_process.become(words)
+
+
+def _find_system_tools() -> None:
+    """Whoever enters has powers over this network: nft, bridge and tcpdump are where an administrator's PATH leads."""
+    path = os.environ.get("PATH", os.defpath)
+    missing = [folder for folder in ("/usr/sbin", "/sbin") if folder not in path.split(":")]
+    os.environ["PATH"] = ":".join([path, *missing])
