@@ -103,6 +103,7 @@ cdef struct relay_rule:
     uint8_t wildcard  # bound to no address: replies must name the one the client used
     uint8_t self_dial  # the target is on loopback, where a dial can meet itself
     uint8_t transparent  # dial from the client's own address where that can be
+    uint8_t inside  # dial in another network namespace
     uint32_t target_size
     sockaddr_in6 target  # or a sockaddr_in, as its family says
     relay_link rule_link

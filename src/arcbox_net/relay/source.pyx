@@ -41,6 +41,9 @@ cdef int source_socket(
     if fd >= 0 and source != SOURCE_GATEWAY and not _bound(fd, client, source == SOURCE_CLIENT):
         close(fd)
         return -1
+    if fd >= 0 and source == SOURCE_GATEWAY and rule.inside:
+        # By that the ruleset knows the guest's answers. Refused, as to a relay without the power: then it has no rules.
+        _set_transparent(fd, rule.target.sin6_family == AF_INET)
     return fd
 
 
@@ -54,10 +57,7 @@ cdef bint _bound(int fd, const sockaddr_in6 *client, bint own_l4_port) noexcept 
     cdef int on = 1
     cdef sockaddr_in6 name = client[0]
     cdef bint v4 = client.sin6_family == AF_INET
-    if (
-        setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)) if v4
-        else setsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &on, sizeof(on))
-    ) < 0:
+    if not _set_transparent(fd, v4):
         return False
     if own_l4_port:
         # One client may use one L4 port for several forwards: then only the whole 4-tuple is unique.
@@ -67,6 +67,14 @@ cdef bint _bound(int fd, const sockaddr_in6 *client, bint own_l4_port) noexcept 
         # connect() picks the L4 port: bind() would need one that is free for every target.
         setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on))
     return bind(fd, <const sockaddr *>&name, sizeof(sockaddr_in) if v4 else sizeof(sockaddr_in6)) == 0
+
+
+cdef bint _set_transparent(int fd, bint v4) noexcept nogil:
+    cdef int on = 1
+    return (
+        setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &on, sizeof(on)) if v4
+        else setsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &on, sizeof(on))
+    ) == 0
 
 
 cdef bint _usable(const sockaddr_in6 *client) noexcept nogil:

@@ -331,6 +331,7 @@ cdef class SpliceRelay:
             part.wildcard = wildcard
             part.self_dial = address.is_loopback
             part.transparent = transparent
+            part.inside = self.netns_fd is not None
             _fill_address(&part.target, &part.target_size, address.packed, target[1])
         if fcntl(fd, F_SETFL, O_NONBLOCK) < 0 or (kind == ITEM_TCP_RULE and tcp_tune(fd) < 0):
             raise OSError(f"descriptor {fd}: its options cannot be set")

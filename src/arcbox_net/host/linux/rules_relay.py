@@ -204,12 +204,13 @@ def _input_chains(plan: FirewallPlan, bridge: str) -> list[str]:
     errors = []
     if plan.gateway is not None:
         errors.append(
-            f"ip daddr {plan.gateway} icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept"
+            f"ip daddr {plan.gateway} icmp type"
+            " { echo-reply, destination-unreachable, time-exceeded, parameter-problem } accept"
         )
     if plan.gateway6 is not None:
         errors.append(
-            f"ip6 daddr {gateway_addresses6(plan)} "
-            "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept"
+            f"ip6 daddr {gateway_addresses6(plan)} icmpv6 type"
+            " { echo-reply, destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept"
         )
     redirected = "ct status dnat meta l4proto . th dport @relay_listeners accept" if plan.redirects else ""
     return [
@@ -225,6 +226,8 @@ def _input_chains(plan: FirewallPlan, bridge: str) -> list[str]:
             redirected,
             # Answers to what the relay dialled from the gateway's own address.
             "socket transparent 1 accept",
+            # And to what the network's owner runs inside.
+            "tcp flags ack socket wildcard 0 accept",
             *errors,
             drop("not a service of the gateway"),
             comment="the gateway's services, and nothing else in this namespace",
