@@ -245,13 +245,20 @@ def arp(operation: int, src_mac: str, src_ip: object, dst_ip: object, *, head: b
     return fixed + addresses
 
 
-def ipv6(next_header: int, payload: bytes, *, src: str = "fe80::1", dst: str = "ff02::1") -> bytes:
+def ipv6(
+    next_header: int, payload: bytes, *, src: str = "fe80::1", dst: str = "ff02::1", hops: int = 255
+) -> bytes:
     source, destination = (socket.inet_pton(socket.AF_INET6, text) for text in (src, dst))
-    return struct.pack("!LHBB", 6 << 28, len(payload), next_header, 255) + source + destination + payload
+    return struct.pack("!LHBB", 6 << 28, len(payload), next_header, hops) + source + destination + payload
 
 
 def icmpv6(kind: int, size: int = 16) -> bytes:
     return bytes([kind, 0, 0, 0]) + b"\0" * size
+
+
+def neighbour_discovery(kind: int, target: str) -> bytes:
+    """A solicitation (135) or advertisement (136) of *target*, without options."""
+    return icmpv6(kind, 4)[:8] + socket.inet_pton(socket.AF_INET6, target)
 
 
 def arrives(sender: Guest, frame: bytes, receiver: Guest, *, timeout: float = ANSWER_S) -> bool:

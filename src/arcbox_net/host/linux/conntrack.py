@@ -10,7 +10,7 @@ import dataclasses
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from arcbox_net.host.linux import nfnetlink
@@ -23,7 +23,9 @@ _CT_DELETE = nfnetlink.SUBSYS_CONNTRACK << 8 | 2
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE = 1, 2, 12, 18
 _STATUS, _STATUS_MASK = 3, 26
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_V4_SRC, _IP_V4_DST = 1, 2
+_IP_SRC, _IP_DST = {4: 1, 6: 3}, {4: 2, 6: 4}
+_ADDRESS_BYTES = {4: 4, 6: 16}
+_FAMILIES = {4: nfnetlink.NFPROTO_IPV4, 6: nfnetlink.NFPROTO_IPV6}
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _STATUS_DST_NAT = 1 << 5
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
@@ -42,11 +44,12 @@ class Tuple:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A conntrack entry. `key` is the attributes that name it to the kernel."""
+    """A conntrack entry of one IP version. `key` is the attributes that name it to the kernel."""
 
     original: Tuple
     reply: Tuple
     key: bytes
+    version: int = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,54 +65,52 @@ class Translation:
 
 def forget_translations(gone: Collection[Translation]) -> int:
     """Delete exactly the entries that *gone* translated; returns how many there were. Raises OSError."""
-    wanted = {
-        (PROTOCOLS[t.protocol], t.host_port, int(t.target), t.target_port): set[int | None]() for t in gone
-    }
+    wanted: dict[tuple[int, ...], set[int | None]] = {}
     for t in gone:
-        key = (PROTOCOLS[t.protocol], t.host_port, int(t.target), t.target_port)
-        wanted[key].add(None if t.host_ip is None else int(t.host_ip))
+        key = (t.target.version, PROTOCOLS[t.protocol], t.host_port, int(t.target), t.target_port)
+        wanted.setdefault(key, set()).add(None if t.host_ip is None else int(t.host_ip))
 
     def matches(entry: Entry) -> bool:
         original, reply = entry.original, entry.reply
-        hosts = wanted.get((original.protocol, original.dst_port, reply.src, reply.src_port))
+        hosts = wanted.get((entry.version, original.protocol, original.dst_port, reply.src, reply.src_port))
         return hosts is not None and (None in hosts or original.dst in hosts)
 
-    return _forget(matches, translated=True)
+    return _forget(matches, {key[0] for key in wanted}, translated=True)
 
 
 def forget_stale(new: Iterable[Translation]) -> int:
     """Delete UDP entries to the host ports of *new* that lead elsewhere; returns how many. Raises OSError."""
-    wanted: dict[int, dict[int | None, tuple[int, int]]] = {}
+    wanted: dict[tuple[int, int], dict[int | None, tuple[int, int]]] = {}
     for t in new:
         if t.protocol == "udp":
             host = None if t.host_ip is None else int(t.host_ip)
-            wanted.setdefault(t.host_port, {})[host] = (int(t.target), t.target_port)
-    if not wanted:
-        return 0
+            wanted.setdefault((t.target.version, t.host_port), {})[host] = (int(t.target), t.target_port)
 
     def matches(entry: Entry) -> bool:
         original, reply = entry.original, entry.reply
-        if original.protocol != socket.IPPROTO_UDP or original.dst_port not in wanted:
+        hosts = wanted.get((entry.version, original.dst_port))
+        if original.protocol != socket.IPPROTO_UDP or hosts is None:
             return False
-        hosts = wanted[original.dst_port]
         target = hosts.get(original.dst)
         if target is None and None in hosts and reply.src == original.dst:
             # Any address of the host: an entry that nothing translates may be one that is to be translated.
             target = hosts[None]
         return target is not None and (reply.src, reply.src_port) != target
 
-    return _forget(matches, translated=False)
+    return _forget(matches, {version for version, _ in wanted}, translated=False)
 
 
-def forget_guests(addresses: Collection[IPv4Address]) -> int:
+def forget_guests(addresses: Collection[IPv4Address | IPv6Address]) -> int:
     """Delete every entry of those guests: the next owner of an address inherits no connection."""
-    gone = {int(address) for address in addresses}
-    if not gone:
-        return 0
-    return _forget(lambda entry: entry.original.src in gone or entry.reply.src in gone, translated=False)
+    gone = {(address.version, int(address)) for address in addresses}
+
+    def matches(entry: Entry) -> bool:
+        return not gone.isdisjoint(((entry.version, entry.original.src), (entry.version, entry.reply.src)))
+
+    return _forget(matches, {version for version, _ in gone}, translated=False)
 
 
-def forget_subnet(subnet: IPv4Network) -> int:
+def forget_subnet(subnet: IPv4Network | IPv6Network) -> int:
     """Delete every entry from or to an address of *subnet*, which did not exist until now."""
     first, last = int(subnet.network_address), int(subnet.broadcast_address)
 
@@ -117,27 +118,30 @@ def forget_subnet(subnet: IPv4Network) -> int:
         ends = (entry.original.src, entry.original.dst, entry.reply.src)
         return any(first <= address <= last for address in ends)
 
-    return _forget(matches, translated=False)
+    return _forget(matches, {subnet.version}, translated=False)
 
 
-def entries(*, translated: bool = False) -> list[Entry]:
-    """The IPv4 entries of this network namespace; `translated`: only those with a rewritten destination."""
+def entries(*, version: int = 4, translated: bool = False) -> list[Entry]:
+    """The entries of one IP version in this network namespace; `translated`: only those with a rewritten
+    destination.
+    """
     with NfnetlinkSocket() as netlink:
-        return _list(netlink, translated)
+        return _list(netlink, version, translated)
 
 
-def _forget(matches: Callable[[Entry], bool], *, translated: bool) -> int:
+def _forget(matches: Callable[[Entry], bool], versions: Collection[int], *, translated: bool) -> int:
     deleted = 0
-    if _count() == 0:
+    if not versions or _count() == 0:
         return 0  # a dump walks every bucket: 15 ms with 65,536 of them
     with NfnetlinkSocket() as netlink:
-        for entry in _list(netlink, translated):
-            if matches(entry):
-                try:
-                    netlink.request(_CT_DELETE, 0, nfnetlink.NFPROTO_IPV4, entry.key)
-                    deleted += 1
-                except FileNotFoundError:
-                    continue  # it ended by itself since the dump
+        for version in sorted(versions):
+            for entry in _list(netlink, version, translated):
+                if matches(entry):
+                    try:
+                        netlink.request(_CT_DELETE, 0, _FAMILIES[version], entry.key)
+                        deleted += 1
+                    except FileNotFoundError:
+                        continue  # it ended by itself since the dump
     return deleted
 
 
@@ -149,32 +153,32 @@ def _count() -> int | None:
         return None
 
 
-def _list(netlink: NfnetlinkSocket, translated: bool) -> list[Entry]:
+def _list(netlink: NfnetlinkSocket, version: int, translated: bool) -> list[Entry]:
     # A kernel before 5.19 ignores the status filter and sends every entry; the callers match anyway.
     only = (
         nfnetlink.u32(_STATUS, _STATUS_DST_NAT) + nfnetlink.u32(_STATUS_MASK, _STATUS_DST_NAT)
         if translated
         else b""
     )
-    found = (parse_entry(payload) for payload in netlink.dump(_CT_GET, nfnetlink.NFPROTO_IPV4, only))
+    found = (parse_entry(payload, version) for payload in netlink.dump(_CT_GET, _FAMILIES[version], only))
     return [entry for entry in found if entry is not None]
 
 
-def parse_entry(payload: bytes) -> Entry | None:
-    """The entry in *payload* (from the netfilter header on), None when it is not IPv4 or not whole."""
+def parse_entry(payload: bytes, version: int = 4) -> Entry | None:
+    """The entry in *payload* (from the netfilter header on), None when it is not of *version* or not whole."""
     parts = dict(nfnetlink.attributes(payload, 4, len(payload)))
-    original = _tuple(parts.get(_TUPLE_ORIG))
-    reply = _tuple(parts.get(_TUPLE_REPLY))
+    original = _tuple(parts.get(_TUPLE_ORIG), version)
+    reply = _tuple(parts.get(_TUPLE_REPLY), version)
     if original is None or reply is None:
         return None
     key = nfnetlink.nested(_TUPLE_ORIG, parts[_TUPLE_ORIG])
     for kind in (_ID, _ZONE):
         if kind in parts:
             key += nfnetlink.attribute(kind, parts[kind])
-    return Entry(original, reply, key)
+    return Entry(original, reply, key, version)
 
 
-def _tuple(value: bytes | None) -> Tuple | None:
+def _tuple(value: bytes | None, version: int) -> Tuple | None:
     if value is None:
         return None
     parts = dict(nfnetlink.attributes(value, 0, len(value)))
@@ -182,8 +186,9 @@ def _tuple(value: bytes | None) -> Tuple | None:
     protocol = parts.get(_TUPLE_PROTO, b"")
     addresses = dict(nfnetlink.attributes(address, 0, len(address)))
     numbers = dict(nfnetlink.attributes(protocol, 0, len(protocol)))
-    src, dst = addresses.get(_IP_V4_SRC, b""), addresses.get(_IP_V4_DST, b"")
-    if len(src) != 4 or len(dst) != 4 or len(numbers.get(_PROTO_NUM, b"")) != 1:
+    src, dst = addresses.get(_IP_SRC[version], b""), addresses.get(_IP_DST[version], b"")
+    size = _ADDRESS_BYTES[version]
+    if len(src) != size or len(dst) != size or len(numbers.get(_PROTO_NUM, b"")) != 1:
         return None
     return Tuple(
         protocol=numbers[_PROTO_NUM][0],

@@ -132,13 +132,14 @@ class Firewall:
             if gone and self._plan is not None:
                 changes = self._changes("delete", ruleset.redirect_elements(gone))
                 self._change(changes, lambda: _discard(self._redirects, gone))
-                gateway = self._plan.gateway
-                if gateway is not None:
-                    ended = [
-                        Translation(i.protocol, gateway, i.host_port, gateway, i.relay_port) for i in gone
-                    ]
-                    with _logged("forget connections"):
-                        conntrack.forget_translations(ended)
+                ended = [
+                    Translation(item.protocol, gateway, item.host_port, gateway, item.relay_port)
+                    for gateway in (self._plan.gateway, self._plan.gateway6)
+                    if gateway is not None
+                    for item in gone
+                ]
+                with _logged("forget connections"):
+                    conntrack.forget_translations(ended)
 
     def remove(self) -> None:
         """Remove both tables; nothing happens when there are none. Raises KernelError."""
@@ -186,6 +187,8 @@ class Firewall:
             # Connections pass by their conntrack entry: an old one to these addresses must not.
             with _logged("forget old connections"):
                 conntrack.forget_subnet(plan.subnet)
+                if plan.subnet6 is not None:
+                    conntrack.forget_subnet(plan.subnet6)
         self._run(ruleset.replacement(plan))
         try:
             self._fingerprint = generation.fingerprint(table_name(self.network))
