@@ -11,10 +11,18 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from arcbox_net.host.linux.nftables import Firewall
-from arcbox_net.host.plan import Dnat, FirewallPlan, HostAccessRedirect, PortPlan, bridge_ifname, port_ifname
+from arcbox_net.host.plan import (
+    GATEWAY_LINK_LOCAL,
+    Dnat,
+    FirewallPlan,
+    HostAccessRedirect,
+    PortPlan,
+    bridge_ifname,
+    port_ifname,
+)
 from tests.support.netns import Host, Namespace
 
 REFUSED_S = 0.4  # how long silence must last to be taken for a drop; every such test has a positive control
@@ -31,6 +39,7 @@ class Guest:
     ns: Namespace
     plan: PortPlan
     ip: IPv4Address
+    ip6: IPv6Address | None = None
 
     @property
     def mac(self) -> str:
@@ -56,6 +65,10 @@ class Lab:
         host.run(f"ip addr add {self.gateway}/{self.subnet.prefixlen} dev {self.bridge}")
         host.run(f"ip link set {self.bridge} up")
         host.sysctl("net.ipv4.ip_forward", 1)
+        if self.plan.gateway6 is not None:
+            host.run(f"ip -6 addr add {self.plan.gateway6}/64 dev {self.bridge} nodad")
+            host.run(f"ip -6 addr add {GATEWAY_LINK_LOCAL} dev {self.bridge} nodad")
+            host.sysctl("net.ipv6.conf.all.forwarding", 1)
         self._index = itertools.count()
 
     def guest(self, *, ips: int = 1, anti_spoof: bool = True) -> Guest:
@@ -78,7 +91,12 @@ class Lab:
         ns.run(f"ip link set eth0 address {plan.mac} up")
         ns.run(f"ip addr add {ip}/{self.subnet.prefixlen} dev eth0")
         ns.run(f"ip route add default via {self.gateway}")
-        return Guest(ns, plan, ip)
+        if self.plan.subnet6 is None or self.plan.gateway6 is None:
+            return Guest(ns, plan, ip)
+        ip6 = self.plan.subnet6[0x100 + index]
+        ns.run(f"ip -6 addr add {ip6}/64 dev eth0 nodad")
+        ns.run(f"ip -6 route add default via {GATEWAY_LINK_LOCAL.ip} dev eth0")
+        return Guest(ns, plan, ip, ip6)
 
     def forward(self, *dnats: Dnat) -> None:
         self.host.call(lambda: self.firewall.add_dnats(dnats))
@@ -104,7 +122,9 @@ def server(ns: Namespace, port: int, protocol: str = "tcp", address: str = "0.0.
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
 
     def bound() -> socket.socket:
-        sock = socket.socket(socket.AF_INET, kind)
+        sock = socket.socket(family(address), kind)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         if protocol == "tcp":
@@ -139,9 +159,19 @@ def server(ns: Namespace, port: int, protocol: str = "tcp", address: str = "0.0.
         listener.close()
 
 
-def client(ns: Namespace, protocol: str = "tcp", source: tuple[str, int] | None = None) -> socket.socket:
+def family(address: object) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in str(address) else socket.AF_INET
+
+
+def client(
+    ns: Namespace,
+    protocol: str = "tcp",
+    source: tuple[str, int] | None = None,
+    *,
+    to: object = "0.0.0.0",
+) -> socket.socket:
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    sock = ns.call(lambda: socket.socket(socket.AF_INET, kind))
+    sock = ns.call(lambda: socket.socket(family(to), kind))
     if source is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(source)
@@ -158,7 +188,7 @@ def ask(
     timeout: float = ANSWER_S,
 ) -> str | None:
     """Who `server` at *address* says that we are (`address port`); None when there is no answer."""
-    with client(ns, protocol, source) as sock:
+    with client(ns, protocol, source, to=address) as sock:
         return ask_on(sock, address, port, timeout=timeout)
 
 
@@ -175,7 +205,7 @@ def ask_on(sock: socket.socket, address: object, port: int, *, timeout: float = 
 
 def silent(ns: Namespace, address: object, port: int, protocol: str = "tcp") -> bool:
     """Whether nobody answers at all: neither data nor a refusal."""
-    with client(ns, protocol) as sock:
+    with client(ns, protocol, to=address) as sock:
         sock.settimeout(REFUSED_S)
         try:
             sock.connect((str(address), port))
@@ -204,6 +234,24 @@ def ping(ns: Namespace, address: object, timeout: float = ANSWER_S) -> bool:
         except OSError:
             return False
     return False
+
+
+@contextlib.contextmanager
+def bridge_netfilter_off(host: Host) -> Iterator[None]:
+    """Where br_netfilter is loaded, bridged frames pass by the hooks of IP for as long as this lasts."""
+    names = ("net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables")
+    try:
+        before = {name: host.sysctl(name) for name in names}
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        for name in names:
+            host.sysctl(name, 0)
+        yield
+    finally:
+        for name, value in before.items():
+            host.sysctl(name, value)
 
 
 # -- frames

@@ -108,6 +108,15 @@ def test_l5_an_address_is_the_guests_who_used_it_first(network: Lab, alice: Gues
     assert arrives(alice, unicast(alice, bob, address, b"still mine"), bob)
 
 
+def test_a_speaker_is_no_dhcpv6_server_all_the_same(network: Lab, alice: Guest, bob: Guest) -> None:
+    source = fresh()
+    assert arrives(alice, unicast(alice, bob, source), bob)
+    before = network.drops("rogue DHCPv6 server")
+    packet = ipv6(17, udp(547, 546), src=source, dst=str(SUBNET6[0xFFFF]))
+    assert not arrives(alice, ethernet(bob.mac, alice.mac, 0x86DD, packet), bob)
+    assert network.drops("rogue DHCPv6 server") == before + 1
+
+
 @pytest.mark.parametrize("owner", ["alice", "gateway", "router"])
 def test_l5_nobody_advertises_for_another(network: Lab, alice: Guest, bob: Guest, owner: str) -> None:
     carol = quiet(network)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import subprocess
 import sys
@@ -13,7 +12,17 @@ import pytest
 
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import Dnat, HostAccessRedirect
-from tests.host.firewall_lab import Guest, Lab, ask, client, ping, send_raw, server, silent
+from tests.host.firewall_lab import (
+    Guest,
+    Lab,
+    ask,
+    bridge_netfilter_off,
+    client,
+    ping,
+    send_raw,
+    server,
+    silent,
+)
 from tests.support.netns import Host, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -312,19 +321,6 @@ def test_change_after_a_foreign_flush_brings_everything_back(host: Host) -> None
         with server(guest.ns, 80):
             assert ask(host.world, host.host_ip, 8080)
             wait_until(lambda: ping(guest.ns, host.world_ip, timeout=0.5))
-
-
-@contextlib.contextmanager
-def bridge_netfilter_off(host: Host) -> Iterator[None]:
-    try:
-        host.sysctl("net.bridge.bridge-nf-call-iptables", 0)
-    except FileNotFoundError:  # the module is not loaded
-        yield
-        return
-    try:
-        yield
-    finally:
-        host.sysctl("net.bridge.bridge-nf-call-iptables", 1)
 
 
 def _bound_udp(port: int) -> socket.socket:

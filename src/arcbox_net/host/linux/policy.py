@@ -28,6 +28,10 @@ SYSCTLS: Final = (
     ("net/ipv4/conf/all/route_localnet", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv6/conf/all/forwarding", "1"),
+    # With br_netfilter loaded, every bridged frame would pass the hooks of IP too.
+    ("net/bridge/bridge-nf-call-iptables", "0"),
+    ("net/bridge/bridge-nf-call-ip6tables", "0"),
+    ("net/bridge/bridge-nf-call-arptables", "0"),
 )
 
 
