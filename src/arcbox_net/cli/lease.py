@@ -24,7 +24,7 @@ def ls(network: str, as_json: bool) -> None:
         click.echo(f"{network} has given out no address")
     else:
         output.table(
-            ("address", "state", "mac", "hostname", "port", "expires in"),
+            ("address", "state", "mac", "hostname", "port", "expires in", "ipv6 address"),
             [
                 (
                     item.ip,
@@ -33,6 +33,7 @@ def ls(network: str, as_json: bool) -> None:
                     item.hostname,
                     item.port,
                     output.duration_text(item.expires_s),
+                    item.ip6,
                 )
                 for item in found
             ],

@@ -38,6 +38,7 @@ def _summary(status: NetworkStatus) -> list[tuple[str, object]]:
         ("mode", f"{status.mode}, egress {status.egress}"),
         ("subnet", status.subnet),
         ("gateway", status.gateway),
+        ("ipv6", _ipv6_text(status)),
         ("bridge", status.bridge),
         ("mtu", status.mtu),
         (
@@ -54,6 +55,16 @@ def _summary(status: NetworkStatus) -> list[tuple[str, object]]:
     ]
 
 
+def _ipv6_text(status: NetworkStatus) -> str:
+    if status.subnet6 is None:
+        return "off"
+    if status.egress == "none":
+        return f"{status.subnet6}, among guests"
+    return f"{status.subnet6}, " + (
+        "guests reach the outside" if status.ipv6_egress else "this host has no way out"
+    )
+
+
 def _dns_text(status: NetworkStatus) -> str:
     if not status.dns:
         return "off"
@@ -63,7 +74,7 @@ def _dns_text(status: NetworkStatus) -> str:
 
 def ports_table(ports: list[PortInfo]) -> None:
     output.table(
-        ("port", "kind", "state", "address", "mac", "interface", "sent", "received"),
+        ("port", "kind", "state", "address", "mac", "interface", "sent", "received", "ipv6 address"),
         [
             (
                 port.name,
@@ -74,6 +85,7 @@ def ports_table(ports: list[PortInfo]) -> None:
                 port.ifname,
                 output.bytes_text(port.rx_bytes),  # what we received is what the guest sent
                 output.bytes_text(port.tx_bytes),
+                port.ip6,
             )
             for port in ports
         ],

@@ -24,7 +24,7 @@ from arcbox_net.services.dhcp.settings import DhcpSettings
 from arcbox_net.services.dhcp.shell import DhcpService
 from arcbox_net.services.placing import Placing, here
 
-LeaseListener = Callable[[str | None, IPv4Address, bool], None]
+LeaseListener = Callable[[str | None, IPv4Address, bool, bytes | None], None]
 
 
 class Addressing:
@@ -70,7 +70,7 @@ class Addressing:
 
             def on_lease(lease: Lease, active: bool) -> None:
                 if active or lease.kind != RESERVED:  # a reservation keeps its name
-                    listener(lease.hostname, lease.ip, active)
+                    listener(lease.hostname, lease.ip, active, lease.mac)
 
             service = DhcpService(
                 self._settings,
@@ -88,7 +88,7 @@ class Addressing:
         now = system_clock()
         for lease in self._table.view(now):
             if lease.kind == RESERVED or (lease.kind == POOL and lease.is_bound(now)):
-                listener(lease.hostname, lease.ip, True)
+                listener(lease.hostname, lease.ip, True, lease.mac)
 
     async def _apply_reservations(self, former: Collection[Reservation]) -> None:
         wanted = self._config.dhcp.reservations
@@ -165,7 +165,7 @@ class Addressing:
         )
         await self._writer.commit([change])
         assert change.lease is not None
-        return lease_info(change.lease)
+        return self._info(change.lease)
 
     async def reserve(self, mac: str, ip: str, hostname: str | None) -> LeaseInfo:
         """Keep *ip* for *mac* from now on. Raises AddressInUse."""
@@ -174,8 +174,8 @@ class Addressing:
         change = self._table.reserve(parse_mac(mac), self._checked(ip), hostname, system_clock())
         await self._writer.commit([change])
         assert change.lease is not None
-        self._listener(hostname, change.ip, True)
-        return lease_info(change.lease)
+        self._listener(hostname, change.ip, True, change.lease.mac)
+        return self._info(change.lease)
 
     async def release(self, ip: IPv4Address) -> None:
         """Forget who has *ip*, and its reservation. Raises AddressNotFound."""
@@ -191,7 +191,7 @@ class Addressing:
         await self._writer.commit(
             [self._table.unreserve(ip, now) if is_reserved else self._table.release(ip, now)]
         )
-        self._listener(lease.hostname, ip, False)
+        self._listener(lease.hostname, ip, False, lease.mac)
 
     async def release_port(self, ip: IPv4Address) -> None:
         """The port that had *ip* is gone; a reservation stays."""
@@ -200,7 +200,7 @@ class Addressing:
 
     def view(self) -> list[LeaseInfo]:
         now = system_clock()
-        return [lease_info(lease) for lease in sorted(self._table.view(now), key=lambda lease: lease.ip)]
+        return [self._info(lease) for lease in sorted(self._table.view(now), key=lambda lease: lease.ip)]
 
     def by_hostname(self, hostname: str) -> IPv4Address | None:
         """Who was given that host name by a reservation or an allocation, not by its own wish."""
@@ -215,6 +215,9 @@ class Addressing:
 
     def stats(self) -> dict[str, int]:
         return self._service.stats() if self._service else {}
+
+    def _info(self, lease: Lease) -> LeaseInfo:
+        return lease_info(lease, self._layout)
 
     def _checked(self, text: str) -> IPv4Address:
         ip = parse_ipv4(text, field="ip")
@@ -255,11 +258,14 @@ def dhcp_settings(config: NetConfig, layout: Layout, domain: str) -> DhcpSetting
     )
 
 
-def lease_info(lease: Lease) -> LeaseInfo:
+def lease_info(lease: Lease, layout: Layout) -> LeaseInfo:
+    mac = format_mac(lease.mac) if lease.mac else None
+    ip6 = layout.guest_address6(mac) if mac else None
     return LeaseInfo(
         ip=str(lease.ip),
+        ip6=str(ip6) if ip6 else None,
         state=lease.kind if lease.kind != POOL else lease.state,
-        mac=format_mac(lease.mac) if lease.mac else None,
+        mac=mac,
         client_id=lease.client_id.hex() if lease.client_id else None,
         hostname=lease.hostname,
         port=lease.port,

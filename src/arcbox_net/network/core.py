@@ -545,8 +545,8 @@ class Network:
         port = self._ports.by_mac(mac)
         return port.name if port else None
 
-    def _lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool) -> None:
-        self._naming.lease_changed(hostname, ip, active)
+    def _lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool, mac: bytes | None) -> None:
+        self._naming.lease_changed(hostname, ip, active, mac)
         forwards = self._forwards.forwards() if hasattr(self, "_forwards") else []
         if hostname and any((forward.rule.guest or "").lower() == hostname.lower() for forward in forwards):
             self._spawn(self._guests_changed_locked())

@@ -32,7 +32,7 @@ class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
 class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
     """An address and who has it. `state`: bound, offered, reserved, allocated (by a program) or declined.
 
-    `expires_s`: seconds from now, None for those that do not expire.
+    `ip6`: the IPv6 address that belongs to its MAC. `expires_s`: seconds from now, None for those that do not expire.
     """
 
     ip: str
@@ -41,6 +41,7 @@ class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
     client_id: str | None = None
     hostname: str | None = None
     port: str | None = None
+    ip6: str | None = None
     expires_s: float | None = None
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
+from arcbox_net.addresses import format_mac
 from arcbox_net.config import NetConfig, NetworkMode, check_domain, local_domain, parse_endpoint
 from arcbox_net.errors import ArcboxNetError, ConfigError, RecordNotFound
 from arcbox_net.network.messages import DnsRecordInfo
@@ -35,9 +36,10 @@ class Naming:
         place: Placing = here,
     ) -> None:
         self.domain = local_domain(config, network)
-        gateway = (str(layout.gateway),) if layout.gateway else ()
+        gateway = tuple(str(address) for address in (layout.gateway, layout.gateway6) if address)
         self._network = network
-        self._names = LocalNames(self.domain, gateway, layout.subnet)
+        self._layout = layout
+        self._names = LocalNames(self.domain, gateway, layout.subnet, layout.subnet6)
         for name, addresses in config.dns.records.items():
             self._names.put(name, list(addresses), "config")
         for name, known in registered.items():
@@ -79,17 +81,21 @@ class Naming:
 
     def add_port(self, port: Port) -> None:
         """Raises RecordExists when the host name is reserved or another guest's."""
-        if port.ip is not None:
-            self._names.put(port.hostname, [str(port.ip)], "port")
+        addresses = [str(address) for address in (port.ip, port.ip6) if address is not None]
+        if addresses:
+            self._names.put(port.hostname, addresses, "port")
 
     def remove_port(self, port: Port) -> None:
         with contextlib.suppress(RecordNotFound):
             self._names.remove(port.hostname, "port")
 
-    def lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool) -> None:
+    def lease_changed(
+        self, hostname: str | None, ip: IPv4Address, active: bool, mac: bytes | None = None
+    ) -> None:
         """A DHCP client's host name is only a wish: one that is reserved or taken is not registered.
 
-        Nor does it go when a client goes that only wished for it.
+        Nor does it go when a client goes that only wished for it. The name leads to the client's IPv6 address, too:
+        that which its *mac* makes.
         """
         if hostname is None:
             return
@@ -100,7 +106,8 @@ class Naming:
                 self._names.remove(hostname, "lease")
             return
         try:
-            self._names.put(hostname, [str(ip)], "lease")
+            ip6 = self._layout.guest_address6(format_mac(mac)) if mac else None
+            self._names.put(hostname, [str(ip), *([str(ip6)] if ip6 else [])], "lease")
             self._leased[key] = ip
         except ArcboxNetError as error:
             self._tell_refusal(ip, error)
@@ -138,7 +145,7 @@ class Naming:
 def _settings(config: NetConfig, layout: Layout, domain: str) -> DnsSettings:
     dns = config.dns
     return DnsSettings(
-        listen=((str(layout.gateway), 53),),
+        listen=tuple((str(address), 53) for address in (layout.gateway, layout.gateway6) if address),
         domain=domain,
         subnet=layout.subnet,
         upstreams=tuple(parse_endpoint("dns.upstreams", text, 53) for text in dns.upstreams),

@@ -9,7 +9,7 @@ gateway's.
   known name (`vm1`, `vm1.DOMAIN`, any FQDN)  its addresses; NODATA for other types
   any other name without a dot, or in DOMAIN  NXDOMAIN: such names never leave (but DS, DNSKEY, NS and SOA of
                                               top-level domains, which validating guests need)
-  address inside the subnet, backwards        its name, else NXDOMAIN
+  address inside a subnet, backwards          its name, else NXDOMAIN
   anything else                               not ours: None
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from arcbox_net.errors import ConfigError, LimitReached, RecordExists, RecordNotFound
 from arcbox_net.services.dns.wire import (
@@ -67,10 +67,16 @@ class _Entry:
 class LocalNames:
     """Names of one network. `on_change(name)` is called with each text name that got or lost addresses."""
 
-    def __init__(self, domain: str, gateway: Sequence[str] = (), subnet: IPv4Network | None = None) -> None:
+    def __init__(
+        self,
+        domain: str,
+        gateway: Sequence[str] = (),
+        subnet: IPv4Network | None = None,
+        subnet6: IPv6Network | None = None,
+    ) -> None:
         self.domain = domain.rstrip(".").lower()
         self.on_change: Callable[[str], None] | None = None
-        self._subnet = subnet
+        self._subnets = {4: subnet, 6: subnet6}
         self._zone = to_wire(self.domain)
         self._sources: dict[str, dict[str, _Entry]] = {source: {} for source in SOURCES}
         self._entries: dict[bytes, _Entry] = {}
@@ -228,7 +234,8 @@ class LocalNames:
         if address is None:
             return None
         holders = self._holders.get(address, ())
-        ours = address.version == 4 and self._subnet is not None and address in self._subnet
+        subnet = self._subnets[address.version]
+        ours = subnet is not None and address in subnet
         if not ours and not (holders and (address.is_private or address.is_loopback)):
             return None
         if not holders:
