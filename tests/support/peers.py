@@ -26,6 +26,10 @@ def body_of(size: int) -> bytes:
     return (CHUNK * (size // len(CHUNK) + 1))[:size]
 
 
+def family_of(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path.startswith("/bytes/"):
@@ -67,6 +71,10 @@ class _Http(http.server.ThreadingHTTPServer):
         pass  # clients that go away are part of many tests
 
 
+class _Http6(_Http):
+    address_family = socket.AF_INET6
+
+
 class _Drain(socketserver.StreamRequestHandler):
     """Reads until the client's end, and only then answers with the digest of all of it, and 1 MiB."""
 
@@ -88,7 +96,8 @@ class _Tcp(socketserver.ThreadingTCPServer):
 @contextlib.contextmanager
 def http_server(where: Namespace, port: int = 80, address: str = "0.0.0.0") -> Iterator[None]:
     """GET / answers the client's address, GET /bytes/N that many bytes, POST the SHA-256 of the body."""
-    with _serving(where.call(lambda: _Http((address, port), _Handler))):
+    kind = _Http6 if ":" in address else _Http
+    with _serving(where.call(lambda: kind((address, port), _Handler))):
         yield
 
 
@@ -104,7 +113,7 @@ def udp_echo(where: Namespace, port: int, address: str = "0.0.0.0") -> Iterator[
     """Sends each datagram back, with the address it came from in front."""
 
     def bound() -> socket.socket:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made = socket.socket(family_of(address), socket.SOCK_DGRAM)
         made.bind((address, port))
         made.settimeout(0.1)
         return made
@@ -188,7 +197,7 @@ def exchange_udp(
     """The answer to one datagram sent from *where*, or None."""
 
     def ask() -> bytes | None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        with socket.socket(family_of(address), socket.SOCK_DGRAM) as client:
             client.settimeout(timeout)
             client.connect((address, port))
             try:

@@ -61,7 +61,7 @@ def _ipv6_text(status: NetworkStatus) -> str:
     if status.egress == "none":
         return f"{status.subnet6}, among guests"
     return f"{status.subnet6}, " + (
-        "guests reach the outside" if status.ipv6_egress else "this host has no way out"
+        "guests reach the outside" if status.ipv6_egress else "no way out, as this host has none"
     )
 
 

@@ -32,6 +32,7 @@ RTNLGRP_IPV6_ROUTE: Final = 11
 RTNLGRP_IPV6_RULE: Final = 19
 GROUPS: Final = (RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE)
 OUTSIDE: Final = IPv6Address("2000::")  # global unicast begins there; nothing is sent to it
+LOOPBACK: Final = 1  # the ifindex of `lo` in every namespace
 DEBOUNCE_S: Final = 0.05
 DATAGRAMS_PER_TURN_MAX: Final = 64
 
@@ -46,7 +47,7 @@ def reaches_ipv6(rt: RouteSocket) -> bool:
     except ArcboxNetError:  # ENETUNREACH, EACCES, …: that is the answer
         return False
     route = rtnl.route_of(message) if message is not None else None
-    if route is None or route.kind != rtnl.RTN_UNICAST or not route.source:
+    if route is None or route.kind != rtnl.RTN_UNICAST or LOOPBACK in route.ifindexes or not route.source:
         return False
     source = IPv6Address(route.source)
     return not (source.is_link_local or source.is_loopback)
