@@ -74,6 +74,8 @@ class EgressBed:
         self.guest.run(f"ip -6 route add default via {GATEWAY6}")
         for name in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
             self.inside.sysctl(f"net.{name}", 1)
+        # A SYN that early demux finds a socket for (of an older connection, in TIME_WAIT) is not forwarded.
+        self.inside.sysctl("net.ipv4.tcp_early_demux", 0)
         for name in ("all", "default", "g0"):
             self.inside.sysctl(f"net.ipv4.conf.{name}.rp_filter", 0)
 

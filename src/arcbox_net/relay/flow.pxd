@@ -185,6 +185,7 @@ cdef struct gate_flow:
     int failure  # the errno of a failed dial
     uint8_t version
     uint8_t watched  # the target's socket is in the epoll set
+    uint8_t near  # the target is on this machine, and paces as the host's default does
     uint16_t src_port
     uint16_t dst_port
     uint8_t src[ADDRESS_BYTES]

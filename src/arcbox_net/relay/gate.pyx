@@ -64,6 +64,7 @@ from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NET_HEADER_BYTES
 
 cdef enum:
     ACCEPTS_MAX = 64  # of one listener in one turn
+    UNPACE_BYTES = 65536  # sent to a near peer: shorter exchanges are over before anything paces them
 
 
 cdef void gate_on_packet(relay_worker *w, relay_door *door, door_packet *packet) noexcept nogil:
@@ -116,6 +117,8 @@ cdef void gate_on_listener(relay_worker *w, gate_listener *listener) noexcept no
         fd = accept4(listener.fd, <sockaddr *>&guest, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
             _accepted(w, listener, fd, &guest)
+            if not listener.offered:
+                return  # nobody else can be waiting; a stray connection brings an event of its own
         elif errno == EAGAIN:
             return
         elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -132,6 +135,9 @@ cdef void gate_on_event(relay_worker *w, gate_flow *flow, int side, uint32_t eve
     cdef socklen_t size = sizeof(failure)
     if tcp.state == TCP_OPEN:
         tcp_on_event(w, tcp, side, events)
+        if flow.near and tcp.ways[CLIENT].moved > UNPACE_BYTES:
+            flow.near = 0
+            tcp_unpace(tcp.sides[TARGET].fd)  # of a flow that has just ended it is -1
         return
     tcp_note(&tcp.sides[side], events)
     if tcp.state == TCP_OFFERED:
@@ -263,8 +269,6 @@ cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t
         tcp_close_reset(fd)
         answer_reset(door, packet)
         return
-    if done == 0:
-        tcp_unpace(fd)  # only a peer on this machine answers within connect()
     _open(w, door, guest, packet, hashed, fd, done == 0)
 
 
@@ -315,6 +319,7 @@ cdef void _open(
     flow.next = door.flows[hashed % FLOW_BUCKETS]
     door.flows[hashed % FLOW_BUCKETS] = flow
     flow.guest = guest
+    flow.near = dialled  # only a peer on this machine answers within connect()
     guest_hold(&door.guests, guest)
     guest.flows += 1
     guest.dials += 1
