@@ -173,7 +173,8 @@ cdef class EgressRelay:
         with self.lock:
             if self.state == "running":
                 return
-            self._open_only()
+            if self.state == "stopped":
+                raise RuntimeError("the relay was stopped")
             flows_max = min(self.flows_max, _raise_descriptor_limit() * FDS_PERCENT // 100 // FDS_PER_FLOW)
             for i in range(self.count):
                 self.doors[i].flows_max = _share(flows_max, self.count)
@@ -202,7 +203,6 @@ cdef class EgressRelay:
     def set_host_addresses(self, addresses):
         """The addresses of the host: guests cannot connect to them, but for what `set_hairpin` lists."""
         with self.lock:
-            self._open_only()
             self.addresses = [_packed(address) for address in addresses]
             self._post_reach()
 
@@ -211,7 +211,6 @@ cdef class EgressRelay:
         unspecified address stands for all of its version. *ports* are of TCP.
         """
         with self.lock:
-            self._open_only()
             self.ports = (_port_list(ports), _port_list(udp))
             self._post_reach()
 
@@ -301,10 +300,6 @@ cdef class EgressRelay:
             policy.raw = <reach_policy *>request.policy
         if request.failure:
             raise OSError(request.failure, f"relay: {os.strerror(request.failure)}")
-
-    def _open_only(self):
-        if self.state == "stopped":
-            raise RuntimeError("the relay was stopped")
 
 
 cdef uint32_t _share(total, shares):

@@ -32,6 +32,8 @@ SYSCTLS: Final = (
     ("net/bridge/bridge-nf-call-iptables", "0"),
     ("net/bridge/bridge-nf-call-ip6tables", "0"),
     ("net/bridge/bridge-nf-call-arptables", "0"),
+    # A SYN that early demux finds a socket for, such as one in TIME_WAIT, would be dropped instead of forwarded.
+    ("net/ipv4/tcp_early_demux", "0"),
 )
 
 

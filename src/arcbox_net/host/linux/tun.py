@@ -42,6 +42,8 @@ def create_tun(kernel: Kernel, plan: TunPlan) -> int:
         kernel.set_link(link, messages.no_ipv6_address(), operation="keep IPv6 addresses off")
         # What the relay writes has the addresses of guests and of the whole world.
         kernel.write_sysctl(f"net/ipv4/conf/{plan.ifname}/rp_filter", "0")
+        # ICMP errors of the relay come from the gateway's address, which is this namespace's own.
+        kernel.write_sysctl(f"net/ipv4/conf/{plan.ifname}/accept_local", "1")
         kernel.set_link(link, operation="bring up", up=True)
     except BaseException:
         os.close(fd)
