@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from arcbox_net.host.linux.monitor import Event
-from arcbox_net.host.plan import port_ifname
+from arcbox_net.host.plan import port_ifname, tun_ifname
 from arcbox_net.network.watch import REPAIRS_MAX, Watch
 from arcbox_net.recipes.site import Layout
 
@@ -63,6 +63,7 @@ def asked_for(*events, failing=(), taken_out=False, netns_fd=None):
         pytest.param(Event("master-changed", OUR_PORT, detail="abx-dev"), [], id="port-put-in"),
         pytest.param(Event("link-removed", OUR_PORT), ["ports"], id="port-gone"),
         pytest.param(Event("link-renamed", "tap7", old=OUR_PORT), ["ports"], id="port-renamed"),
+        pytest.param(Event("link-removed", tun_ifname(0)), ["repair"], id="door-gone"),
         pytest.param(Event("route-added", "eth0"), ["surroundings"], id="route-came"),
         pytest.param(Event("route-removed", "eth0"), ["surroundings"], id="route-went"),
         pytest.param(Event("address-removed", "eth0"), ["surroundings"], id="address-went"),

@@ -165,6 +165,11 @@ def tun_ifname(shard: int) -> str:
     return f"{IFNAME_PREFIX}out_{shard}"
 
 
+def is_door(ifname: str) -> bool:
+    """Whether `tun_ifname` makes that name."""
+    return ifname.startswith(f"{IFNAME_PREFIX}out_")
+
+
 def port_prefix(network: str) -> str:
     return f"{IFNAME_PREFIX}{_digest(network, 5)}_"
 

@@ -121,10 +121,21 @@ def _run(name: str, config: NetConfig, options: _Options, answer: Answer) -> Non
         config = _config_of_killed_run(state, config, name)
         private = is_private(config, has_power=inside.has_network_power())
         if private and not inside.has_namespace_power():
-            inside.enter_user_namespace()
+            _enter_user_namespace(state)
         asyncio.run(serve(name, config, state, is_private=private, parent=options.parent, answer=answer))
     finally:
         state.close()
+
+
+def _enter_user_namespace(state: State) -> None:
+    """Enter a user namespace: that of a killed run while guests of it are left, else a new one."""
+    from arcbox_net.host.linux import inside, user_namespace
+
+    guests = [row["netns"] for row in state.items("ports").values() if row["netns"] is not None]
+    if guests and user_namespace.join_above(guests):
+        inside.raise_ambient(inside.AMBIENT)
+    else:
+        inside.enter_user_namespace()
 
 
 def _user_name(uid: int) -> str:

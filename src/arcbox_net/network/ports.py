@@ -61,12 +61,7 @@ class Port:
     def open_netns(self) -> int:
         """A new fd of the guest's network namespace. Raises NamespaceNotFound, PermissionDenied."""
         assert self.netns is not None
-        kind, _, pid = self.netns.partition(" ")
-        fd = (
-            namespace.open_netns(None, int(pid))
-            if kind == "pid" and pid.isdigit()
-            else namespace.open_netns(self.netns, None)
-        )
+        fd = namespace.open_guest(self.netns)
         if self.netns_inode is not None and os.fstat(fd).st_ino != self.netns_inode:
             os.close(fd)
             raise NamespaceNotFound(f"{self.netns} is another namespace now", namespace=self.netns)

@@ -16,7 +16,7 @@ from typing import TypeVar
 from arcbox_net.host.linux.firewall_monitor import FirewallMonitor
 from arcbox_net.host.linux.monitor import Event, LinkMonitor
 from arcbox_net.host.linux.nftables import Firewall
-from arcbox_net.host.plan import port_prefix
+from arcbox_net.host.plan import is_door, port_prefix
 from arcbox_net.network.kernel_thread import KernelThread
 from arcbox_net.recipes.site import Layout
 
@@ -87,7 +87,9 @@ class Watch:
     def _on_link(self, event: Event) -> None:
         """Ours are the bridge and this network's ports; all else on the host is looked at for what it does to us."""
         names = (event.ifname, event.old if event.kind == "link-renamed" else event.ifname)
-        if self._layout.bridge in names:
+        if event.kind == "link-removed" and is_door(event.ifname):
+            self._request_repair()
+        elif self._layout.bridge in names:
             if event.kind in _BRIDGE_BROKEN and self._layout.owns_bridge:
                 self._request_repair()
             elif event.kind in (

@@ -36,7 +36,7 @@ def is_private(config: NetConfig, *, has_power: bool) -> bool:
     if config.mode is NetworkMode.BRIDGE and not has_power:
         raise PermissionDenied(
             "a bridge network is part of the host's network, which needs root or CAP_NET_ADMIN",
-            fix="use mode nat or host-only, which need neither; or run it as root: sudo arcbox-net …",
+            fix="use mode nat or host-only, which need no privilege; or run it with sudo",
             operation="join the host's network",
         )
     return not has_power

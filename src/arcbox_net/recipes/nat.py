@@ -60,7 +60,7 @@ def choose_egress(asked: Egress, *, has_power: bool) -> Egress:
     if asked is Egress.MASQUERADE and not has_power:
         raise PermissionDenied(
             "masquerade changes the host's network, which needs root or CAP_NET_ADMIN",
-            fix="leave egress at auto, which needs neither; or run it as root: sudo arcbox-net …",
+            fix="leave egress at auto, which needs no privilege; or run it with sudo",
             operation="masquerade",
         )
     if asked is Egress.AUTO:

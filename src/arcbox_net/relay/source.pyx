@@ -12,7 +12,7 @@ from libc.string cimport memcmp
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, IPPROTO_IP, IPPROTO_IPV6,
-    IPV6_TRANSPARENT, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, bind, htons, ntohs,
+    IPV6_TRANSPARENT, SO_REUSEADDR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, bind,
     setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
 )
 from arcbox_net.relay.flow cimport (

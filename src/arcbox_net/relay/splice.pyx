@@ -477,7 +477,8 @@ cdef bint _check_socket(int kind, int fd, address, int target_port, bint elsewhe
     if getsockname(fd, <sockaddr *>&name, &size) < 0:
         raise OSError(errno, f"descriptor {fd}: {os.strerror(errno)}")
     bound, bound_port = _address_of(&name)
-    if not elsewhere and bound_port == target_port and (bound == address or (bound.is_unspecified and address.is_loopback)):
+    is_itself = bound == address or (bound.is_unspecified and address.is_loopback)
+    if not elsewhere and bound_port == target_port and is_itself:
         raise ValueError(f"a forward from {bound} port {bound_port} to itself would never end")
     if tcp and (bound.is_loopback or (bound.version == 4 and not elsewhere)):
         # Other clients of an IPv4 forward do not come here where the kernel's map takes their packets first.

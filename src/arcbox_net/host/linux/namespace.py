@@ -50,6 +50,12 @@ def open_netns(path: str | None, pid: int | None) -> int:
     return fd
 
 
+def open_guest(name: str) -> int:
+    """As `open_netns`, for a guest's namespace as rows name it: a path, or `pid N`."""
+    kind, _, pid = name.partition(" ")
+    return open_netns(None, int(pid)) if kind == "pid" and pid.isdigit() else open_netns(name, None)
+
+
 def inode_of(path: str | None, pid: int | None) -> int | None:
     """What `current_inode` would be there; None where it cannot be told."""
     where = f"/proc/{pid}/ns/net" if path is None else path if "/" in path else f"{NETNS_DIR}/{path}"

@@ -14,11 +14,21 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+from collections.abc import Iterable
 
-from arcbox_net.errors import KernelError, NotRunning, PermissionDenied
-from arcbox_net.host.linux.inside import CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW, CLONE_NEWUSER
-from arcbox_net.host.linux.namespace import CLONE_NEWNET
+from arcbox_net.errors import ArcboxNetError, KernelError, NotRunning, PermissionDenied
+from arcbox_net.host.linux.inside import (
+    CAP_NET_ADMIN,
+    CAP_NET_BIND_SERVICE,
+    CAP_NET_RAW,
+    CLONE_NEWUSER,
+    NS_GET_USERNS,
+)
+from arcbox_net.host.linux.namespace import CLONE_NEWNET, open_guest
+
+NS_GET_PARENT = 0xB702
 
 GUEST_POWERS = (CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW)
 
@@ -70,6 +80,42 @@ def join(pid: int) -> None:
             raise _cannot_join(pid, ctypes.get_errno())
     finally:
         os.close(fd)
+
+
+def join_above(guests: Iterable[str]) -> bool:
+    """Become a member of the user namespace above that of one of *guests*, whose network process was killed.
+
+    Only from there can these guests be given new devices. False when none of them is left, or none is below a user
+    namespace of this user's. For a process of one thread.
+    """
+    for guest in guests:
+        try:
+            fd = _above(guest)
+        except (ArcboxNetError, OSError):
+            continue
+        try:
+            if _libc.setns(fd, CLONE_NEWUSER) == 0:
+                return True
+        finally:
+            os.close(fd)
+    return False
+
+
+def _above(guest: str) -> int:
+    """An fd of the user namespace above the one that owns the network namespace *guest*. Raises OSError."""
+    netns = open_guest(guest)
+    try:
+        owner = fcntl.ioctl(netns, NS_GET_USERNS)
+    finally:
+        os.close(netns)
+    try:
+        above = fcntl.ioctl(owner, NS_GET_PARENT)
+    finally:
+        os.close(owner)
+    if os.fstat(above).st_ino == os.stat("/proc/self/ns/user").st_ino:
+        os.close(above)
+        raise PermissionError("the guest is below no network's user namespace")
+    return above
 
 
 def enter_netns(fd: int) -> None:
