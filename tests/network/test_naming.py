@@ -1,6 +1,7 @@
 """Whose a name is, when several want it and when the configuration changed its mind."""
 
-from ipaddress import IPv4Address, IPv4Interface
+import dataclasses
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 import pytest
 
@@ -57,3 +58,22 @@ def test_name_registered_in_a_killed_run_gives_way_to_the_configuration():
 @pytest.mark.parametrize("spelling", ["web", "WEB", "web.dev.internal", "Web.Dev.Internal."])
 def test_a_name_has_one_spelling_on_the_disk(spelling):
     assert naming().relative(spelling) == "web"
+
+
+def test_a_dhcp_clients_name_leads_to_the_address_that_its_mac_makes():
+    layout = dataclasses.replace(LAYOUT, address6=IPv6Interface("fd12:3456:789a::1/64"))
+    names = Naming("dev", NetConfig(), layout, {})
+    names.lease_changed("web", FIRST, True, bytes.fromhex("020000000001"))
+    assert records(names)["web.dev.internal"] == ([str(FIRST), "fd12:3456:789a::ff:fe00:1"], "lease")
+    assert records(names)["gateway.dev.internal"][0] == ["192.168.64.1", "fd12:3456:789a::1"]
+    names.lease_changed("web", FIRST, False, bytes.fromhex("020000000001"))
+    assert "web.dev.internal" not in records(names)
+
+
+def test_a_layout_survives_being_written_down_with_and_without_ipv6():
+    layout = dataclasses.replace(LAYOUT, address6=IPv6Interface("fd12:3456:789a::1/64"))
+    assert Layout.from_json(layout.to_json()) == layout
+    assert Layout.from_json(LAYOUT.to_json()) == LAYOUT
+    older = LAYOUT.to_json()
+    del older["address6"]
+    assert Layout.from_json(older) == LAYOUT

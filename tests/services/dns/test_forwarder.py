@@ -13,6 +13,7 @@ from arcbox_net.services.dns import forwarder as forwarder_module
 from arcbox_net.services.dns.forwarder import Ask
 from arcbox_net.services.dns.settings import (
     ATTEMPTS_MAX,
+    IN_FLIGHT_IPV6_MAX,
     IN_FLIGHT_PER_GUEST_MAX,
     SPOOFS_MAX,
     WAITERS_MAX,
@@ -779,6 +780,16 @@ def test_r23_one_guest_s_flood_of_names_leaves_room_for_others() -> None:
     for i in range(IN_FLIGHT_PER_GUEST_MAX):
         assert asks(core.query(question(f"x{i}.example.com"), i, guest=b"evil"))
     (reply,) = replies(core.query(question("more.example.com"), "m", guest=b"evil"))
+    assert message(reply.packet).rcode() == dns.rcode.SERVFAIL
+    assert asks(core.query(question("mine.example.com"), "g", guest=b"good"))
+
+
+def test_r23_a_flood_from_many_ipv6_addresses_leaves_room_for_others() -> None:
+    core = Core()
+    for i in range(IN_FLIGHT_IPV6_MAX):
+        guest = bytes(14) + i.to_bytes(2, "big")
+        assert asks(core.query(question(f"x{i}.example.com"), i, guest=guest))
+    (reply,) = replies(core.query(question("more.example.com"), "m", guest=b"\xfe" * 16))
     assert message(reply.packet).rcode() == dns.rcode.SERVFAIL
     assert asks(core.query(question("mine.example.com"), "g", guest=b"good"))
 

@@ -44,6 +44,27 @@ def pair() -> object:
     ours.close()
 
 
+def test_a_guest_is_served_over_ipv6_and_known_by_its_address() -> None:
+    cache = AnswerCache(100, 100000, SEED)
+    cache.put(key("www.example.com"), ANSWER, 1.0)
+    path = hot(cache)
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ours,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client,
+    ):
+        ours.bind(("::1", 0))
+        client.settimeout(5)
+        client.connect(ours.getsockname())
+        client.send(question("www.example.com"))
+        assert path.serve(ours.fileno(), 2.0) == []
+        assert client.recv(2048)[-4:] == bytes((1, 2, 3, 4))
+        client.send(question("other.example.com"))
+        ((packet, address, guest),) = path.serve(ours.fileno(), 2.0)
+        assert guest == socket.inet_pton(socket.AF_INET6, "::1")
+        path.send(ours.fileno(), address, packet)
+        assert client.recv(2048) == packet
+
+
 @given(
     st.sampled_from(["www.example.com", "WWW.eXample.com"]),
     st.integers(-1, 0),
@@ -249,6 +270,25 @@ def test_r23_rate_limit_works_on_the_socket(pair: tuple[socket.socket, socket.so
         handed += len(path.serve(ours.fileno(), 5.0))
     assert handed == 50
     assert path.counts()["rate_limited"] == 130
+
+
+def test_r23_addresses_of_one_prefix_share_what_sixteen_would_have() -> None:
+    limiter = RateLimiter(100, SEED)
+    prefix = bytes.fromhex("fd123456789a0000")
+    many = [prefix + i.to_bytes(8, "big") for i in range(1, 2001)]
+    assert sum(limiter.allow(guest, 1.0) for guest in many) == 16 * 50
+    assert not limiter.allow(prefix + b"\xff" * 8, 1.0)
+    allowed = sum(limiter.allow(many[i % 64], 1.0 + i / 64000) for i in range(64000))
+    assert allowed <= 16 * 100 + 1
+    assert limiter.allow(bytes.fromhex("fd12345678ff0000") + b"\1" * 8, 2.0)
+    assert limiter.allow(b"\x0a\0\0\1", 2.0)
+
+
+def test_r23_one_ipv6_address_has_what_an_ipv4_address_has() -> None:
+    limiter = RateLimiter(2000, SEED)
+    guest = bytes.fromhex("fe80000000000000") + b"\1" * 8
+    allowed = sum(limiter.allow(guest, 1.0 + i / 20000) for i in range(20000))
+    assert 2000 <= allowed <= 2000 + 201
 
 
 def test_r23_zero_means_no_limit() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Network, ip_address
+
 import pytest
 
 from arcbox_net.errors import ConfigError, LimitReached, RecordExists, RecordNotFound
 from arcbox_net.services.dns import names as names_module
 from arcbox_net.services.dns.names import ADDRESSES_PER_NAME_MAX, LocalNames
+from arcbox_net.services.dns.wire import PTR, to_wire
 from tests.oracle.dns import DOMAIN, GATEWAY, SUBNET, Core, asks, message, question, texts
 
 
@@ -174,3 +177,28 @@ def test_changes_are_told(names: LocalNames) -> None:
     names.put("vm1.net1.internal", ["192.168.64.5"], "lease")
     names.remove("vm1", "lease")
     assert changed == ["vm1", "vm1"]
+
+
+SUBNET6 = IPv6Network("fd12:3456:789a::/64")
+
+
+def reverse(address: str) -> str:
+    return ip_address(address).reverse_pointer
+
+
+def test_a_name_has_addresses_of_both_kinds_and_each_leads_back() -> None:
+    names = LocalNames(DOMAIN, [GATEWAY, "fd12:3456:789a::1"], SUBNET, SUBNET6)
+    names.put("vm1", ["192.168.64.5", "fd12:3456:789a::5"], "port")
+    assert resolved(names, "vm1") == ["192.168.64.5"]
+    assert resolved(names, "vm1", "AAAA") == ["fd12:3456:789a::5"]
+    for name in ("gateway.internal", "host.internal"):
+        assert resolved(names, name, "AAAA") == ["fd12:3456:789a::1"]
+    assert rcode(names, reverse("fd12:3456:789a::5"), "PTR") == "NOERROR"
+    assert rcode(names, reverse("fd12:3456:789a::6"), "PTR") == "NXDOMAIN"
+    assert rcode(names, reverse("fd12:3456:789a::5"), "A") == "NOERROR"
+
+
+def test_reverse_names_outside_our_ipv6_subnet_are_not_ours() -> None:
+    names = LocalNames(DOMAIN, [GATEWAY], SUBNET, SUBNET6)
+    assert names.answer(to_wire(reverse("fd12:3456:789b::5")), PTR) is None
+    assert names.answer(to_wire(reverse("2001:db8::5")), PTR) is None

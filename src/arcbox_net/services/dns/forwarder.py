@@ -34,8 +34,10 @@ from arcbox_net.services.dns.rebind import RebindFilter
 from arcbox_net.services.dns.settings import (
     ATTEMPTS_MAX,
     HEDGE_S,
+    IN_FLIGHT_IPV6_MAX,
     IN_FLIGHT_MAX,
     IN_FLIGHT_PER_GUEST_MAX,
+    IPV6_BYTES,
     LOOPED_S,
     SPOOFS_MAX,
     TCP_TIMEOUT_S,
@@ -193,6 +195,7 @@ class Forwarder:
         self._lookups: dict[bytes, _Lookup] = {}
         self._attempts: dict[int, _Attempt] = {}
         self._in_flight: dict[bytes, int] = {}
+        self._in_flight_ipv6 = 0
         self._alarms: list[tuple[float, int, bool]] = []
         self._last_attempt = 0
         self._cuts = 0
@@ -390,7 +393,10 @@ class Forwarder:
             return []
         if len(self._lookups) >= IN_FLIGHT_MAX:
             return self._fail(waiter, "lookups_full")
-        if self._in_flight.get(waiter.guest, 0) >= IN_FLIGHT_PER_GUEST_MAX:
+        is_ipv6 = len(waiter.guest) == IPV6_BYTES
+        if self._in_flight.get(waiter.guest, 0) >= IN_FLIGHT_PER_GUEST_MAX or (
+            is_ipv6 and self._in_flight_ipv6 >= IN_FLIGHT_IPV6_MAX
+        ):
             return self._fail(waiter, "guest_lookups_full")
         query = waiter.query
         zone, servers = self._zones.find(query.name)
@@ -400,6 +406,7 @@ class Forwarder:
             return self._fail(waiter, "no_upstream")
         self._lookups[key] = lookup
         self._in_flight[waiter.guest] = self._in_flight.get(waiter.guest, 0) + 1
+        self._in_flight_ipv6 += is_ipv6
         actions: list[Action] = [self._attempt(lookup, order[0], False, now)]
         if order[0].probed_at is None:
             actions.append(self._probe(order[0], now))
@@ -583,6 +590,7 @@ class Forwarder:
         del self._lookups[lookup.key]
         guest = lookup.waiters[0].guest
         self._in_flight[guest] -= 1
+        self._in_flight_ipv6 -= len(guest) == IPV6_BYTES
         if not self._in_flight[guest]:
             del self._in_flight[guest]
         actions: list[Action] = [

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from arcbox_net.errors import ServiceError
 from arcbox_net.services.dns.settings import (
+    IPV6_BYTES,
     TCP_BYTES_MAX,
     TCP_CONNECTIONS_PER_GUEST_MAX,
     TCP_IDLE_S,
@@ -23,6 +24,7 @@ from arcbox_net.services.dns.settings import (
 UDP_BUFFER_BYTES = 4 << 20  # 200 ms of a guest's flood: what overflows here is everybody's queries
 TCP_BACKLOG = 64
 TCP_CONNECTIONS_MAX = 256
+TCP_CONNECTIONS_IPV6_MAX = 192  # a guest can connect from many IPv6 addresses, but then not for everybody
 TCP_UNSENT_BYTES_MAX = 256 << 10
 SWEEP_S = 1.0
 _IP_FREEBIND = 15
@@ -139,6 +141,7 @@ class TcpListener:
         self.clock = clock
         self.connections: dict[bytes, set[TcpConnection]] = {}
         self.total = 0
+        self.total_ipv6 = 0
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -163,11 +166,17 @@ class TcpListener:
     def add(self, connection: TcpConnection) -> bool:
         """Whether there is room for one more of that guest."""
         mine = self.connections.setdefault(connection.guest, set())
-        if len(mine) >= TCP_CONNECTIONS_PER_GUEST_MAX or self.total >= TCP_CONNECTIONS_MAX:
+        is_ipv6 = len(connection.guest) == IPV6_BYTES
+        if (
+            len(mine) >= TCP_CONNECTIONS_PER_GUEST_MAX
+            or self.total >= TCP_CONNECTIONS_MAX
+            or (is_ipv6 and self.total_ipv6 >= TCP_CONNECTIONS_IPV6_MAX)
+        ):
             self.count("tcp_connections_full")
             return False
         mine.add(connection)
         self.total += 1
+        self.total_ipv6 += is_ipv6
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         return True
@@ -177,6 +186,7 @@ class TcpListener:
         if connection in mine:
             mine.remove(connection)
             self.total -= 1
+            self.total_ipv6 -= len(connection.guest) == IPV6_BYTES
         if not mine:
             self.connections.pop(connection.guest, None)
 

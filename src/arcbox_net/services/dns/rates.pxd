@@ -3,6 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 
+cdef enum:
+    PREFIXES_MAX = 8
+
+
 cdef struct allowance:
     uint8_t address[16]
     int64_t last_ms
@@ -11,6 +15,7 @@ cdef struct allowance:
 
 cdef class RateLimiter:
     cdef allowance *_sets
+    cdef allowance _prefixes[PREFIXES_MAX]
     cdef double _per_ms
     cdef double _burst
     cdef uint64_t _seed0

@@ -10,6 +10,7 @@ from pathlib import Path
 Endpoint = tuple[str, int]
 
 PORT = 53
+IPV6_BYTES = 16  # of a client's address
 UDP_BYTES_MAX = 1232  # what fits every path without fragments (DNS flag day 2020)
 PLAIN_UDP_BYTES_MAX = 512  # RFC 1035, a client without EDNS
 TCP_BYTES_MAX = 65535
@@ -18,6 +19,7 @@ CACHE_BODY_BYTES_MAX = 16384
 QUERIES_PER_S = 2000
 IN_FLIGHT_MAX = 1024
 IN_FLIGHT_PER_GUEST_MAX = 256
+IN_FLIGHT_IPV6_MAX = 768  # of all: a guest can ask from many IPv6 addresses, but then not for everybody
 WAITERS_MAX = 64
 HEDGE_S = 0.4
 UDP_TIMEOUT_S = 1.2
