@@ -42,7 +42,7 @@ cdef extern from "sys/socket.h" nogil:
         int l_onoff
         int l_linger
 
-    int AF_INET, AF_INET6
+    int AF_UNSPEC, AF_INET, AF_INET6
     int SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE
     int SO_RCVBUF, SO_RCVBUFFORCE, SO_REUSEADDR, SO_TYPE, SO_ACCEPTCONN

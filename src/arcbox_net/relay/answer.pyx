@@ -15,7 +15,8 @@ from arcbox_net.relay.door cimport (
 from arcbox_net.relay.flow cimport ADDRESS_BYTES
 from arcbox_net.wire.checksum cimport checksum_add, checksum_store, pseudo_sum
 from arcbox_net.wire.icmp cimport (
-    ICMP_CHECKSUM, ICMP_CODE, ICMP_ERROR_BYTES_MAX, ICMP_HEADER_BYTES, ICMP_TYPE, ICMP_UNREACHABLE,
+    ICMP_CHECKSUM, ICMP_CODE, ICMP_ERROR_BYTES_MAX, ICMP_HEADER_BYTES, ICMP_REST, ICMP_TYPE,
+    ICMP_UNREACHABLE,
     ICMPV6_ERROR_BYTES_MAX, ICMPV6_UNREACHABLE, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
 )
 from arcbox_net.wire.ipv4 cimport (
@@ -65,13 +66,27 @@ cdef void answer_reset(relay_door *door, const door_packet *packet) noexcept nog
 cdef void answer_unreachable(
     relay_worker *w, relay_door *door, relay_guest *guest, const door_packet *packet, unreachable what
 ) noexcept nogil:
+    """Destination unreachable, for the reason that *what* names."""
+    cdef bint v4 = packet.version == IPV4_DOOR
+    cdef const uint8_t *source = &packet.dst[0]
+    if what != UNREACHABLE_PORT and door.has_gateway[packet.version]:
+        source = &door.gateways[packet.version][0]
+    answer_error(
+        w, door, guest, packet, source, ICMP_UNREACHABLE if v4 else ICMPV6_UNREACHABLE,
+        CODES4[<int>what] if v4 else CODES6[<int>what], 0,
+    )
+
+
+cdef void answer_error(
+    relay_worker *w, relay_door *door, relay_guest *guest, const door_packet *packet, const uint8_t *source,
+    uint8_t icmp_type, uint8_t icmp_code, uint32_t info,
+) noexcept nogil:
     """An ICMP error with as much of the packet as fits: the guest finds its socket by that."""
     cdef uint8_t headers[HEADERS_BYTES]
     cdef uint8_t *icmp
     cdef bint v4 = packet.version == IPV4_DOOR
     cdef uint32_t overhead = ICMP_HEADER_BYTES + (IPV4_HEADER_BYTES if v4 else IPV6_HEADER_BYTES)
     cdef uint32_t quote = <uint32_t>(ICMP_ERROR_BYTES_MAX if v4 else ICMPV6_ERROR_BYTES_MAX) - overhead
-    cdef const uint8_t *source = &packet.dst[0]
     if w.now_ms - guest.answers_ms >= 1000:
         guest.answers_ms = w.now_ms
         guest.answers = 0
@@ -80,14 +95,13 @@ cdef void answer_unreachable(
         return
     guest.answers += 1
     quote = min(quote, packet.ip_size)
-    if what != UNREACHABLE_PORT and door.has_gateway[packet.version]:
-        source = door.gateways[packet.version]
     icmp = _write_ip(
         headers, packet, PROTOCOL_ICMP if v4 else PROTOCOL_ICMPV6, ICMP_HEADER_BYTES + quote, source
     )
-    memset(icmp, 0, ICMP_HEADER_BYTES)
-    icmp[ICMP_TYPE] = ICMP_UNREACHABLE if v4 else ICMPV6_UNREACHABLE
-    icmp[ICMP_CODE] = CODES4[<int>what] if v4 else CODES6[<int>what]
+    icmp[ICMP_TYPE] = icmp_type
+    icmp[ICMP_CODE] = icmp_code
+    store_u16(icmp + ICMP_CHECKSUM, 0)
+    store_u32(icmp + ICMP_REST, info)
     _send(
         door, headers, icmp, ICMP_HEADER_BYTES, packet.ip, quote,
         PROTOCOL_ICMP if v4 else PROTOCOL_ICMPV6, ICMP_CHECKSUM, ERRORS_SENT,

@@ -18,6 +18,7 @@ from arcbox_net.abi.socket cimport AF_INET, AF_INET6, htons, iovec, sockaddr_in,
 from arcbox_net.relay.flow cimport (
     ADDRESS_BYTES, flow_row, gate_flow, gate_syn, relay_item, relay_rule, relay_worker,
 )
+from arcbox_net.relay.fragments cimport fragment_table
 from arcbox_net.relay.guests cimport guest_table
 from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.wire.virtio_net cimport VIRTIO_NET_HEADER_BYTES, virtio_net_header
@@ -35,7 +36,7 @@ cdef enum door_counter:  # the order is that of DOOR_COUNTERS in egress.pyx
     DROP_SHORT  # not even the headers
     DROP_VIRTIO  # a virtio_net_hdr that does not fit the packet
     DROP_IP_HEADER  # a length or header chain that does not fit the packet
-    DROP_FRAGMENT  # the kernel puts fragments together before they come here
+    DROP_FRAGMENT  # of a packet that came in several; see fragments.pyx
     DROP_PROTOCOL
     DROP_L4_HEADER
     DROP_CHECKSUM
@@ -72,6 +73,7 @@ cdef struct door_packet:
     uint16_t dst_port
     uint8_t src[ADDRESS_BYTES]
     uint8_t dst[ADDRESS_BYTES]
+    uint8_t joined  # came in fragments, and may leave in fragments
 
 cdef struct relay_door
 
@@ -89,6 +91,9 @@ cdef struct relay_door:
     uint8_t *frames  # DOOR_BURST_MAX of DOOR_FRAME_BYTES
     reach_policy *reach  # or NULL: no address of the host is known
     guest_table guests
+    fragment_table fragments
+    void *datagrams  # a relay_datagrams
+    void *echoes  # a relay_echoes
     flow_row *closed  # the last flows that ended, a ring
     uint32_t closed_max
     uint64_t closed_count
@@ -101,6 +106,11 @@ cdef struct relay_door:
     uint32_t flows_max
     uint32_t flows_per_guest_max
     uint32_t flow_count
+    uint32_t udp_flows_max
+    uint32_t udp_flows_per_guest_max
+    uint32_t echo_flows_max
+    uint32_t echo_flows_per_guest_max
+    uint32_t guest_mtu
 
 
 cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil

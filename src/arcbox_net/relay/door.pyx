@@ -13,9 +13,15 @@ from libc.string cimport memcmp, memcpy
 from arcbox_net.abi.epoll cimport EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, epoll_ctl, epoll_event
 from arcbox_net.abi.files cimport read, writev
 from arcbox_net.abi.socket cimport iovec
+from arcbox_net.relay.datagram cimport datagrams_prepare, datagrams_release
+from arcbox_net.relay.datagram_out cimport datagram_flush, datagram_out
+from arcbox_net.relay.echo cimport echo_out, echoes_prepare, echoes_release
 from arcbox_net.relay.flow cimport (
     ADDRESS_BYTES, ITEM_DOOR, ITEM_GATE_LISTENER, flow_row, item_init, link_append, link_remove, list_reset,
     relay_worker,
+)
+from arcbox_net.relay.fragments cimport (
+    FRAGMENT_JOINED, FRAGMENT_KEPT, fragment_verdict, fragments_join, fragments_prepare, fragments_release,
 )
 from arcbox_net.relay.gate cimport gate_on_burst_end, gate_on_packet, gate_prepare, gate_release
 from arcbox_net.relay.guests cimport guests_prepare, guests_release
@@ -58,11 +64,14 @@ cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil:
                 break
             door_count(door, PACKETS_IN)
             reason = door_parse(frame, <size_t>size, &packet)
-            if reason:
-                door_count(door, reason)
-            else:
+            if reason == 0:
                 _hand_on(w, door, &packet)
+            elif reason == DROP_FRAGMENT:
+                _join(w, door, frame, <size_t>size)
+            else:
+                door_count(door, reason)
         gate_on_burst_end(w, door)
+        datagram_flush(w, door)
         if size < 0:
             return
 
@@ -70,8 +79,30 @@ cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil:
 cdef void _hand_on(relay_worker *w, relay_door *door, door_packet *packet) noexcept nogil:
     if packet.protocol == PROTOCOL_TCP:
         gate_on_packet(w, door, packet)
+    elif packet.protocol == PROTOCOL_UDP:
+        datagram_out(w, door, packet)
     else:
-        door_count(door, DROP_PROTOCOL)
+        echo_out(w, door, packet)
+
+
+cdef void _join(relay_worker *w, relay_door *door, uint8_t *fragment, size_t size) noexcept nogil:
+    """A packet of several fragments is handed on with the last of them, and leaves at once."""
+    cdef door_packet packet
+    cdef size_t whole_size = 0
+    cdef uint8_t *whole = NULL
+    cdef int reason = DROP_FRAGMENT
+    cdef fragment_verdict verdict = fragments_join(&door.fragments, fragment, size, &whole, &whole_size)
+    if verdict == FRAGMENT_KEPT:
+        return
+    if verdict == FRAGMENT_JOINED:
+        reason = door_parse(whole, whole_size, &packet)
+    if reason:
+        door_count(door, reason)
+        return
+    packet.joined = 1
+    _hand_on(w, door, &packet)
+    gate_on_burst_end(w, door)
+    datagram_flush(w, door)
 
 
 cdef int door_parse(uint8_t *frame, size_t size, door_packet *packet) noexcept nogil:
@@ -93,6 +124,7 @@ cdef int door_parse(uint8_t *frame, size_t size, door_packet *packet) noexcept n
     if memcmp(packet.src, packet.dst, ADDRESS_BYTES) == 0:
         return DROP_ADDRESS
     packet.src_port = packet.dst_port = 0
+    packet.joined = 0
     if packet.protocol == PROTOCOL_TCP:
         return _parse_tcp(packet)
     if packet.protocol == PROTOCOL_UDP:
@@ -134,11 +166,17 @@ cdef bint door_prepare(relay_worker *w, relay_door *door) noexcept nogil:
         and (door.closed != NULL or not door.closed_max)
         and guests_prepare(&door.guests, w.hash_seed)
         and gate_prepare(door)
+        and fragments_prepare(&door.fragments)
+        and datagrams_prepare(door, w.hash_seed)
+        and echoes_prepare(door, w.hash_seed)
     )
 
 
 cdef void door_release(relay_door *door) noexcept nogil:
     gate_release(door)
+    echoes_release(door)
+    fragments_release(&door.fragments)
+    datagrams_release(door)
     guests_release(&door.guests)
     free(door.closed)
     free(door.frames)

@@ -15,3 +15,4 @@ class Door(NamedTuple):
     listener6_fd: int = -1
     gateway4: str | None = None
     gateway6: str | None = None
+    mtu: int = 1500  # of the guests' links

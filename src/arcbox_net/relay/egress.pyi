@@ -5,6 +5,9 @@ from arcbox_net.relay.doors import Door
 
 FLOW_COUNTERS: tuple[str, ...]
 DOOR_COUNTERS: tuple[str, ...]
+DATAGRAM_COUNTERS: tuple[str, ...]
+ECHO_COUNTERS: tuple[str, ...]
+PROTOCOLS: dict[int, str]
 REASONS: dict[int, str]
 
 class EgressRelay:
@@ -18,6 +21,11 @@ class EgressRelay:
         dials_per_guest_max: int = 256,
         udp_flows_max: int = 16384,
         udp_flows_per_guest_max: int = 4096,
+        udp_idle_s: int = 300,
+        dns_idle_s: int = 30,
+        echo_flows_max: int = 1024,
+        echo_flows_per_guest_max: int = 256,
+        echo_idle_s: int = 60,
         closed_flows_max: int = 256,
         connect_timeout_ms: int = 20000,
         idle_timeout_s: int = 7440,

@@ -14,13 +14,17 @@ from libc.string cimport memcpy, memset
 from arcbox_net.abi.atomics cimport abx_load_relaxed_u64
 from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
 from arcbox_net.abi.socket cimport AF_INET, ntohs, sockaddr_in, sockaddr_in6
+from arcbox_net.relay.datagrams cimport (
+    DATAGRAM_COUNTER_COUNT, ECHO_COUNTER_COUNT, relay_datagrams, relay_echoes,
+)
 from arcbox_net.relay.door cimport (
     DOOR_COUNTER_COUNT, IPV4_DOOR, IPV6_DOOR, door_prepare, door_release, relay_door,
 )
 from arcbox_net.relay.flow cimport (
     ABANDONED, ADDRESS_BYTES, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, COUNTER_COUNT, IDLE_TIMEOUT,
-    REFUSED_FDS, REQUEST_ADD, REQUEST_FLOWS, REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, RESET,
-    TCP_CONNECTING, TCP_OFFERED, flow_row, relay_request, relay_rule, relay_worker,
+    ITEM_ECHO_ENDPOINT, ITEM_GATE_FLOW, ITEM_UDP_ENDPOINT, REFUSED_FDS, REQUEST_ADD, REQUEST_FLOWS,
+    REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, RESET, TCP_CONNECTING, TCP_OFFERED, flow_row,
+    relay_request, relay_rule, relay_worker,
 )
 from arcbox_net.relay.reach cimport REACH_TCP, REACH_UDP, reach_policy, reach_port
 from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
@@ -48,6 +52,19 @@ DOOR_COUNTERS = (
     "syn_repeated", "syn_replaced", "syn_returned", "refused_host", "refused_guest", "resets_sent",
     "errors_sent", "accepted_stray",
 )
+DATAGRAM_COUNTERS = (
+    "udp_endpoints", "udp_opened", "udp_expired", "udp_out", "udp_in", "udp_bytes_out", "udp_bytes_in",
+    "udp_errors_told", "udp_drop_destination", "udp_drop_limit", "udp_drop_guest_limit",
+    "udp_drop_descriptors", "udp_drop_busy", "udp_drop_too_big", "udp_drop_send", "udp_drop_stranger",
+    "udp_drop_tun",
+)
+ECHO_COUNTERS = (
+    "echo_endpoints", "echo_opened", "echo_expired", "echo_out", "echo_in", "echo_errors_told",
+    "echo_drop_forbidden", "echo_drop_destination", "echo_drop_limit", "echo_drop_guest_limit",
+    "echo_drop_descriptors", "echo_drop_send", "echo_drop_stranger", "echo_drop_tun",
+)
+assert len(DATAGRAM_COUNTERS) == DATAGRAM_COUNTER_COUNT
+assert len(ECHO_COUNTERS) == ECHO_COUNTER_COUNT
 assert len(FLOW_COUNTERS) <= COUNTER_COUNT
 assert len(DOOR_COUNTERS) == DOOR_COUNTER_COUNT
 
@@ -55,6 +72,8 @@ REASONS = {
     CLOSED: "closed", RESET: "reset", REFUSED_FDS: "out of descriptors", CONNECT_TIMEOUT: "connect timeout",
     IDLE_TIMEOUT: "idle", ABANDONED: "abandoned",
 }
+
+PROTOCOLS = {ITEM_GATE_FLOW: "tcp", ITEM_UDP_ENDPOINT: "udp", ITEM_ECHO_ENDPOINT: "icmp"}
 
 cdef enum:
     DOORS_MAX = 16
@@ -86,8 +105,9 @@ cdef class EgressRelay:
 
     def __cinit__(
         self, doors, *, flows_max=16384, flows_per_guest_max=4096, dials_max=1024, dials_per_guest_max=256,
-        udp_flows_max=16384, udp_flows_per_guest_max=4096, closed_flows_max=256, connect_timeout_ms=20000,
-        idle_timeout_s=7440,
+        udp_flows_max=16384, udp_flows_per_guest_max=4096, udp_idle_s=300, dns_idle_s=30,
+        echo_flows_max=1024, echo_flows_per_guest_max=256, echo_idle_s=60, closed_flows_max=256,
+        connect_timeout_ms=20000, idle_timeout_s=7440,
     ):
         cdef int i, failure
         doors = [Door(*door) for door in doors]
@@ -98,6 +118,9 @@ cdef class EgressRelay:
             ("flows_max", flows_max, shares), ("flows_per_guest_max", flows_per_guest_max, 1),
             ("dials_max", dials_max, shares), ("dials_per_guest_max", dials_per_guest_max, 1),
             ("udp_flows_max", udp_flows_max, shares), ("udp_flows_per_guest_max", udp_flows_per_guest_max, 1),
+            ("udp_idle_s", udp_idle_s, 1), ("dns_idle_s", dns_idle_s, 1), ("echo_idle_s", echo_idle_s, 1),
+            ("echo_flows_max", echo_flows_max, shares),
+            ("echo_flows_per_guest_max", echo_flows_per_guest_max, 1),
             ("closed_flows_max", closed_flows_max, 0), ("connect_timeout_ms", connect_timeout_ms, 1),
             ("idle_timeout_s", idle_timeout_s, 0),
         ):
@@ -119,7 +142,7 @@ cdef class EgressRelay:
                 free(self.doors[i])
                 raise MemoryError
             failure = worker_init(
-                self.workers[i], _share(flows_max, shares) + _share(udp_flows_max, shares), False
+                self.workers[i], _share(flows_max, shares), False
             )
             if failure:
                 free(self.workers[i])
@@ -129,12 +152,23 @@ cdef class EgressRelay:
             self.workers[i].connecting.timeout_ms = connect_timeout_ms
             self.workers[i].offered.timeout_ms = OFFERED_TIMEOUT_MS
             self.workers[i].idle.timeout_ms = <uint64_t>idle_timeout_s * 1000
+            self.workers[i].udp_idle.timeout_ms = <uint64_t>udp_idle_s * 1000
+            self.workers[i].dns_idle.timeout_ms = <uint64_t>dns_idle_s * 1000
+            self.workers[i].echo_idle.timeout_ms = <uint64_t>echo_idle_s * 1000
             self.doors[i].flows_max = _share(flows_max, shares)
             self.doors[i].flows_per_guest_max = _share(flows_per_guest_max, shares)
             self.doors[i].dials_max = _share(dials_max, shares)
             self.doors[i].dials_per_guest_max = _share(dials_per_guest_max, shares)
             self.doors[i].closed_max = _share(closed_flows_max, shares)
-            self.rows_max += self.workers[i].flows_max + self.doors[i].closed_max
+            self.doors[i].udp_flows_max = _share(udp_flows_max, shares)
+            self.doors[i].udp_flows_per_guest_max = _share(udp_flows_per_guest_max, shares)
+            self.doors[i].echo_flows_max = _share(echo_flows_max, shares)
+            self.doors[i].echo_flows_per_guest_max = _share(echo_flows_per_guest_max, shares)
+            self.doors[i].guest_mtu = door.mtu
+            self.rows_max += (
+                self.workers[i].flows_max + self.doors[i].udp_flows_max + self.doors[i].echo_flows_max
+                + self.doors[i].closed_max
+            )
             self.doors[i].rule.fd = self.doors[i].listeners[0].fd = self.doors[i].listeners[1].fd = -1
             _set_gateway(self.doors[i], IPV4_DOOR, door.gateway4)
             _set_gateway(self.doors[i], IPV6_DOOR, door.gateway6)
@@ -260,12 +294,22 @@ cdef class EgressRelay:
 
     cdef dict _count(self):
         cdef int i, k
-        totals = dict.fromkeys((*FLOW_COUNTERS, *DOOR_COUNTERS, "wakeups"), 0)
+        cdef relay_datagrams *d
+        cdef relay_echoes *echoes
+        totals = dict.fromkeys(
+            (*FLOW_COUNTERS, *DOOR_COUNTERS, *DATAGRAM_COUNTERS, *ECHO_COUNTERS, "wakeups"), 0
+        )
         for i in range(self.count):
             for k, name in enumerate(FLOW_COUNTERS):
                 totals[name] += abx_load_relaxed_u64(&self.doors[i].rule.counters[k])
             for k, name in enumerate(DOOR_COUNTERS):
                 totals[name] += abx_load_relaxed_u64(&self.doors[i].counters[k])
+            d = <relay_datagrams *>self.doors[i].datagrams
+            echoes = <relay_echoes *>self.doors[i].echoes
+            for k, name in enumerate(DATAGRAM_COUNTERS):
+                totals[name] += abx_load_relaxed_u64(&d.counters[k])
+            for k, name in enumerate(ECHO_COUNTERS):
+                totals[name] += abx_load_relaxed_u64(&echoes.counters[k])
             totals["wakeups"] += abx_load_relaxed_u64(&self.workers[i].wakeups)
         return {name: value % 2**64 for name, value in totals.items()}
 
@@ -375,7 +419,7 @@ cdef dict _row_dict(flow_row *row):
     guest, guest_port = _address_of(&row.client)
     peer, peer_port = _address_of(&row.peer)
     return {
-        "protocol": "tcp",
+        "protocol": PROTOCOLS[row.protocol],
         "guest": guest,
         "guest_port": guest_port,
         "peer": peer,
@@ -392,7 +436,7 @@ cdef dict _row_dict(flow_row *row):
 cdef str _state_of(flow_row *row):
     if row.ended_ms:
         return "closed"
-    if row.state in (TCP_CONNECTING, TCP_OFFERED):
+    if row.protocol == ITEM_GATE_FLOW and row.state in (TCP_CONNECTING, TCP_OFFERED):
         return "connecting"
     return "half-closed" if row.half_closed else "open"
 

@@ -48,6 +48,8 @@ cdef enum item_kind:
     ITEM_DOOR  # the TUN of an EgressRelay's worker
     ITEM_GATE_LISTENER
     ITEM_GATE_FLOW
+    ITEM_UDP_ENDPOINT
+    ITEM_ECHO_ENDPOINT
 
 cdef enum tcp_state:
     TCP_CONNECTING
@@ -166,7 +168,8 @@ cdef struct relay_guest:
     uint32_t held  # how many things refer to it
     uint32_t flows
     uint32_t dials
-    uint32_t endpoints  # UDP and echo
+    uint32_t endpoints  # of UDP
+    uint32_t echoes
     uint32_t answers  # ICMP errors since answers_ms
     uint64_t answers_ms
 
@@ -255,6 +258,7 @@ cdef struct relay_worker:
     uint8_t stopping
     uint64_t now_ms
     uint64_t wakeups
+    uint64_t turn
     uint64_t hash_seed
     uint32_t flows_max
     uint32_t flow_count
@@ -267,6 +271,8 @@ cdef struct relay_worker:
     timer_list offered
     timer_list idle
     timer_list udp_idle
+    timer_list dns_idle  # UDP endpoints that only ask name servers
+    timer_list echo_idle
     timer_list paused
     relay_pipe *pipes  # idle ones
     uint32_t pipe_count

@@ -83,7 +83,7 @@ cdef inline relay_guest *guest_of(guest_table *table, const uint8_t *address) no
     if guest == NULL:
         return NULL
     memcpy(guest.address, address, ADDRESS_BYTES)
-    guest.held = guest.flows = guest.dials = guest.endpoints = guest.answers = 0
+    guest.held = guest.flows = guest.dials = guest.endpoints = guest.echoes = guest.answers = 0
     guest.next = bucket[0]
     bucket[0] = guest
     link_append(&table.idle, &guest.idle)

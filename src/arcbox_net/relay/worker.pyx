@@ -20,13 +20,18 @@ from arcbox_net.abi.threads cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from arcbox_net.relay.datagram cimport (
+    datagram_describe, datagram_end, datagram_on_event, datagram_on_timeout,
+)
 from arcbox_net.relay.door cimport door_close, door_on_event, door_open, gate_listener, relay_door
+from arcbox_net.relay.echo cimport echo_describe, echo_end, echo_on_event, echo_on_timeout
+from arcbox_net.relay.endpoint cimport relay_endpoint
 from arcbox_net.relay.flow cimport (
-    CLOSED, EVENTS_MAX, ITEM_DOOR, ITEM_GATE_FLOW, ITEM_GATE_LISTENER, ITEM_TCP_FLOW, ITEM_TCP_RULE,
-    ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS, REQUEST_REACH, REQUEST_REMOVE,
-    REQUEST_STOP, flow_row, flows_release, gate_flow, item_init, item_queue, link_append, link_remove,
-    list_empty, list_reset, relay_item, relay_link, relay_request, relay_rule, relay_worker, slabs_free,
-    tcp_flow, timer_list, udp_flow,
+    CLOSED, EVENTS_MAX, ITEM_DOOR, ITEM_ECHO_ENDPOINT, ITEM_GATE_FLOW, ITEM_GATE_LISTENER, ITEM_TCP_FLOW,
+    ITEM_TCP_RULE, ITEM_UDP_ENDPOINT, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS,
+    REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, gate_flow, item_init, item_queue,
+    link_append, link_remove, list_empty, list_reset, relay_item, relay_link, relay_request, relay_rule,
+    relay_worker, slabs_free, tcp_flow, timer_list, udp_flow,
 )
 from arcbox_net.relay.gate cimport gate_describe, gate_on_event, gate_on_listener, gate_on_timeout
 from arcbox_net.relay.pipes cimport pipes_free
@@ -58,6 +63,8 @@ cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexce
     list_reset(&w.offered.head)
     list_reset(&w.idle.head)
     list_reset(&w.udp_idle.head)
+    list_reset(&w.dns_idle.head)
+    list_reset(&w.echo_idle.head)
     list_reset(&w.paused.head)
     w.paused.timeout_ms = PAUSE_MS
     getrandom(&w.hash_seed, sizeof(w.hash_seed), 0)
@@ -84,6 +91,7 @@ cdef void worker_run(relay_worker *w) noexcept nogil:
         n = epoll_wait(w.epoll_fd, w.events, EVENTS_MAX, _wait_ms(w))
         w.now_ms = monotonic_ns() // 1_000_000
         abx_store_relaxed_u64(&w.wakeups, w.wakeups + 1)
+        w.turn += 1
         asked = False
         for i in range(n):
             if w.events[i].data.u64 == <uint64_t>&w.wake:
@@ -95,6 +103,8 @@ cdef void worker_run(relay_worker *w) noexcept nogil:
         _expire(w, &w.offered)
         _expire(w, &w.idle)
         _expire(w, &w.udp_idle)
+        _expire(w, &w.dns_idle)
+        _expire(w, &w.echo_idle)
         _expire(w, &w.paused)
         if asked:
             _answer(w)
@@ -156,6 +166,10 @@ cdef void _on_event(relay_worker *w, const epoll_event *event) noexcept nogil:
         tcp_on_event(w, <tcp_flow *>item, <int>(event.data.u64 & 1), event.events)
     elif item.kind == ITEM_GATE_FLOW:
         gate_on_event(w, <gate_flow *>item, <int>(event.data.u64 & 1), event.events)
+    elif item.kind == ITEM_UDP_ENDPOINT:
+        datagram_on_event(w, <relay_endpoint *>item, event.events)
+    elif item.kind == ITEM_ECHO_ENDPOINT:
+        echo_on_event(w, <relay_endpoint *>item, event.events)
     elif item.kind == ITEM_UDP_FLOW:
         udp_on_flow(w, <udp_flow *>item)
     elif item.kind == ITEM_TCP_RULE:
@@ -199,6 +213,10 @@ cdef void _expire(relay_worker *w, timer_list *timers) noexcept nogil:
             tcp_on_timeout(w, <tcp_flow *>item)
         elif item.kind == ITEM_GATE_FLOW:
             gate_on_timeout(w, <gate_flow *>item)
+        elif item.kind == ITEM_UDP_ENDPOINT:
+            datagram_on_timeout(w, <relay_endpoint *>item)
+        elif item.kind == ITEM_ECHO_ENDPOINT:
+            echo_on_timeout(w, <relay_endpoint *>item)
         elif item.kind == ITEM_UDP_FLOW:
             udp_on_timeout(w, <udp_flow *>item)
         else:
@@ -216,6 +234,8 @@ cdef int _wait_ms(relay_worker *w) noexcept nogil:
     wait = _sooner(w, &w.offered, wait)
     wait = _sooner(w, &w.idle, wait)
     wait = _sooner(w, &w.udp_idle, wait)
+    wait = _sooner(w, &w.dns_idle, wait)
+    wait = _sooner(w, &w.echo_idle, wait)
     return _sooner(w, &w.paused, wait)
 
 
@@ -306,6 +326,10 @@ cdef void _drop_rule(relay_worker *w, relay_rule *rule) noexcept nogil:
         item = rule.flows.next.item
         if item.kind == ITEM_TCP_FLOW or item.kind == ITEM_GATE_FLOW:
             tcp_reset(w, <tcp_flow *>item)
+        elif item.kind == ITEM_UDP_ENDPOINT:
+            datagram_end(w, <relay_endpoint *>item)
+        elif item.kind == ITEM_ECHO_ENDPOINT:
+            echo_end(w, <relay_endpoint *>item)
         else:
             udp_end(w, <udp_flow *>item, CLOSED)
 
@@ -337,6 +361,10 @@ cdef void _list_flows(relay_worker *w, relay_request *request) noexcept nogil:
                 tcp_describe(w, <tcp_flow *>item, row)
             elif item.kind == ITEM_GATE_FLOW:
                 gate_describe(w, <gate_flow *>item, row)
+            elif item.kind == ITEM_UDP_ENDPOINT:
+                datagram_describe(w, <relay_endpoint *>item, row)
+            elif item.kind == ITEM_ECHO_ENDPOINT:
+                echo_describe(w, <relay_endpoint *>item, row)
             else:
                 udp_describe(w, <udp_flow *>item, row)
 

@@ -9,6 +9,7 @@ cdef enum:
     IPV4_HEADER_BYTES = 20
     IPV4_HEADER_BYTES_MAX = 60
     IPV4_TOTAL_LENGTH = 2
+    IPV4_IDENTIFICATION = 4
     IPV4_FRAGMENT = 6
     IPV4_TTL = 8
     IPV4_PROTOCOL = 9
@@ -16,6 +17,7 @@ cdef enum:
     IPV4_SOURCE = 12
     IPV4_DESTINATION = 16
     IPV4_DF = 0x4000
+    IPV4_MTU_MIN = 68
 
 
 cdef inline uint32_t ipv4_header_size(const uint8_t *p) noexcept nogil:

@@ -14,6 +14,8 @@ cdef enum:
     IPV6_EXTENSIONS_MAX = 8
     IPV6_HOP_BY_HOP = 0
     IPV6_FRAGMENT_HEADER = 44
+    IPV6_FRAGMENT_BYTES = 8
+    IPV6_MTU_MIN = 1280
     IPV6_OPTIONS = 60
 
 cdef enum ipv6_walk:
