@@ -1,0 +1,372 @@
+"""What the gate does with each packet of a guest, seen at the TUN: dial, offer, answer or drop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from scapy.layers.inet6 import ICMPv6DestUnreach
+
+from tests.support import packets
+from tests.support.egress import listening
+from tests.support.gate import (
+    GATEWAY4,
+    GATEWAY6,
+    HOST6,
+    NO_HOST,
+    NO_NET,
+    PROHIBITED,
+    REFUSED,
+    SILENT,
+    WORLD6,
+    GateBed,
+)
+from tests.support.netns import Host
+from tests.support.packets import ICMP, IP, TCP, IPv6
+from tests.support.relay import wait_until
+
+pytestmark = pytest.mark.e2e
+WORLD4 = Host.world_ip
+GUEST = {WORLD4: packets.GUEST4, WORLD6: packets.GUEST6}
+both_families = pytest.mark.parametrize("address", [WORLD4, WORLD6], ids=["ipv4", "ipv6"])
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[GateBed]:
+    with GateBed() as running:
+        yield running
+
+
+@pytest.fixture
+def bed(shared: GateBed) -> Iterator[GateBed]:
+    """The shared bed, with nothing left over on its TUN."""
+    assert shared.is_silent()
+    yield shared
+
+
+def is_reset(bed: GateBed, address: str, dport: int, acknowledged: int) -> None:
+    """The next packet is the RST that a closed port sends."""
+    answer = bed.receive()
+    segment = answer[TCP]
+    assert (answer.src, answer.dst) == (address, GUEST[WORLD6 if ":" in address else WORLD4])
+    assert segment.flags == "RA"
+    assert (segment.sport, segment.seq, segment.ack) == (dport, 0, acknowledged)
+
+
+@both_families
+def test_t5_the_syn_comes_back_only_when_the_destination_has_answered(bed: GateBed, address: str) -> None:
+    with listening(bed.world, address) as (server, port):
+        frame = bed.syn(address, port, options=[("MSS", 1460), ("WScale", 7)])
+        assert bed.receive_frame() == frame
+        served, _ = server.accept()
+        served.close()
+
+
+@both_families
+def test_t4_a_destination_that_is_silent_is_answered_with_silence(bed: GateBed, address: str) -> None:
+    bed.syn(address, SILENT)
+    assert bed.is_silent()
+    assert bed.relay.flows()[0]["state"] == "connecting"
+
+
+@both_families
+def test_t3_a_refused_dial_is_a_reset_that_acknowledges_the_syn(bed: GateBed, address: str) -> None:
+    bed.syn(address, REFUSED, seq=0xFFFFFFFF)
+    is_reset(bed, address, REFUSED, 0)
+
+
+@both_families
+def test_t3_a_refused_dial_with_data_in_its_syn_is_acknowledged_whole(bed: GateBed, address: str) -> None:
+    packet = packets.ip(address) / TCP(sport=9, dport=REFUSED, flags="S", seq=7) / b"early"
+    bed.send(packets.frame(packet))
+    is_reset(bed, address, REFUSED, 13)
+
+
+@pytest.mark.parametrize(
+    ("port", "code4", "code6"),
+    [(NO_HOST, 1, 3), (NO_NET, 0, 0), (PROHIBITED, 1, 1)],  # IPv4 knows no errno for 3/13
+    ids=["host unreachable", "network unreachable", "prohibited"],
+)
+@both_families
+def test_t4_an_unreachable_destination_is_an_icmp_error_that_quotes_the_syn(
+    bed: GateBed, address: str, port: int, code4: int, code6: int
+) -> None:
+    frame = bed.syn(address, port)
+    answer = bed.receive()
+    if address == WORLD4:
+        assert (answer[IP].src, answer[IP].dst) == (GATEWAY4, packets.GUEST4)
+        assert (answer[ICMP].type, answer[ICMP].code) == (3, code4)
+        quoted = bytes(answer[ICMP].payload)
+    else:
+        error = answer[ICMPv6DestUnreach]
+        assert (answer[IPv6].src, answer[IPv6].dst) == (GATEWAY6, packets.GUEST6)
+        assert error.code == code6
+        quoted = bytes(error)[8:]
+    assert quoted == frame[packets.HEADER_BYTES :]
+
+
+def test_icmp_errors_to_a_guest_are_limited_to_a_hundred_a_second(bed: GateBed) -> None:
+    dropped = bed.stat("drop_answer")
+    failed = bed.stat("connect_failed")
+    for i in range(250):
+        bed.send(packets.frame(packets.ip(WORLD4, src="192.0.2.77") / TCP(sport=1 + i, dport=PROHIBITED)))
+    bed.wait_for("connect_failed", failed + 250)
+    sent = 250 - (bed.stat("drop_answer") - dropped)
+    assert sent >= 100
+    assert sent % 100 == 0 or sent < 250  # a window may have ended in the middle
+    for _ in range(sent):
+        assert bed.receive()[ICMP].type == 3
+
+
+@both_families
+def test_t6_a_syn_that_is_sent_again_while_the_dial_waits_dials_nothing(bed: GateBed, address: str) -> None:
+    accepted, repeated = bed.stat("accepted"), bed.stat("syn_repeated")
+    frame = bed.syn(address, SILENT)
+    for _ in range(3):
+        bed.send(frame)
+    bed.wait_for("syn_repeated", repeated + 3)
+    assert bed.stat("accepted") == accepted + 1
+    assert bed.is_silent()
+
+
+def test_t6_a_new_isn_takes_the_place_of_the_one_that_waits(bed: GateBed) -> None:
+    """The dial that both wait for fails, and the RST is for the second."""
+    bed.host.run(
+        "nft -f -",
+        stdin="table inet later { chain out { type filter hook output priority 0; tcp dport 7002 drop; }; }",
+    )
+    bed.syn(WORLD4, REFUSED, sport=5000, seq=100)
+    bed.settle()
+    replaced = bed.stat("syn_replaced")
+    bed.syn(WORLD4, REFUSED, sport=5000, seq=900)
+    bed.wait_for("syn_replaced", replaced + 1)
+    bed.host.run("nft delete table inet later")
+    is_reset(bed, WORLD4, REFUSED, 901)
+
+
+@both_families
+def test_t6_a_syn_of_a_connection_that_was_offered_goes_back_again(bed: GateBed, address: str) -> None:
+    with listening(bed.world, address) as (server, port):
+        first = bed.syn(address, port, sport=6000, seq=1)
+        assert bed.receive_frame() == first
+        accepted = bed.stat("accepted")
+        bed.send(first)
+        assert bed.receive_frame() == first
+        other = bed.syn(address, port, sport=6000, seq=2)
+        assert bed.receive_frame() == other
+        assert bed.stat("accepted") == accepted
+        server.accept()[0].close()
+
+
+def test_a_reset_of_the_guest_gives_the_dial_up(bed: GateBed) -> None:
+    bed.syn(WORLD4, SILENT, sport=7000)
+    bed.settle()
+    active = bed.stat("active")
+    bed.send(packets.tcp(WORLD4, SILENT, sport=7000, flags="R"))
+    bed.wait_for("active", active - 1)
+    (flow,) = (flow for flow in bed.relay.flows() if flow["guest_port"] == 7000)
+    assert (flow["state"], flow["reason"]) == ("closed", "reset")
+
+
+@pytest.mark.parametrize(("sport", "dport"), [(0, 80), (80, 0), (0, 0)])
+@both_families
+def test_t8_port_0_is_dropped(bed: GateBed, address: str, sport: int, dport: int) -> None:
+    before = bed.stat("drop_tcp_port")
+    bed.send(packets.tcp(address, dport, sport=sport))
+    bed.wait_for("drop_tcp_port", before + 1)
+    assert bed.is_silent()
+
+
+@pytest.mark.parametrize("flags", ["", "FPU", "SF", "SR", "SFR", "FSRPAU", "F", "P", "SU"])
+def test_t24_flags_that_no_connection_begins_with_are_dropped(bed: GateBed, flags: str) -> None:
+    before = bed.stat("drop_tcp_flags")
+    bed.send(packets.tcp(WORLD4, REFUSED, flags=flags))
+    bed.wait_for("drop_tcp_flags", before + 1)
+    assert bed.is_silent()
+
+
+def test_a_syn_with_ecn_is_a_syn(bed: GateBed) -> None:
+    bed.syn(WORLD4, REFUSED, flags="SEC", seq=1)
+    is_reset(bed, WORLD4, REFUSED, 2)
+
+
+@both_families
+def test_t25_a_bad_checksum_is_dropped(bed: GateBed, address: str) -> None:
+    before = bed.stat("drop_checksum")
+    bed.syn(address, REFUSED, chksum=1)
+    bed.wait_for("drop_checksum", before + 1)
+    assert bed.is_silent()
+
+
+@both_families
+def test_t28_a_segment_of_no_connection_is_reset(bed: GateBed, address: str) -> None:
+    bed.send(packets.tcp(address, 80, sport=1, flags="PA", seq=5, ack=4711))
+    segment = bed.receive()[TCP]
+    assert (segment.flags, segment.seq) == ("R", 4711)
+
+
+def test_t29_a_flood_brings_one_answer_for_a_packet_at_most(bed: GateBed) -> None:
+    for i in range(200):
+        bed.send(packets.tcp(WORLD4, 80, sport=1 + i, flags="A", ack=i))
+        bed.send(packets.tcp(WORLD4, 80, sport=1 + i, flags="R"))
+    answers = [bed.receive()[TCP].seq for _ in range(200)]
+    assert answers == list(range(200))
+    assert bed.is_silent()
+
+
+def test_a_segment_of_a_connection_that_is_known_is_left_to_the_kernel(bed: GateBed) -> None:
+    bed.syn(WORLD4, SILENT, sport=7100)
+    before = bed.stat("drop_tcp_segment")
+    bed.send(packets.tcp(WORLD4, SILENT, sport=7100, flags="A"))
+    bed.wait_for("drop_tcp_segment", before + 1)
+    assert bed.is_silent()
+
+
+@both_families
+def test_data_in_a_syn_is_left_out_of_what_comes_back(bed: GateBed, address: str) -> None:
+    with listening(bed.world, address) as (_, port):
+        packet = packets.ip(address) / TCP(sport=9000, dport=port, flags="S", seq=5) / b"early data"
+        bed.send(packets.frame(packet))
+        returned = bed.receive()
+        assert bytes(returned[TCP].payload) == b""
+        assert (returned[TCP].seq, returned[TCP].sport) == (5, 9000)
+
+
+HOST_ITSELF = [
+    pytest.param("127.0.0.1", id="loopback"),
+    pytest.param("127.8.8.8", id="loopback alias"),
+    pytest.param("::1", id="loopback over ipv6"),
+    pytest.param(Host.host_ip, id="own address"),
+    pytest.param(HOST6, id="own address over ipv6"),
+]
+
+
+@pytest.mark.parametrize("address", HOST_ITSELF)
+def test_h1_the_host_itself_looks_closed_even_where_it_listens(bed: GateBed, address: str) -> None:
+    wildcard = "::" if ":" in address else "0.0.0.0"
+    refused = bed.stat("refused_host")
+    with listening(bed.host, wildcard) as (server, port):
+        bed.syn(address, port, seq=1)
+        is_reset(bed, address, port, 2)
+        server.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert bed.stat("refused_host") == refused + 1
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "::", "::7f00:1", "ff02::1", "fe80::1"]
+)
+def test_h1_what_no_packet_is_routed_to_is_answered_with_silence(bed: GateBed, address: str) -> None:
+    before = bed.stat("drop_destination")
+    bed.syn(address, 80)
+    bed.wait_for("drop_destination", before + 1)
+    assert bed.is_silent()
+
+
+def test_h1_loopback_behind_a_mapped_address_is_dropped(bed: GateBed) -> None:
+    before = bed.stat("drop_address")
+    bed.syn("::ffff:127.0.0.1", 80)
+    bed.wait_for("drop_address", before + 1)
+    assert bed.is_silent()
+
+
+def test_h1_an_address_of_the_host_that_nobody_told_of_is_found_by_the_dial(bed: GateBed) -> None:
+    bed.host.run("ip addr add 198.51.100.9/32 dev lo")
+    refused = bed.stat("refused_host")
+    with listening(bed.host, "198.51.100.9") as (_, port):
+        bed.syn("198.51.100.9", port, seq=1)
+        is_reset(bed, "198.51.100.9", port, 2)
+    assert bed.stat("refused_host") == refused + 1
+    bed.host.run("ip addr del 198.51.100.9/32 dev lo")
+
+
+def test_a_published_port_of_the_host_is_reached_and_its_neighbour_is_not(bed: GateBed) -> None:
+    with listening(bed.host, "0.0.0.0") as (_, port):
+        for published in (bed.host.host_ip, "0.0.0.0"):
+            bed.relay.set_hairpin([(published, port)])
+            frame = bed.syn(bed.host.host_ip, port)
+            assert bed.receive_frame() == frame
+            bed.syn(bed.host.host_ip, port + 1, seq=1)
+            is_reset(bed, bed.host.host_ip, port + 1, 2)
+        bed.relay.set_hairpin([], udp=[(bed.host.host_ip, port)])
+        bed.syn(bed.host.host_ip, port, seq=1)
+        is_reset(bed, bed.host.host_ip, port, 2)
+        bed.relay.set_hairpin([("127.0.0.1", port), ("0.0.0.0", port)])
+        bed.syn("127.0.0.1", port, seq=1)
+        is_reset(bed, "127.0.0.1", port, 2)
+    bed.relay.set_hairpin([])
+
+
+def test_the_dial_timeout_is_silent_and_is_told_in_the_list() -> None:
+    with GateBed(connect_timeout_ms=50) as bed:
+        bed.syn(WORLD4, SILENT, sport=1234)
+        bed.wait_for("connect_timeout", 1)
+        assert bed.stat("active") == 0
+        assert bed.is_silent()
+        (flow,) = bed.relay.flows()
+        assert (flow["guest"], flow["guest_port"]) == (packets.GUEST4, 1234)
+        assert (flow["peer"], flow["peer_port"]) == (WORLD4, SILENT)
+        assert (flow["state"], flow["reason"]) == ("closed", "connect timeout")
+
+
+def test_dials_are_limited_for_a_guest_and_in_all() -> None:
+    with GateBed(dials_max=4, dials_per_guest_max=3) as bed:
+        for i in range(4):
+            bed.syn(WORLD4, SILENT, sport=100 + i)
+        bed.wait_for("drop_dials", 1)
+        assert bed.stat("active") == 3
+        for i, other in enumerate(("192.0.2.3", "192.0.2.4")):
+            bed.send(packets.frame(packets.ip(WORLD4, src=other) / TCP(sport=1, dport=SILENT, flags="S")))
+            bed.wait_for("drop_dials", 1 + i)
+        assert bed.stat("active") == 4
+        assert bed.is_silent()
+        bed.send(packets.tcp(WORLD4, SILENT, sport=100, flags="R"))
+        bed.syn(WORLD4, SILENT, sport=200)
+        bed.wait_for("accepted", 5)
+
+
+def test_flows_are_limited_for_a_guest_and_in_all_and_the_one_past_it_is_reset() -> None:
+    with GateBed(flows_max=4, flows_per_guest_max=3) as bed:
+        for i in range(3):
+            bed.syn(WORLD4, SILENT, sport=100 + i)
+        bed.syn(WORLD4, SILENT, sport=200, seq=1)
+        is_reset(bed, WORLD4, SILENT, 2)
+        assert (bed.stat("refused_guest"), bed.stat("active")) == (1, 3)
+        for other in ("192.0.2.3", "192.0.2.4"):
+            bed.send(packets.frame(packets.ip(WORLD4, src=other) / TCP(sport=1, dport=SILENT, flags="S")))
+        assert bed.receive()[IP].dst == "192.0.2.4"
+        assert (bed.stat("refused_limit"), bed.stat("active")) == (1, 4)
+
+
+def test_an_offer_that_nobody_takes_is_listed_as_connecting_and_ends_with_the_relay() -> None:
+    with GateBed() as bed, listening(bed.world, WORLD4) as (server, port):
+        bed.syn(WORLD4, port)
+        bed.receive_frame()
+        served, _ = server.accept()
+        (flow,) = bed.relay.flows()
+        assert flow["state"] == "connecting"
+        bed.relay.stop()
+        with pytest.raises(ConnectionResetError):
+            served.recv(1)
+        served.close()
+        assert bed.relay.stats()["active"] == 0
+        assert bed.relay.flows() == []
+
+
+def test_the_list_of_ended_flows_keeps_the_last_ones() -> None:
+    with GateBed(closed_flows_max=5) as bed:
+        for i in range(8):
+            bed.syn(WORLD4, REFUSED, sport=100 + i)
+            bed.receive()
+        assert [flow["guest_port"] for flow in bed.relay.flows()] == [107, 106, 105, 104, 103]
+
+
+def test_a_tun_that_takes_nothing_costs_the_packet_and_nothing_else() -> None:
+    with GateBed() as bed:
+        bed.tun.shutdown(socket.SHUT_RD)
+        bed.syn(WORLD4, REFUSED)
+        wait_until(lambda: bed.stat("drop_write") == 1, "the RST was dropped")
+        bed.syn(WORLD4, REFUSED)
+        wait_until(lambda: bed.stat("drop_write") == 2, "the next one too")
