@@ -498,10 +498,15 @@ class Network:
 
     async def flows(self) -> list[m.FlowInfo]:
         """What guests are connected to outside, and, with relay egress, the last flows that ended."""
-        if self._egress is None:
+        if self._egress is not None:
+            rows = await asyncio.to_thread(self._egress.flows)
+            return [m.FlowInfo(**row | {"reason": row["reason"] or None}) for row in rows]
+        if self._layout.egress != Egress.MASQUERADE.value:
             return []
-        rows = await asyncio.to_thread(self._egress.flows)
-        return [m.FlowInfo(**row | {"reason": row["reason"] or None}) for row in rows]
+        from arcbox_net.host.linux.conntrack_flows import guest_flows
+
+        subnets = [subnet for subnet in (self._layout.subnet, self._layout.subnet6) if subnet]
+        return [m.FlowInfo(**row) for row in await self._kernel.run(guest_flows, subnets)]
 
     async def stats(self) -> dict[str, Any]:
         ports = await self.ports()

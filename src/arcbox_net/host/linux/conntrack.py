@@ -18,14 +18,14 @@ from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 
 COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
-_CT_GET = nfnetlink.SUBSYS_CONNTRACK << 8 | 1
+CT_GET = nfnetlink.SUBSYS_CONNTRACK << 8 | 1
 _CT_DELETE = nfnetlink.SUBSYS_CONNTRACK << 8 | 2
 _TUPLE_ORIG, _TUPLE_REPLY, _ID, _ZONE = 1, 2, 12, 18
 _STATUS, _STATUS_MASK = 3, 26
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_SRC, _IP_DST = {4: 1, 6: 3}, {4: 2, 6: 4}
 _ADDRESS_BYTES = {4: 4, 6: 16}
-_FAMILIES = {4: nfnetlink.NFPROTO_IPV4, 6: nfnetlink.NFPROTO_IPV6}
+FAMILIES = {4: nfnetlink.NFPROTO_IPV4, 6: nfnetlink.NFPROTO_IPV6}
 _PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
 _STATUS_DST_NAT = 1 << 5
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
@@ -138,7 +138,7 @@ def _forget(matches: Callable[[Entry], bool], versions: Collection[int], *, tran
             for entry in _list(netlink, version, translated):
                 if matches(entry):
                     try:
-                        netlink.request(_CT_DELETE, 0, _FAMILIES[version], entry.key)
+                        netlink.request(_CT_DELETE, 0, FAMILIES[version], entry.key)
                         deleted += 1
                     except FileNotFoundError:
                         continue  # it ended by itself since the dump
@@ -160,7 +160,7 @@ def _list(netlink: NfnetlinkSocket, version: int, translated: bool) -> list[Entr
         if translated
         else b""
     )
-    found = (parse_entry(payload, version) for payload in netlink.dump(_CT_GET, _FAMILIES[version], only))
+    found = (parse_entry(payload, version) for payload in netlink.dump(CT_GET, FAMILIES[version], only))
     return [entry for entry in found if entry is not None]
 
 
