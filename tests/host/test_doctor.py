@@ -24,6 +24,9 @@ GOOD = {
     "proc/sys/net/netfilter/nf_conntrack_count": "100\n",
     "proc/sys/user/max_user_namespaces": "15000\n",
     "etc/resolv.conf": "nameserver 192.0.2.1\nnameserver 2001:db8::1\n",
+    "proc/sys/net/ipv6/conf/all/disable_ipv6": "0\n",
+    "proc/sys/net/ipv6/conf/default/disable_ipv6": "0\n",
+    "proc/sys/net/ipv6/conf/all/forwarding": "0\n",
     "sys/module/bridge/initstate": "live\n",
 }
 
@@ -216,3 +219,27 @@ print(check.ok, check.detail)
     with Host() as host:
         user = User(host, tmp_path)
         assert user.python(text).stdout == "True available to every user\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"proc__sys__net__ipv6__conf__all__disable_ipv6": None}, "kernel has none"),
+        ({"proc__sys__net__ipv6__conf__all__disable_ipv6": "1\n"}, "switched off"),
+        ({"proc__sys__net__ipv6__conf__default__disable_ipv6": "1\n"}, "switched off"),
+    ],
+)
+def test_a_machine_without_ipv6_is_told_that_guests_have_none(
+    tmp_path: Path, changes: dict[str, str | None], told: str
+) -> None:
+    check = machine(tmp_path, **changes)["ipv6"]
+    assert check.ok and told in check.detail and "IPv4 only" in check.detail
+
+
+@pytest.mark.e2e
+def test_doctor_says_whether_guests_reach_the_outside_by_ipv6(tmp_path: Path) -> None:
+    with Host() as host:
+        assert "no default route" in host.call(lambda: machine(tmp_path)["ipv6"].detail)
+        host.run(f"ip -6 addr add 2001:db8:113::2/64 dev {host.uplink} nodad")
+        host.run(f"ip -6 route add default via 2001:db8:113::1 dev {host.uplink}")
+        assert host.call(lambda: machine(tmp_path)["ipv6"].detail).startswith("default route")

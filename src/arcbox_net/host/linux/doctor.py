@@ -19,8 +19,10 @@ from pathlib import Path
 
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux import foreign, inside
+from arcbox_net.host.linux.egress6 import reaches_ipv6
 from arcbox_net.host.linux.listeners import wildcard_listeners
 from arcbox_net.host.linux.nftables import Firewall, nft_path
+from arcbox_net.host.linux.rtsocket import RouteSocket
 from arcbox_net.host.linux.tap import TUN_MODE_FIX
 from arcbox_net.host.plan import parse_alias
 
@@ -67,6 +69,7 @@ def checks(live: Collection[str] | None = None, *, root: Path = Path("/")) -> li
             _conntrack(root),
         ]
     found += [
+        _ipv6(root, is_capable),
         _resolv_conf(root),
         _open_files(),
         _user_namespaces(root, needed=not is_capable),
@@ -215,6 +218,28 @@ def _services(root: Path) -> list[Check]:
                 Check(name, False, detail, f"{fix}   (then stop it or bind it to its own addresses)")
             )
     return found or [Check("ports 53 and 67", True, "free")]
+
+
+def _ipv6(root: Path, is_capable: bool) -> Check:
+    """What guests get of IPv6. A host without it is no fault."""
+    for entry in ("all", "default"):
+        value = _number(root, f"proc/sys/net/ipv6/conf/{entry}/disable_ipv6")
+        if value is None:
+            return Check("ipv6", True, "this kernel has none: guests get IPv4 only")
+        if value:
+            fix = f"sysctl -w net.ipv6.conf.{entry}.disable_ipv6=0"
+            return Check("ipv6", True, "switched off on this host: guests get IPv4 only", fix)
+    with RouteSocket() as rt:
+        if not reaches_ipv6(rt):
+            detail = (
+                "no default route: guests have addresses and names, and no way out until this host has one"
+            )
+            return Check("ipv6", True, detail)
+    switches = [root / f"proc/sys/net/ipv6/conf/all/{name}" for name in ("force_forwarding", "forwarding")]
+    if is_capable and not any(_text(path).strip() == "1" or os.access(path, os.W_OK) for path in switches):
+        detail = "forwarding is off, and /proc/sys is read-only: guests' packets go nowhere"
+        return Check("ipv6", False, detail, "sysctl -w net.ipv6.conf.all.forwarding=1")
+    return Check("ipv6", True, "default route: guests reach the outside, too")
 
 
 def _resolv_conf(root: Path) -> Check:
