@@ -11,6 +11,7 @@ import pytest
 
 from arcbox_net import netspeed
 from arcbox_net.relay import probe
+from tests.support.relay import wait_until
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -43,6 +44,22 @@ def test_udp_at_a_low_rate_arrives_completely(server: tuple[str, int]) -> None:
     result = netspeed.measure_udp(*server, seconds=0.1, size=1200, rate_pps=2000)
     assert 0 < result["delivered"] == result["sent"] <= 200
     assert result["loss"] == 0
+
+
+def test_udp_from_the_server_arrives_completely_at_a_low_rate(server: tuple[str, int]) -> None:
+    for _ in range(2):
+        result = netspeed.measure_udp_reverse(*server, seconds=0.1, size=1200, rate_pps=2000)
+        assert 0 < result["delivered"] == result["sent"] <= 200
+
+
+def test_connections_are_all_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probed:
+        port = probed.getsockname()[1]
+    threading.Thread(target=netspeed.serve_connections, args=("127.0.0.1", port), daemon=True).start()
+    wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "the server listens")
+    result = netspeed.measure_connections("127.0.0.1", port, parallel=4, count=100)
+    assert result["count"] == 100
+    assert result["per_s"] > 0
 
 
 def test_udp_without_a_rate_never_counts_more_than_was_sent(server: tuple[str, int]) -> None:

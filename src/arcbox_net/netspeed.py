@@ -1,11 +1,13 @@
-"""A small speed measuring tool: TCP throughput, TCP request/response latency, UDP packets per second.
+"""A small speed measuring tool: TCP throughput and latency, UDP packets per second, connections per second.
 
-    python -m arcbox_net.netspeed server [--host H] [--port N]
-    python -m arcbox_net.netspeed client HOST PORT [--seconds S] [--streams N] [tcp|reverse|rr|udp]…
+    python -m arcbox_net.netspeed server [--host H] [--port N] [--connections-port N]
+    python -m arcbox_net.netspeed client HOST PORT [--seconds S] [--streams N] [tcp|reverse|rr|udp|udp-reverse]…
+    python -m arcbox_net.netspeed client HOST CONNECTIONS_PORT connections [--streams N] [--count N]
 
 Every test is one TCP connection to the server's port that begins with one JSON line; UDP datagrams go to the
-same port number. Bytes are counted where they arrive. Payload is never looked at: senders use `sendfile` and
-receivers discard in the kernel (`MSG_TRUNC`), so that the network between them is measured, not Python.
+same port number. On the connections port every connection is a byte each way, and the server closes first. Bytes
+are counted where they arrive. Payload is never looked at: senders use `sendfile` and receivers discard in the
+kernel (`MSG_TRUNC`), so that the network between them is measured, not Python.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ UDP_RECEIVE_BYTES = 4 * 1024 * 1024
 SO_RCVBUFFORCE = 33  # not in `socket`; past net.core.rmem_max, for root
 DEFAULT_PORT = 5301
 _TIMEOUT_S = 15
+CONNECTION_THREADS = 16
+TESTS = ("tcp", "reverse", "rr", "udp")  # without an argument
+MORE_TESTS = ("udp-reverse", "connections")
 
 
 class SpeedServer:
@@ -88,12 +93,40 @@ class SpeedServer:
                 probe.rr_server(connection.fileno(), int(request["size"]))
             elif test == "udp":
                 self._count(connection, bytes.fromhex(request["token"]))
+            elif test == "udp-down":
+                self._send(connection, request)
 
     def _count(self, connection: socket.socket, token: bytes) -> None:
         with self._udp_turn:  # one UDP test at a time: two would only measure each other
             connection.sendall(b"ok\n")
             count, total = probe.udp_count(self._udp.fileno(), connection.fileno(), token)
         _send_line(connection, {"packets": count, "bytes": total})
+
+    def _send(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        """Datagrams to where the client's own first one comes from, with the address that it was sent to."""
+        token = bytes.fromhex(request["token"])
+        with self._udp_turn, socket.socket(self._udp.family, socket.SOCK_DGRAM) as sender:
+            connection.sendall(b"ok\n")
+            peer = _first_sender(self._udp, token)
+            for held in (self._udp, sender):
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sender.bind((connection.getsockname()[0], self.port))
+            sender.connect(peer)
+            begin = time.monotonic()
+            seconds = min(float(request["seconds"]), SECONDS_MAX)
+            sent = probe.udp_send(
+                sender.fileno(), token, int(request["size"]), seconds, float(request["rate_pps"])
+            )
+            elapsed = time.monotonic() - begin
+        _send_line(connection, {"sent": sent, "seconds": elapsed})
+
+
+def serve_connections(host: str, port: int) -> None:
+    """Answer a byte on each connection and close it, for ever."""
+    listener = socket.create_server((host, port), backlog=1024)
+    for _ in range(CONNECTION_THREADS):
+        threading.Thread(target=probe.accept_many, args=(listener.fileno(),), daemon=True).start()
+    threading.Event().wait()
 
 
 def run_server(host: str, port: int, ready: Callable[[int], None] | None = None) -> None:
@@ -180,15 +213,76 @@ def measure_udp(
             elapsed = time.monotonic() - begin
         control.sendall(b"end\n")
         answer = _read_line(control)
+    return _udp_result(sent, answer["packets"], elapsed, size)
+
+
+def measure_udp_reverse(
+    host: str, port: int, *, seconds: float, size: int = 64, rate_pps: float = 0.0
+) -> dict[str, Any]:
+    """`measure_udp` with the server as the sender."""
+    token = secrets.token_bytes(8)
+    with _connect(host, port) as control, socket.socket(control.family, socket.SOCK_DGRAM) as receiver:
+        _enlarge(receiver)
+        receiver.connect((host, port))
+        _ask(control, test="udp-down", token=token.hex(), seconds=seconds, size=size, rate_pps=rate_pps)
+        receiver.send(token)
+        delivered, _ = probe.udp_count(receiver.fileno(), control.fileno(), token)
+        answer = _read_line(control)
+    return _udp_result(answer["sent"], delivered, answer["seconds"], size)
+
+
+def measure_connections(host: str, port: int, *, parallel: int, count: int) -> dict[str, Any]:
+    """Connections a second of *parallel* clients that open *count* together, one after the other each."""
+    address = socket.inet_aton(socket.gethostbyname(host))
+    each = max(1, count // parallel)
+    failures: list[OSError] = []
+
+    def one() -> None:
+        try:
+            probe.connect_many(address, port, each)
+        except OSError as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=one, daemon=True) for _ in range(parallel)]
+    begin = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed = time.monotonic() - begin
+    if failures:
+        raise failures[0]
+    return {"per_s": each * parallel / elapsed, "parallel": parallel, "count": each * parallel}
+
+
+def _udp_result(sent: int, delivered: int, seconds: float, size: int) -> dict[str, Any]:
     return {
-        "sent_pps": sent / elapsed,
-        "delivered_pps": answer["packets"] / elapsed,
-        "loss": 1 - answer["packets"] / sent if sent else 0.0,
+        "sent_pps": sent / seconds,
+        "delivered_pps": delivered / seconds,
+        "loss": 1 - delivered / sent if sent else 0.0,
         "sent": sent,
-        "delivered": answer["packets"],
+        "delivered": delivered,
         "size": size,
-        "seconds": elapsed,
+        "seconds": seconds,
     }
+
+
+def _first_sender(udp: socket.socket, token: bytes) -> Any:
+    """Where the first datagram that is *token* comes from."""
+    udp.settimeout(_TIMEOUT_S)
+    try:
+        while True:
+            payload, sender = udp.recvfrom(len(token) + 1)
+            if payload == token:
+                return sender
+    finally:
+        udp.settimeout(None)
+
+
+def _enlarge(udp: socket.socket) -> None:
+    for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
+        with contextlib.suppress(PermissionError):
+            udp.setsockopt(socket.SOL_SOCKET, option, UDP_RECEIVE_BYTES)
 
 
 def _bind_pair(family: int, host: str, port: int) -> tuple[socket.socket, socket.socket]:
@@ -197,9 +291,7 @@ def _bind_pair(family: int, host: str, port: int) -> tuple[socket.socket, socket
         listener = socket.create_server((host, port), family=family, backlog=1024)
         udp = socket.socket(family, socket.SOCK_DGRAM)
         try:
-            for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
-                with contextlib.suppress(PermissionError):
-                    udp.setsockopt(socket.SOL_SOCKET, option, UDP_RECEIVE_BYTES)
+            _enlarge(udp)
             udp.bind((host, listener.getsockname()[1]))
             return listener, udp
         except OSError:
@@ -298,27 +390,33 @@ def main(argv: list[str] | None = None) -> int:
     server = roles.add_parser("server", help="serve tests until interrupted")
     server.add_argument("--host", default="0.0.0.0")
     server.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes any free port")
+    server.add_argument("--connections-port", type=int, help="serve the connections test there, too")
     client = roles.add_parser("client", help="run tests and print JSON")
     client.add_argument("host")
     client.add_argument("port", type=int)
-    client.add_argument("tests", nargs="*", metavar="tcp|reverse|rr|udp", help="default: all of them")
+    client.add_argument(
+        "tests", nargs="*", metavar="|".join([*TESTS, *MORE_TESTS]), help="default: the first four"
+    )
     client.add_argument("--seconds", type=float, default=2.0)
     client.add_argument("--streams", type=int, default=1)
     client.add_argument("--size", type=int, default=1, help="bytes of a request and response")
-    client.add_argument("--count", type=int, default=5000, help="exchanges of the rr test")
+    client.add_argument("--count", type=int, default=5000, help="exchanges of the rr test, or connections")
     client.add_argument("--datagram", type=int, default=64, help="bytes of a datagram")
     client.add_argument("--rate", type=float, default=0.0, help="datagrams per second; 0: no limit")
     arguments = parser.parse_args(argv)
     if arguments.role == "server":
+        if arguments.connections_port is not None:
+            where = (arguments.host, arguments.connections_port)
+            threading.Thread(target=serve_connections, args=where, daemon=True).start()
         with contextlib.suppress(KeyboardInterrupt):
             run_server(
                 arguments.host, arguments.port, lambda port: print(json.dumps({"port": port}), flush=True)
             )
         return 0
-    known = ("tcp", "reverse", "rr", "udp")
+    known = (*TESTS, *MORE_TESTS)
     if unknown := [test for test in arguments.tests if test not in known]:
         parser.error(f"unknown test {unknown[0]!r}: expected one of {', '.join(known)}")
-    return _run_client(arguments, arguments.tests or list(known))
+    return _run_client(arguments, arguments.tests or list(TESTS))
 
 
 def _run_client(arguments: argparse.Namespace, tests: list[str]) -> int:
@@ -331,6 +429,10 @@ def _run_client(arguments: argparse.Namespace, tests: list[str]) -> int:
         "udp": lambda: measure_udp(
             *where, seconds=arguments.seconds, size=arguments.datagram, rate_pps=arguments.rate
         ),
+        "udp-reverse": lambda: measure_udp_reverse(
+            *where, seconds=arguments.seconds, size=arguments.datagram, rate_pps=arguments.rate
+        ),
+        "connections": lambda: measure_connections(*where, parallel=arguments.streams, count=arguments.count),
     }
     try:
         print(json.dumps({test: runs[test]() for test in tests}, indent=2))
