@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -405,15 +405,18 @@ class Network:
                 value=str(rule),
             )
         address = _address_or_none(rule.guest)
-        if ":" in (rule.guest or "") or (address is not None and not is_guest_address(self._layout, address)):
+        if address is not None and not is_guest_address(self._layout, address):
+            subnet = self._layout.subnet if address.version == 4 else self._layout.subnet6
             raise ConfigError(
-                f"{rule.guest} is not a guest's address in {self._layout.subnet}",
+                f"{rule.guest} is not a guest's address in {subnet or 'this network, which has no IPv6'}",
                 field="guest",
                 value=rule.guest,
             )
 
-    def _resolve(self, guest: str | None) -> IPv4Address | None:
-        """The address that a forward's guest has now, None while it has none."""
+    def _resolve(self, guest: str | None) -> IPv4Address | IPv6Address | None:
+        """The address that a forward's guest has now, None while it has none. A name is an IPv4 address: that is
+        the one every guest has, and the one its programs listen on for sure.
+        """
         if guest is None:
             first = self._ports.first()
             return first.ip if first else None
@@ -645,8 +648,8 @@ def _log_failure(task: asyncio.Task[Any]) -> None:
         log.error("background task failed", exc_info=task.exception())
 
 
-def _address_or_none(text: str | None) -> IPv4Address | None:
+def _address_or_none(text: str | None) -> IPv4Address | IPv6Address | None:
     try:
-        return IPv4Address(text) if text else None
+        return ip_address(text) if text else None
     except ValueError:
         return None
