@@ -6,6 +6,7 @@ has TUN_MODE, and each PATH can be reached even below a folder that is closed to
 
 import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main() -> None:
     os.setresgid(int(gid), int(gid), int(gid))
     os.setresuid(int(uid), int(uid), int(uid))
     os.chdir(directory if os.access(directory, os.X_OK) else "/")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python's start ignores it, which the command would inherit
     os.execvp(command[0], command)
 
 
