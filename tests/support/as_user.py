@@ -30,7 +30,9 @@ def main() -> None:
     os.setresgid(int(gid), int(gid), int(gid))
     os.setresuid(int(uid), int(uid), int(uid))
     os.chdir(directory if os.access(directory, os.X_OK) else "/")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python's start ignores it, which the command would inherit
+    signal.signal(
+        signal.SIGPIPE, signal.SIG_DFL
+    )  # Python's start ignores it, which the command would inherit
     os.execvp(command[0], command)
 
 

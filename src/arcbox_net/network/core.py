@@ -57,6 +57,7 @@ SERVING = (
     "arcbox_net.network.naming",
     "arcbox_net.recipes.port_forward",
 )
+RELAY_THREADS_MAX = 4
 
 
 class Network:
@@ -249,7 +250,9 @@ class Network:
         from arcbox_net.relay.splice import SpliceRelay
 
         subnets = [str(subnet) for subnet in (self._layout.subnet, self._layout.subnet6) if subnet]
-        self._relay = SpliceRelay(netns_fd=self._kernel.netns_fd, guest_subnets=subnets)
+        # In a private network all of a forward's bytes pass through it, else only those of the host's own programs.
+        threads = min(RELAY_THREADS_MAX, os.cpu_count() or 1) if self._is_private else 1
+        self._relay = SpliceRelay(threads=threads, netns_fd=self._kernel.netns_fd, guest_subnets=subnets)
         self._relay.start()
         if self._is_private and self.config.host_access:
             self._access_relay = SpliceRelay()
