@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
+from arcbox_net.addresses import bridge_mac
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import (
     GATEWAY_LINK_LOCAL,
@@ -61,7 +62,7 @@ class Lab:
         values = {"masquerade": True, "dhcp": True, "dns": True, **plan}
         self.plan = FirewallPlan(name, self.bridge, self.subnet, self.gateway, **values)  # type: ignore[arg-type]
         host.call(lambda: self.firewall.apply(self.plan))
-        host.run(f"ip link add {self.bridge} type bridge")
+        host.run(f"ip link add {self.bridge} address {bridge_mac(name)} type bridge")
         host.run(f"ip addr add {self.gateway}/{self.subnet.prefixlen} dev {self.bridge}")
         host.run(f"ip link set {self.bridge} up")
         host.sysctl("net.ipv4.ip_forward", 1)

@@ -177,6 +177,18 @@ def test_l10_groups_are_reported_without_an_address(alice: Guest, bob: Guest) ->
     assert arrives(alice, report, bob)
 
 
+def test_the_addresses_of_a_guest_that_left_are_free_and_others_are_not(
+    network: Lab, alice: Guest, bob: Guest
+) -> None:
+    leaving, next_one, freed, kept = quiet(network), quiet(network), fresh(), fresh()
+    assert arrives(leaving, unicast(leaving, bob, freed), bob)
+    assert arrives(alice, unicast(alice, bob, kept), bob)
+    assert not arrives(next_one, unicast(next_one, bob, freed), bob)
+    network.host.call(lambda: network.firewall.remove_port(leaving.plan))
+    assert arrives(next_one, unicast(next_one, bob, freed), bob)
+    assert not arrives(next_one, unicast(next_one, bob, kept), bob)
+
+
 def test_a_guest_takes_so_many_addresses_and_no_more(network: Lab, bob: Guest) -> None:
     greedy, honest = quiet(network), quiet(network)
     addresses = [fresh() for _ in range(CLAIMS_BURST_MAX)]

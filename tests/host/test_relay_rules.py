@@ -436,8 +436,47 @@ def test_l8_isolated_guests_do_not_reach_each_other_by_way_of_the_gateway(versio
         alice, bob = isolated.guest(), isolated.guest()
         packet = udp_packet(alice.address(version), 1, bob.address(version), 2, b"?")
         send_ip(isolated, alice, packet)
-        assert wait_until(lambda: isolated.drops("guests are isolated") == 1)
+        reason = "guests are isolated" if version == 4 else "a neighbour by way of the gateway"
+        assert wait_until(lambda: isolated.drops(reason) == 1)
         isolated.close()
+
+
+@both
+def test_f6_fragments_reach_one_tun_in_order_whatever_order_they_were_sent_in(
+    network: RelayLab, guest: RelayGuest, version: int
+) -> None:
+    """The kernel puts them together, chooses the shard by the ports, and takes them apart again."""
+    payload = bytes(range(256)) * 15
+    whole = udp_packet(guest.address(version), 5000, WORLD[version], 9, payload)
+    for piece in reversed(_fragments(whole)):
+        send_ip(network, guest, piece)
+    found, shards = b"", set()
+    protocol, head = (17, 20) if version == 4 else (44, 48)
+    while len(found) < 8 + len(payload):
+        packet = network.read(protocol, dst=WORLD[version])
+        assert packet is not None
+        offset = struct.unpack_from("!H", packet.ip, 6 if version == 4 else 42)[0]
+        assert ((offset & 0x1FFF) * 8 if version == 4 else offset & 0xFFF8) == len(found)
+        found += packet.ip[head:]
+        shards.add(packet.shard)
+    assert found[8:] == payload and len(shards) == 1
+
+
+def test_f_a_large_reply_is_fragmented_for_the_guest(network: RelayLab, guest: RelayGuest) -> None:
+    with udp_socket(guest, 4) as sock:
+        reply = udp_packet(WORLD[4], 9, str(guest.ip), sock.getsockname()[1], b"b" * 4000)
+        network.write(0, reply)
+        assert sock.recv(5000) == b"b" * 4000
+
+
+def test_g5_a_guest_cannot_fill_the_neighbour_table_by_way_of_the_gateway(
+    network: RelayLab, guest: RelayGuest
+) -> None:
+    before = network.drops("a neighbour by way of the gateway")
+    for target in map(str, (lab.SUBNET6[number] for number in range(0x5000, 0x5010))):
+        send_ip(network, guest, udp_packet(str(guest.ip6), 9, target, 80, b""))
+    assert wait_until(lambda: network.drops("a neighbour by way of the gateway") == before + 16)
+    assert "fd12:3456:789a::50" not in network.host.run("ip -6 neigh").stdout
 
 
 def test_a_flushed_ruleset_lets_nothing_out(network: RelayLab, guest: RelayGuest) -> None:
@@ -459,3 +498,20 @@ def _receive(sock: socket.socket, size: int) -> bytes:
         assert part, f"the other end closed after {len(found)} of {size} bytes"
         found += part
     return found
+
+
+def _fragments(packet: bytes, size: int = 1400) -> list[bytes]:
+    """*packet* in pieces of *size* bytes of payload."""
+    version = packet[0] >> 4
+    body = packet[20 if version == 4 else 40 :]
+    pieces = []
+    for start in range(0, len(body), size):
+        part, more = body[start : start + size], start + size < len(body)
+        if version == 4:
+            head = packet[:2] + struct.pack("!HHH", 20 + len(part), 77, start // 8 | more << 13)
+            head += packet[8:10] + b"\0\0" + packet[12:20]
+            pieces.append(head[:10] + struct.pack("!H", lab.checksum(head)) + head[12:] + part)
+        else:
+            head = packet[:4] + struct.pack("!HB", 8 + len(part), 44) + packet[7:40]
+            pieces.append(head + struct.pack("!BBHL", 17, 0, start | more, 77) + part)
+    return pieces

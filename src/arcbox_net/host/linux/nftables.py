@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from arcbox_net.errors import ArcboxNetError, KernelError, PermissionDenied
-from arcbox_net.host.linux import conntrack, generation, ruleset
+from arcbox_net.host.linux import conntrack, generation, neighbour_claims, ruleset
 from arcbox_net.host.linux.conntrack import Translation
 from arcbox_net.host.linux.guard import Guard
 from arcbox_net.host.linux.ruleset import render
@@ -96,6 +96,8 @@ class Firewall:
             self._change(self._port_changes("delete", old), lambda: self._ports.pop(port.ifname))
             with _logged("forget connections"):
                 conntrack.forget_guests(old.ips)
+            with _logged("forget IPv6 addresses"):
+                self._release_addresses(old)
 
     def add_dnats(self, dnats: Sequence[Dnat]) -> None:
         """Forward more host ports, in one transaction."""
@@ -212,6 +214,13 @@ class Firewall:
                 raise
         else:
             commit()
+
+    def _release_addresses(self, port: PortPlan) -> None:
+        """The IPv6 addresses that the guest of *port* took may be another's now."""
+        if self._plan is not None and self._plan.subnet6 is not None:
+            commands = neighbour_claims.release(self.network, port.mac)
+            if commands:
+                self._run(commands)
 
     def _changes(self, verb: str, elements: dict[str, list[str]]) -> str:
         return ruleset.element_changes(verb, "inet", self.network, elements)

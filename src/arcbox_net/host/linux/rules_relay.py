@@ -4,7 +4,7 @@
 marks it for the policy routes of policy.py:
 
     to the gateway, to link-local and multicast     unmarked: the input chain below
-    to a neighbour                                  unmarked: back to the bridge, or dropped where isolated
+    to a neighbour                                  unmarked: back to the bridge; dropped where isolated, and IPv6
     TCP, first SYN                                  DOOR + shard: out by the shard's TUN, where the relay reads it
     TCP, anything else                              LOCAL: to the relay's connection; RST if there is none
     UDP, echo request                               DOOR + shard
@@ -61,7 +61,6 @@ def relay_table(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan) -> st
                 'counter reject with tcp reset comment "TCP of no connection"',
                 comment="TCP but for a SYN",
             ),
-            chain("neighbours", *_neighbours(plan), comment="guest to guest by way of the gateway"),
             _dialled(relay, notrack),
             *_host_access_chains(plan, bridge),
             *_input_chains(plan, bridge),
@@ -92,7 +91,7 @@ def _from_guests(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan, notr
     return chain(
         "from_guests",
         f"ip daddr {here} accept",
-        f"ip daddr {subnet} goto neighbours",
+        f"ip daddr {subnet} " + (drop("guests are isolated from each other") if plan.isolated else "accept"),
         "ip daddr 255.255.255.255 accept",
         # One after the other: a lookup in a set of ranges costs three times as much.
         *(f"ip daddr {network} {_NEVER}" for network in NEVER_ROUTED),
@@ -129,15 +128,12 @@ def _unusual6(plan: FirewallPlan) -> str:
         f"ip6 daddr {gateway_addresses6(plan)} accept",
         # Neighbour discovery. The kernel routes neither.
         "ip6 daddr { fe80::/10, ff00::/8 } accept",
-        f"ip6 daddr {plan.subnet6} goto neighbours",
+        # Guests of the same link need no router, and each address that one asks for takes a place in the
+        # neighbour table, of which there is one for the whole machine.
+        f"ip6 daddr {plan.subnet6} " + drop("a neighbour by way of the gateway"),
         f"ip6 daddr {{ {', '.join(NEVER_ROUTED6)} }} {_NEVER}",
         comment="outside of what IANA gives out as global unicast",
     )
-
-
-def _neighbours(plan: FirewallPlan) -> list[str]:
-    # With bridge-nf-call-iptables, frames between guests come here too; the bridge has judged them.
-    return [drop("guests are isolated from each other") if plan.isolated else "accept"]
 
 
 def _dialled(relay: RelayPlan, notrack: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
+from arcbox_net.addresses import bridge_mac
 from arcbox_net.host.linux.never_routed import NEVER_ROUTED, NEVER_ROUTED6
 from arcbox_net.host.linux.nft_text import chain, drop, elements_of, table
 from arcbox_net.host.linux.rule_elements import dnat_elements, redirect_elements
@@ -190,6 +191,14 @@ def _forward_chains(plan: FirewallPlan, subnet: IPv4Network, bridge: str) -> lis
         else f"oifname {bridge} {ACCEPT}"
     )
     outside = "goto connection" if plan.masquerade else drop("the network is host-only")
+    # Guests of the same link need no router, and each address that one asks for takes a place in the neighbour
+    # table, of which there is one for the whole machine.
+    by_gateway = (
+        f"ip6 daddr {plan.subnet6} ether daddr {bridge_mac(plan.network)} "
+        + drop("a neighbour by way of the gateway")
+        if plan.subnet6 is not None
+        else ""
+    )
     if plan.subnet6 is None:
         ipv6 = ["meta nfproto ipv6 " + drop("IPv6 has no way out")]
     else:
@@ -209,6 +218,7 @@ def _forward_chains(plan: FirewallPlan, subnet: IPv4Network, bridge: str) -> lis
             "from_guests",
             # With bridge-nf-call-iptables, frames between guests come here too; the bridge has judged them.
             f"oifname {bridge} ct status dnat goto connection" if not plan.isolated else "",
+            by_gateway,
             among_guests,
             # Not in a connection and not the start of one: it would leave without NAT.
             "ct state != new " + drop("belongs to no connection"),
