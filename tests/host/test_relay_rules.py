@@ -132,6 +132,25 @@ def test_t2_a_reset_reaches_the_guest(network: RelayLab, guest: RelayGuest, vers
 
 
 @both
+def test_n16_a_source_port_that_is_used_again_within_a_minute_gets_through(
+    network: RelayLab, guest: RelayGuest, version: int
+) -> None:
+    for _ in range(2):
+        with guest.ns.call(lambda: socket.socket(family(version), socket.SOCK_STREAM)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((guest.address(version), 7777))
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect((WORLD[version], 80))
+            syn = network.read(6, dst=WORLD[version])
+            assert syn is not None and syn.ports[0] == 7777
+            _, connection = network.let_in(syn)
+            connected(sock)
+            connection.close()  # first, so that TIME_WAIT is on our side
+            assert sock.recv(1) == b""
+
+
+@both
 def test_t3_a_reset_written_to_the_tun_refuses_a_dial(
     network: RelayLab, guest: RelayGuest, version: int
 ) -> None:
