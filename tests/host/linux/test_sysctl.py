@@ -265,3 +265,23 @@ def test_a_network_has_ipv6_unless_the_host_has_switched_it_off(host: Host) -> N
     assert host.call(sysctl.has_ipv6)
     host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
     assert not host.call(sysctl.has_ipv6)
+
+
+@pytest.mark.parametrize("name", ["icmp", "icmpv6"])
+def test_rfc5508_req2_echo_mappings_live_a_minute_while_a_network_needs_it(
+    host: Host, tmp_path: Path, name: str
+) -> None:
+    timeout = f"net.netfilter.nf_conntrack_{name}_timeout"
+    host.run("nft add table inet t")
+    host.run(["nft", "add chain inet t c { type filter hook input priority 0; }"])
+    host.run(["nft", "add rule inet t c ct state new accept"])  # or there are no such settings yet
+    host.sysctl(timeout, 30)
+    enable(host, tmp_path, "one")
+    assert host.sysctl(timeout) == "60"
+    restore(host, tmp_path, "one")
+    assert host.sysctl(timeout) == "30"
+    host.sysctl(timeout, 90)
+    enable(host, tmp_path, "one")
+    assert host.sysctl(timeout) == "90"
+    restore(host, tmp_path, "one")
+    assert host.sysctl(timeout) == "90"

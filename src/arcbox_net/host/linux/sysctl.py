@@ -27,7 +27,7 @@ from arcbox_net.host.linux.netlink import kernel_error
 IPV4: Final = Path("/proc/sys/net/ipv4")
 SWITCH: Final = "ip_forward"
 # RFC 5508 REQ-2. The other idle times are in the ruleset, but nft has no words for ICMP's.
-ICMP_IDLE: Final = "../netfilter/nf_conntrack_icmp_timeout"
+ICMP_IDLE: Final = ("../netfilter/nf_conntrack_icmp_timeout", "../netfilter/nf_conntrack_icmpv6_timeout")
 ICMP_IDLE_S: Final = 60
 IPV6: Final = "../ipv6/conf"
 FORCE6: Final = f"{IPV6}/all/force_forwarding"
@@ -60,9 +60,10 @@ def enable_forwarding(
                 touched.setdefault(name, _value(name))
         for name in wanted:
             touched.setdefault(name, "0")
-        icmp_idle = _value(ICMP_IDLE)
-        if icmp_idle is not None and int(icmp_idle) < ICMP_IDLE_S:
-            touched.setdefault(ICMP_IDLE, icmp_idle)
+        for name in ICMP_IDLE:
+            icmp_idle = _value(name)
+            if icmp_idle is not None and int(icmp_idle) < ICMP_IDLE_S:
+                touched.setdefault(name, icmp_idle)
         changes6 = _changes6() if ipv6 else {}
         for name in changes6:
             for changed in _all_that_changes6(name):
@@ -72,9 +73,10 @@ def enable_forwarding(
             _write(SWITCH, "1")
         for name in sorted(wanted):
             _write(name, "1")
-        if touched.get(ICMP_IDLE) is not None:
-            with contextlib.suppress(PermissionDenied, KernelError):  # no reason to go without a network
-                _write(ICMP_IDLE, str(ICMP_IDLE_S))
+        for name in ICMP_IDLE:
+            if touched.get(name) is not None:
+                with contextlib.suppress(PermissionDenied, KernelError):  # no reason to go without a network
+                    _write(name, str(ICMP_IDLE_S))
         with contextlib.suppress(PermissionDenied):  # IPv4 works; `doctor` says what IPv6 lacks
             for name, value in changes6.items():
                 _write(name, value)
