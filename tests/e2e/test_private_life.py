@@ -208,6 +208,18 @@ def test_host_only_network_and_its_guests_in_namespaces_need_no_tun_device(
     assert user.guest("lab", "ping -c 1 -W 2 10.0.0.1").returncode == 0
 
 
+def test_read_only_sysctls_of_a_container_are_named_with_the_fix(machine: Machine, user: User) -> None:
+    script = 'mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec "$@"'
+    words = user.argv([str(CLI), "up", "dev"])
+    at = words.index("exec") + 2  # `ip netns exec NAME`, and then what becomes the user
+    sealed = [*words[:at], "sh", "-c", script, "sh", *words[at:]]
+    done = subprocess.run(sealed, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "write sysctl net." in done.stderr
+    assert "systempaths=unconfined" in done.stderr
+    assert not machine.network_pids()
+
+
 def test_limit_of_user_namespaces_is_named_with_its_fix(user: User) -> None:
     limited = "echo 0 > /proc/sys/user/max_user_namespaces && exec " + f"{CLI} up dev"
     folders = {name: str(user.home) for name in ("ARCBOX_NET_STATE_DIR", "ARCBOX_NET_RUNTIME_DIR")}
