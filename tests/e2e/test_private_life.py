@@ -124,6 +124,23 @@ def test_network_of_a_killed_library_program_is_swept_by_the_next(machine: Machi
     assert [row["name"] for row in user.cli_json("ls")] == ["dev"]
 
 
+def test_namespace_of_another_user_namespace_is_refused_with_what_to_do(user: User) -> None:
+    user.cli("up dev")
+    words = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "echo $$; exec sleep infinity"]
+    other = user.popen(words, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    try:
+        pid = other.stdout.readline().strip()
+        done = user.cli(f"attach dev web --netns {pid}", check=False)
+        assert done.returncode == 1
+        assert "arcbox-net run dev" in done.stderr
+        assert user.cli_json("show dev")["ports"] == []
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
 def test_flushed_rules_and_a_deleted_bridge_are_put_right(user: User, guest: Guest) -> None:
     inside(user, "nft flush ruleset; ip link delete abx-dev")
     wait_until(lambda: "abx_dev" in inside(user, "nft list tables").stdout)
