@@ -589,19 +589,20 @@ class Network:
         if self._egress is not None:
             addresses = await self._kernel.run(self._site.surroundings.host_addresses)
             self._egress.set_host_addresses(addresses)
-        if self._layout.subnet is None:
-            return
-        clashes = await self._kernel.run(
-            self._site.surroundings.conflicts, self._layout.subnet, {self._layout.bridge}
-        )
-        self._warnings = [
-            m.Warning_(
-                code="subnet-conflict",
-                message=f"{clash} overlaps this network's {self._layout.subnet}",
-                fix="move this network: arcbox-net down, then up with another --subnet",
-            )
-            for clash in clashes[:1]
-        ]
+        warnings = []
+        for subnet, option in ((self._layout.subnet, "--subnet"), (self._layout.subnet6, "--subnet6")):
+            if subnet is None:
+                continue
+            clashes = await self._kernel.run(self._site.surroundings.conflicts, subnet, {self._layout.bridge})
+            warnings += [
+                m.Warning_(
+                    code="subnet-conflict",
+                    message=f"{clash} overlaps this network's {subnet}",
+                    fix=f"move this network: arcbox-net down, then up with another {option}",
+                )
+                for clash in clashes[:1]
+            ]
+        self._warnings = warnings
 
     def _repair_kernel(self) -> int:
         self._recipe.apply(self._site, self._layout, self._contents())
