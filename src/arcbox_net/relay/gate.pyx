@@ -6,7 +6,7 @@ Theory of operation
     CONNECTING  a guest's SYN was read from the  the destination answered → OFFERED; the dial failed → the guest is
                 TUN and its destination dialled  told by RST or ICMP, as the errno says; nothing for
                                                  connect_timeout → silence; a RST of the guest → given up
-    OFFERED     the SYN was written back into    the listener accepted it → OPEN; nothing for offered_timeout (the
+    OFFERED     the SYN was written back into    the listener accepted it → OPEN; nothing for offer_timeout (the
                 the TUN, whose SYNs the ruleset  guest is gone) → the destination is reset
                 gives to our listener
     OPEN        accepted                         as tcp.pyx says
