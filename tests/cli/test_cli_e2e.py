@@ -59,7 +59,7 @@ def test_a_command_is_a_guest_with_address_route_and_names(dev: Machine) -> None
     own = ["sh", "-c", "getent ahostsv4 web.dev.internal; ip -4 -o addr show eth0"]
     named, _, addressed = out(dev, "run", "dev", "--name", "web", "--", *own).partition("\n")
     assert f"{named.split()[0]}/24" in addressed
-    assert out(dev, "run", "dev", "--", "getent", "hosts", "host.internal").split()[0] == "192.168.64.1"
+    assert out(dev, "run", "dev", "--", "getent", "ahostsv4", "host.internal").split()[0] == "192.168.64.1"
 
 
 def test_a_command_reaches_the_world_through_the_network(dev: Machine) -> None:
@@ -419,3 +419,14 @@ def test_entering_a_masqueraded_network_is_staying_on_the_host(dev: Machine) -> 
     assert done.stdout.startswith("abx-dev")
     assert done.returncode == 3
     assert "dev is in the host's own network namespace" in done.stderr
+
+
+def test_flows_of_a_masqueraded_network_are_the_kernels(dev: Machine) -> None:
+    guest = dev.namespace("web")
+    out(dev, "attach", "dev", "web", "--netns", guest.path)
+    with http_server(dev.world):
+        guest.run(f"curl -sS --max-time 10 http://{dev.world_ip}/bytes/100")
+        flows = [flow for flow in dev.cli_json("flows dev") if flow["peer"] == dev.world_ip]
+        shown = out(dev, "flows dev")
+    assert [(flow["protocol"], flow["peer_port"]) for flow in flows] == [("tcp", 80)]
+    assert f"{dev.world_ip}:80" in shown

@@ -199,6 +199,7 @@ def exchange_udp(
     def ask() -> bytes | None:
         with socket.socket(family_of(address), socket.SOCK_DGRAM) as client:
             client.settimeout(timeout)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             client.connect((address, port))
             try:
                 client.send(text)

@@ -11,6 +11,7 @@ threads are started by one that is outside. The ruleset and the policy routes co
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,8 +22,19 @@ from arcbox_net.relay.doors import Door
 from arcbox_net.relay.egress import EgressRelay
 
 THREADS_MAX = 4
+FLOWS_PER_GUEST_MAX = 4096
+GUEST_SHARE = 6  # TCP takes two descriptors a flow and UDP one: one guest at both limits has half of them all
 LISTEN_BACKLOG = 4096  # connections that the relay has dialled for already: none may be lost here
 _IPV6_TRANSPARENT = 75
+
+
+def _guest_limits() -> dict[str, int]:
+    """How many flows one guest may have, so that it cannot take every descriptor from the others."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = FLOWS_PER_GUEST_MAX
+    if descriptors != resource.RLIM_INFINITY:
+        most = min(most, descriptors // GUEST_SHARE)
+    return {"flows_per_guest_max": most, "udp_flows_per_guest_max": most}
 
 
 class RelayEgress:
@@ -48,7 +60,7 @@ class RelayEgress:
                 door, shard = self._open_door(index, fds)
                 doors.append(door)
                 shards.append(shard)
-            self._relay = EgressRelay(doors)  # which owns the descriptors from now on
+            self._relay = EgressRelay(doors, **_guest_limits())  # which owns the descriptors from now on
         except BaseException:
             for fd in fds:
                 os.close(fd)
@@ -112,7 +124,6 @@ class RelayEgress:
             listener6_fd,
             gateway4=str(gateway4) if gateway4 else None,
             gateway6=str(gateway6) if gateway6 else None,
-            mtu=self._site.config.mtu,
         )
         return door, RelayShard(index, ifname, *ports)
 
