@@ -142,6 +142,20 @@ def test_deleted_door_is_made_anew(machine: Machine, user: User, guest: Guest) -
             )
 
 
+@pytest.mark.parametrize("switched_off", ["by-option", "by-host"])
+def test_network_without_ipv6_gets_out(machine: Machine, user: User, switched_off: str) -> None:
+    options = ["--subnet6", "none"]
+    if switched_off == "by-host":
+        options = []
+        for scope in ("all", "default"):
+            machine.sysctl(f"net.ipv6.conf.{scope}.disable_ipv6", 1)
+    user.cli("up", "dev", *options)
+    assert "ip6 to" not in inside(user, "nft list ruleset").stdout
+    with http_server(machine.world):
+        done = user.guest("dev", f"curl -sS -m 10 http://{machine.world_ip}/")
+    assert done.stdout.strip() == machine.host_ip
+
+
 def test_subnet_of_the_hosts_routes_is_not_taken(machine: Machine, user: User) -> None:
     machine.run("ip route add 192.168.64.0/24 via 203.0.113.1")
     user.cli("up dev")

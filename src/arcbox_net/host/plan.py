@@ -84,7 +84,7 @@ class TunPlan:
 @dataclasses.dataclass(frozen=True, slots=True)
 class RelayShard:
     """One relay thread as the ruleset sees it: packets leave by `tun_ifname`, and connections that come back
-    in there go to the listeners 127.0.0.1:`tcp4_port` and [::1]:`tcp6_port`.
+    in there go to the listeners 127.0.0.1:`tcp4_port` and [::1]:`tcp6_port` (0: there is none).
     """
 
     index: int

@@ -109,15 +109,12 @@ class RelayEgress:
 
     def _open_door(self, index: int, fds: list[int]) -> tuple[Door, RelayShard]:
         """The door of one thread; every descriptor is in *fds* as soon as it is open."""
-        ports = []
-        for family, loopback in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-            listener = _listen(family, loopback)
-            ports.append(listener.getsockname()[1])
-            fds.append(listener.detach())
-        ifname = tun_ifname(index)
-        fds.append(self._site.links.create_tun(TunPlan(self._site.network, ifname)))
-        listener4_fd, listener6_fd, tun_fd = fds[-3:]
         gateway4, gateway6 = self._layout.gateway, self._layout.gateway6
+        ifname = tun_ifname(index)
+        tun_fd = self._site.links.create_tun(TunPlan(self._site.network, ifname))
+        fds.append(tun_fd)
+        listener4_fd, tcp4_port = _listen(socket.AF_INET, "127.0.0.1", fds)
+        listener6_fd, tcp6_port = _listen(socket.AF_INET6, "::1", fds) if gateway6 else (-1, 0)
         door = Door(
             tun_fd,
             listener4_fd,
@@ -125,11 +122,11 @@ class RelayEgress:
             gateway4=str(gateway4) if gateway4 else None,
             gateway6=str(gateway6) if gateway6 else None,
         )
-        return door, RelayShard(index, ifname, *ports)
+        return door, RelayShard(index, ifname, tcp4_port, tcp6_port)
 
 
-def _listen(family: socket.AddressFamily, address: str) -> socket.socket:
-    """A listener that the ruleset may give connections to any address."""
+def _listen(family: socket.AddressFamily, address: str, fds: list[int]) -> tuple[int, int]:
+    """The descriptor, also put into *fds*, and the port of a listener that may be given connections to any address."""
     listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if family == socket.AF_INET6:
@@ -142,4 +139,6 @@ def _listen(family: socket.AddressFamily, address: str) -> socket.socket:
     except BaseException:
         listener.close()
         raise
-    return listener
+    l4_port: int = listener.getsockname()[1]
+    fds.append(listener.detach())
+    return fds[-1], l4_port

@@ -145,6 +145,7 @@ def _dialled(relay: RelayPlan, notrack: str) -> str:
             ("ipv4", "ip", "127.0.0.1", shard.tcp4_port),
             ("ipv6", "ip6", "[::1]", shard.tcp6_port),
         )
+        if port  # no listener: the network has no IPv6
     ]
     return chain(
         "dialled",
