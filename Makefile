@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
-BENCHES ?= $(basename $(notdir $(filter-out bench/common.py bench/__init__.py bench/report.py,$(wildcard bench/*.py))))
+BENCHES ?= $(basename $(notdir $(filter-out bench/common.py bench/contenders.py bench/report.py bench/rootless_tables.py,$(wildcard bench/*.py))))
 
 .PHONY: demo test fast e2e lint bench asan build clean
 .DELETE_ON_ERROR:

@@ -14,6 +14,8 @@ import argparse
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -44,13 +46,27 @@ def tcp(*flows: tuple[str, ...]) -> Test:
     """Gbit/s that arrived, of every iperf3 client of *flows* (its options) at the same time; CPU seconds per GB."""
 
     def measure(contender: Contender, server: str, seconds: float) -> Round:
-        words = ["iperf3", "-J", "-C", "cubic", "-c", server, "-t", str(seconds)]
+        words = [
+            "iperf3",
+            "-J",
+            "-C",
+            "cubic",
+            "-c",
+            server,
+            "-t",
+            str(max(1, round(seconds))),
+        ]  # 0: for ever
         tool, machine = contender.cpu_s(), machine_cpu_s()
         clients = [
             contender.popen(*words, "-p", str(port), *options)
             for port, options in zip(IPERF_PORTS, flows, strict=False)
         ]
-        printed = [client.communicate(timeout=seconds + 30)[0] for client in clients]
+        try:
+            printed = [client.communicate(timeout=seconds + 30)[0] for client in clients]
+        finally:
+            for client in clients:
+                client.kill()
+                client.wait()
         tool, machine = contender.cpu_s() - tool, machine_cpu_s() - machine
         answers = [json.loads(text or "{}") for text in printed]
         ends = [answer.get("end", {}).get("sum_received", {}) for answer in answers]
@@ -118,10 +134,8 @@ SECTIONS: dict[str, dict[str, Test]] = {
 
 
 def netspeed(contender: Contender, server: str, port: int, test: str, *words: str) -> dict[str, Any]:
-    python = Path(os.sys.executable)
-    printed = contender.run(
-        str(python), "-m", "arcbox_net.netspeed", "client", server, str(port), test, *words
-    )
+    python = sys.executable
+    printed = contender.run(python, "-m", "arcbox_net.netspeed", "client", server, str(port), test, *words)
     found: dict[str, Any] = json.loads(printed)[test]
     return found
 
@@ -139,7 +153,7 @@ def one_round(contender: Contender, section: str, tests: dict[str, Test], second
     for name, test in tests.items():
         try:
             figures = test(contender, server or SERVER, seconds)
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
             found[f"{name}.failure"] = str(error)[:300]
         else:
             found |= {f"{name}.{figure}": value for figure, value in figures.items()}

@@ -1,4 +1,4 @@
-"""IPv6 of a NAT network as root: guests configure themselves, have names, and reach out by NAT66 while the host can."""
+"""IPv6 of a network: guests configure themselves, have names, and reach out by NAT66 or relay while the host can."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import pytest
 
 from arcbox_net import DnsConfig, NetConfig, NetworkManager, NetworkMode
 from arcbox_net.addresses import eui64_address, parse_mac
+from arcbox_net.config import Egress
 from tests.support.machine import Machine, NetnsGuest
 from tests.support.netns import wait_until
 from tests.support.peers import exchange_udp, http_server, refused, udp_echo
 
+each_egress = pytest.mark.parametrize(
+    "egress", [Egress.MASQUERADE, Egress.RELAY], ids=lambda egress: egress.value
+)
 HOST6 = "2001:db8:113::2"
 WORLD6 = "2001:db8:113::1"
 
@@ -81,9 +85,12 @@ def test_s1_a_guest_configures_itself_and_reaches_the_world(dual: Machine) -> No
             assert exchange_udp(guest, WORLD6, 7, b"hello") == f"{HOST6} hello".encode()
 
 
-def test_a_guest_that_is_configured_for_it_has_its_address_at_once_and_the_same(dual: Machine) -> None:
+@each_egress
+def test_a_guest_that_is_configured_for_it_has_its_address_at_once_and_the_same(
+    dual: Machine, egress: Egress
+) -> None:
     connect_host(dual)
-    with dual.network(config(dual), name="dev") as network:
+    with dual.network(config(dual, egress=egress), name="dev") as network:
         guest = dual.guest(network)
         (port,) = network.ports()
         assert addresses6(guest) == {port.ip6}
@@ -92,8 +99,9 @@ def test_a_guest_that_is_configured_for_it_has_its_address_at_once_and_the_same(
         assert addresses6(guest) == {port.ip6}
 
 
-def test_a_default_route_follows_the_hosts(dual: Machine) -> None:
-    with dual.network(config(dual), name="dev") as network:
+@each_egress
+def test_a_default_route_follows_the_hosts(dual: Machine, egress: Egress) -> None:
+    with dual.network(config(dual, egress=egress), name="dev") as network:
         guest = dual.guest(network)
         other = dual.bare_guest(network)
         ready(other, routed=False)
@@ -116,10 +124,11 @@ def test_a_default_route_that_leads_nowhere_is_none(dual: Machine, route: str) -
         assert default_routes(guest) == []
 
 
-def test_s4_a_guest_with_nothing_but_ipv6_resolves_and_connects(dual: Machine) -> None:
+@each_egress
+def test_s4_a_guest_with_nothing_but_ipv6_resolves_and_connects(dual: Machine, egress: Egress) -> None:
     connect_host(dual)
     records = {"server.test": (WORLD6,)}
-    with dual.network(NetConfig(dns=DnsConfig(records=records)), name="dev") as network:
+    with dual.network(NetConfig(egress=egress, dns=DnsConfig(records=records)), name="dev") as network:
         guest = dual.bare_guest(network)
         ready(guest)
         gateway = str(subnet_of(network)[1])
@@ -128,8 +137,9 @@ def test_s4_a_guest_with_nothing_but_ipv6_resolves_and_connects(dual: Machine) -
         assert body(guest, "http://server.test/") == HOST6
 
 
-def test_names_have_both_addresses_and_lead_back(dual: Machine) -> None:
-    with dual.network(config(dual), name="dev") as network:
+@each_egress
+def test_names_have_both_addresses_and_lead_back(dual: Machine, egress: Egress) -> None:
+    with dual.network(config(dual, egress=egress), name="dev") as network:
         guest = dual.guest(network, "vm1")
         (port,) = network.ports()
         gateway = str(subnet_of(network)[1])
@@ -144,8 +154,9 @@ def test_names_have_both_addresses_and_lead_back(dual: Machine) -> None:
         assert lease.ip6 == port.ip6
 
 
-def test_guests_reach_each_other_and_nothing_else_of_the_host(dual: Machine) -> None:
-    with dual.network(config(dual), name="dev") as network:
+@each_egress
+def test_guests_reach_each_other_and_nothing_else_of_the_host(dual: Machine, egress: Egress) -> None:
+    with dual.network(config(dual, egress=egress), name="dev") as network:
         one, two = dual.guest(network), dual.guest(network)
         address = ready(two, routed=False)
         gateway = str(subnet_of(network)[1])
@@ -164,9 +175,10 @@ def test_guests_of_an_isolated_network_do_not_reach_each_other(dual: Machine) ->
             assert refused(one, address, 80, timeout=2.0) is not None
 
 
-def test_s5_eight_temporary_addresses_of_a_guest_all_work(dual: Machine) -> None:
+@each_egress
+def test_s5_eight_temporary_addresses_of_a_guest_all_work(dual: Machine, egress: Egress) -> None:
     connect_host(dual)
-    with dual.network(config(dual), name="dev") as network:
+    with dual.network(config(dual, egress=egress), name="dev") as network:
         guest = dual.bare_guest(network)
         ready(guest)
         for number in range(8):
@@ -238,3 +250,24 @@ def test_a_bridge_that_is_deleted_comes_back_with_its_advertisements(dual: Machi
         guest = dual.bare_guest(network)
         ready(guest)
         assert body(guest, f"http://[{WORLD6}]/") == HOST6
+
+
+def test_addresses_that_somebody_took_off_the_bridge_come_back(dual: Machine) -> None:
+    with dual.network(config(dual), name="dev") as network:
+        gateway = str(subnet_of(network)[1])
+        dual.run("ip -6 addr flush dev abx-dev")
+
+        def is_back() -> bool:
+            shown = dual.run("ip -6 -o addr show dev abx-dev").stdout
+            return gateway in shown and "fe80::1/64" in shown
+
+        wait_until(is_back, message="the gateway's addresses")
+        guest = dual.guest(network, "vm1")
+        assert dig(guest, gateway, "vm1.dev.internal", "AAAA") == [network.ports()[0].ip6]
+
+
+def test_a_network_that_the_host_joins_later_and_that_overlaps_is_told(dual: Machine) -> None:
+    with dual.network(config(dual, subnet6="fd12:3456:789a::/64"), name="dev") as network:
+        dual.run(f"ip -6 addr add fd12:3456:789a::77/64 dev {dual.uplink} nodad")
+        (warning,) = wait_until(lambda: network.status().warnings, message="a warning")
+        assert "fd12:3456:789a::/64" in warning.message and "--subnet6" in str(warning.fix)

@@ -124,6 +124,23 @@ def test_network_of_a_killed_library_program_is_swept_by_the_next(machine: Machi
     assert [row["name"] for row in user.cli_json("ls")] == ["dev"]
 
 
+def test_namespace_of_another_user_namespace_is_refused_with_what_to_do(user: User) -> None:
+    user.cli("up dev")
+    words = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "echo $$; exec sleep infinity"]
+    other = user.popen(words, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    try:
+        pid = other.stdout.readline().strip()
+        done = user.cli(f"attach dev web --netns {pid}", check=False)
+        assert done.returncode == 1
+        assert "arcbox-net run dev" in done.stderr
+        assert user.cli_json("show dev")["ports"] == []
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
 def test_flushed_rules_and_a_deleted_bridge_are_put_right(user: User, guest: Guest) -> None:
     inside(user, "nft flush ruleset; ip link delete abx-dev")
     wait_until(lambda: "abx_dev" in inside(user, "nft list tables").stdout)
@@ -220,6 +237,18 @@ def test_host_only_network_and_its_guests_in_namespaces_need_no_tun_device(
     user = User(machine, short_path, tun_mode=0o600)
     user.cli("up lab --mode host-only")
     assert user.guest("lab", "ping -c 1 -W 2 10.0.0.1").returncode == 0
+
+
+def test_read_only_sysctls_of_a_container_are_named_with_the_fix(machine: Machine, user: User) -> None:
+    script = 'mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec "$@"'
+    words = user.argv([str(CLI), "up", "dev"])
+    at = words.index("exec") + 2  # `ip netns exec NAME`, and then what becomes the user
+    sealed = [*words[:at], "sh", "-c", script, "sh", *words[at:]]
+    done = subprocess.run(sealed, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "write sysctl net." in done.stderr
+    assert "systempaths=unconfined" in done.stderr
+    assert not machine.network_pids()
 
 
 def test_limit_of_user_namespaces_is_named_with_its_fix(user: User) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.egress import GUEST4, WORLD6, EgressBed, listening
+from tests.support.egress import GUEST4, GUEST6, WORLD6, EgressBed, listening
 from tests.support.netns import Host
 from tests.support.relay import is_reset, no_descriptors, read_exactly, reset, wait_until
 
 pytestmark = pytest.mark.e2e
 MIB = 1 << 20
+TCP_REPAIR = 19
 WORLD4 = Host.world_ip
 SILENT, NO_HOST, NO_NET = 7001, 7003, 7004
 RULES = f"""
@@ -258,7 +259,7 @@ def test_t6_a_syn_of_a_connection_that_lives_is_answered_by_the_kernel_that_has_
         source_port = forgotten.getsockname()[1]
         served, _ = server.accept()
         _ping(forgotten, served)
-        forgotten.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR
+        forgotten.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
         forgotten.close()
         returned = bed.stat("syn_returned")
         with bed.guest.call(socket.socket) as again:
@@ -272,6 +273,21 @@ def test_t6_a_syn_of_a_connection_that_lives_is_answered_by_the_kernel_that_has_
         assert bed.stat("syn_returned") > returned
         assert is_reset(served)
         served.close()
+
+
+@both_families
+def test_t28_a_segment_of_a_connection_that_nobody_knows_is_reset(bed: EgressBed, address: str) -> None:
+    """As after a restart of the relay: the guest's kernel has the connection, and nobody else."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with bed.guest.call(lambda: socket.socket(family)) as client:
+        client.settimeout(30)
+        client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+        client.bind((GUEST6 if ":" in address else GUEST4, 0))
+        client.connect((address, 80))  # established, without a packet
+        client.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+        with pytest.raises(ConnectionResetError):
+            client.send(b"are you there")
+            client.recv(1)
 
 
 def test_many_connections_at_once_stay_apart_and_leave_nothing(bed: EgressBed) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -309,6 +312,39 @@ def test_the_dial_timeout_is_silent_and_is_told_in_the_list() -> None:
         assert (flow["guest"], flow["guest_port"]) == (packets.GUEST4, 1234)
         assert (flow["peer"], flow["peer_port"]) == (WORLD4, SILENT)
         assert (flow["state"], flow["reason"]) == ("closed", "connect timeout")
+
+
+def test_an_offer_that_the_guest_does_not_take_ends_with_a_reset_of_the_destination() -> None:
+    with GateBed(offer_timeout_ms=50) as bed, listening(bed.world, WORLD4) as (server, port):
+        bed.syn(WORLD4, port)
+        bed.receive_frame()
+        served, _ = server.accept()
+        with served, pytest.raises(ConnectionResetError):
+            served.recv(1)
+        bed.wait_for("abandoned", 1)
+        assert bed.stat("active") == 0
+        assert bed.relay.flows()[0]["reason"] == "abandoned"
+
+
+def test_k14_a_host_without_source_ports_resets_the_one_past_them_and_no_other() -> None:
+    with GateBed() as bed:
+        bed.host.sysctl("net.ipv4.ip_local_port_range", "40000 40001")
+        for i in range(2):
+            bed.syn(WORLD4, SILENT, sport=100 + i)
+        bed.syn(WORLD4, SILENT, sport=200, seq=1)
+        is_reset(bed, WORLD4, SILENT, 2)
+        assert bed.relay.flows()[0]["reason"] == os.strerror(errno.EADDRNOTAVAIL).lower()
+        assert bed.stat("active") == 2
+
+
+def test_g2_flows_hold_at_most_nine_tenths_of_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    with GateBed() as bed:
+        for i in range(45):
+            bed.syn(WORLD4, SILENT, sport=100 + i)
+        bed.syn(WORLD4, SILENT, seq=1)
+        is_reset(bed, WORLD4, SILENT, 2)
+        assert (bed.stat("refused_limit"), bed.stat("active")) == (1, 45)
 
 
 def test_dials_are_limited_for_a_guest_and_in_all() -> None:

@@ -116,7 +116,8 @@ class EgressBed:
                     fib daddr type local accept
                     meta l4proto ipv6-icmp icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
                     {syn} goto to_door
-                    meta l4proto tcp meta mark set 1 accept
+                    meta l4proto tcp socket transparent 1 meta mark set 1 accept
+                    meta l4proto tcp reject with tcp reset
                     meta l4proto udp goto to_door
                     icmp type echo-request meta mark set 0x100 accept
                     icmpv6 type echo-request meta mark set 0x100 accept

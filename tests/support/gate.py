@@ -47,7 +47,7 @@ table inet answers {{
 class GateBed:
     """*options* are the relay's; packets go in by `send` and come out by `receive`."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, started: bool = True, **options: Any) -> None:
         self._stack = contextlib.ExitStack()
         try:
             self.host = self._stack.enter_context(Host())
@@ -65,11 +65,15 @@ class GateBed:
             self.relay = EgressRelay([door], **options)
             self._stack.callback(self.relay.stop)
             self.relay.set_host_addresses([self.host.host_ip, HOST6])
-            self.host.call(self.relay.start)
+            if started:
+                self.start()
         except BaseException:
             self._stack.close()
             raise
         self._ports = itertools.count(20000)
+
+    def start(self) -> None:
+        self.host.call(self.relay.start)
 
     def send(self, frame: bytes) -> None:
         self.tun.send(frame)

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,20 +34,17 @@ from arcbox_net.network.lock import exclusive
 from arcbox_net.network.ports import PortRequest, PortTable
 from arcbox_net.network.reconcile import adopt_ports, attach_again, remove_everything
 from arcbox_net.network.state import RUNNING, State
-from arcbox_net.network.views import forward_info
 from arcbox_net.network.watch import Watch
 from arcbox_net.recipes import recipe_for
-from arcbox_net.recipes.gateway import is_guest_address
 from arcbox_net.recipes.site import Contents, Layout, Site
-from arcbox_net.rules import ForwardRule, parse_forward
+from arcbox_net.rules import ForwardRule
 
 if TYPE_CHECKING:
     from arcbox_net.network.addressing import Addressing
+    from arcbox_net.network.forwarding import Forwarding
     from arcbox_net.network.ipv6 import Ipv6
     from arcbox_net.network.naming import Naming
-    from arcbox_net.recipes.port_forward import PortForwards
     from arcbox_net.recipes.relay import RelayEgress
-    from arcbox_net.relay.splice import SpliceRelay
 
 log = logging.getLogger("arcbox_net")
 FOREIGN_EVERY_S = 2.0
@@ -55,9 +52,8 @@ SERVING = (
     "arcbox_net.network.addressing",
     "arcbox_net.network.ipv6",
     "arcbox_net.network.naming",
-    "arcbox_net.recipes.port_forward",
+    "arcbox_net.network.forwarding",
 )
-RELAY_THREADS_MAX = 4
 
 
 class Network:
@@ -88,14 +84,12 @@ class Network:
         self._change = asyncio.Lock()
         self._warnings: list[m.Warning_] = []
         self._recipe = recipe_for(config.mode)
-        self._relay: SpliceRelay
-        self._access_relay: SpliceRelay | None = None
         self._egress: RelayEgress | None = None
         self._site: Site
         self._layout: Layout
         self._ports: PortTable
         self._attaching: Attaching
-        self._forwards: PortForwards
+        self._forwarding: Forwarding | None = None
         self._addressing: Addressing | None = None
         self._naming: Naming
         self._ipv6: Ipv6 | None = None
@@ -132,6 +126,7 @@ class Network:
                     kernel=self._kernel,
                 )
                 await self._watch.start()
+                await self._keep_off_the_host()  # what it got since the relay was told, nobody noticed
             except BaseException:
                 try:
                     await self._tear_down()
@@ -246,47 +241,19 @@ class Network:
         await self._ipv6.start()
 
     async def _start_forwards(self) -> None:
-        from arcbox_net.recipes.port_forward import PortForwards
-        from arcbox_net.relay.splice import SpliceRelay
+        from arcbox_net.network.forwarding import Forwarding
 
-        subnets = [str(subnet) for subnet in (self._layout.subnet, self._layout.subnet6) if subnet]
-        # In a private network all of a forward's bytes pass through it, else only those of the host's own programs.
-        threads = min(RELAY_THREADS_MAX, os.cpu_count() or 1) if self._is_private else 1
-        self._relay = SpliceRelay(threads=threads, netns_fd=self._kernel.netns_fd, guest_subnets=subnets)
-        self._relay.start()
-        if self._is_private and self.config.host_access:
-            self._access_relay = SpliceRelay()
-            self._access_relay.start()
-        self._forwards = PortForwards(
-            self._site.firewall,
-            self._relay,
-            access_relay=self._access_relay,
-            outside=self._kernel.outside if self._is_private else None,
-            routed=self._layout.router is not None,
+        self._forwarding = Forwarding(
+            self._site,
+            self._layout,
+            self._state,
+            self._kernel,
+            self._ports,
+            self._addressing,
+            self._naming,
+            self._publish,
         )
-        for rule in self.config.forwards:
-            self._check_forward(rule)
-            await self._kernel.run(self._forwards.add, rule, self._resolve(rule.guest))
-        for text in await self._kernel.run(self._state.items, "forwards"):
-            await self._restore_forward(parse_forward(text))
-        if self.config.host_access and self._layout.gateway:
-            await self._kernel.run(
-                self._forwards.open_host_access, self._layout.gateway, self.config.host_access
-            )
-        self._publish()
-
-    async def _restore_forward(self, rule: ForwardRule) -> None:
-        """A forward of an earlier run that was killed: kept, if its host port is still free and the network's mode
-        and subnet allow it.
-        """
-        if rule in self.config.forwards:
-            return
-        try:
-            self._check_forward(rule)
-            await self._kernel.run(self._forwards.add, rule, self._resolve(rule.guest))
-        except ArcboxNetError as error:
-            log.warning("forward %s of the earlier run is given up: %s", rule, error)
-            await self._kernel.run(self._state.delete, "forwards", str(rule))
+        await self._forwarding.start()
 
     async def _tear_down(self) -> None:
         if self._watch is not None:
@@ -301,12 +268,8 @@ class Network:
         self._kernel.shutdown()
 
     def _tear_down_kernel(self) -> None:
-        if hasattr(self, "_forwards"):
-            self._forwards.close()
-        if hasattr(self, "_relay"):
-            self._relay.stop()
-        if self._access_relay is not None:
-            self._access_relay.stop()
+        if self._forwarding is not None:
+            self._forwarding.close()
         if self._egress is not None:
             self._egress.stop()
         if hasattr(self, "_layout"):
@@ -367,7 +330,7 @@ class Network:
             return await self._attaching.infos()
 
     def _awaited(self) -> set[str]:
-        return {item.rule.guest.lower() for item in self._forwards.forwards() if item.rule.guest}
+        return self._forwarding.awaited() if self._forwarding else set()
 
     @staticmethod
     def close_fds(fds: list[int]) -> None:
@@ -379,69 +342,28 @@ class Network:
     async def expose(self, rule: ForwardRule) -> m.ForwardInfo:
         """Add a forward. Raises HostPortInUse, ForwardExists; then nothing has changed."""
         async with self._change:
-            self._check_forward(rule)
-            forward = await self._kernel.run(self._forwards.add, rule, self._resolve(rule.guest))
-            try:
-                await self._kernel.run(self._state.put, "forwards", str(rule), {})
-            except BaseException:
-                await self._kernel.run(self._forwards.remove, rule)
-                raise
-            self._publish()
-            return forward_info(forward)
+            return await self._forwards().expose(rule)
 
     async def unexpose(self, rule: ForwardRule) -> None:
+        """Raises ForwardNotFound."""
         async with self._change:
-            self._forwards.get(rule)
-            await self._kernel.run(self._state.delete, "forwards", str(rule))
-            await self._kernel.run(self._forwards.remove, rule)
-            self._publish()
+            await self._forwards().unexpose(rule)
 
     def forwards(self) -> list[m.ForwardInfo]:
-        return [forward_info(forward) for forward in self._forwards.forwards()]
+        return self._forwards().infos()
 
-    def _check_forward(self, rule: ForwardRule) -> None:
-        if self._layout.address is None:
-            raise ConfigError(
-                "mode bridge has no forwards: guests are on the LAN themselves",
-                fix="reach the guest at its own address",
-                field="forward",
-                value=str(rule),
-            )
-        address = _address_or_none(rule.guest)
-        if address is not None and not is_guest_address(self._layout, address):
-            subnet = self._layout.subnet if address.version == 4 else self._layout.subnet6
-            raise ConfigError(
-                f"{rule.guest} is not a guest's address in {subnet or 'this network, which has no IPv6'}",
-                field="guest",
-                value=rule.guest,
-            )
-
-    def _resolve(self, guest: str | None) -> IPv4Address | IPv6Address | None:
-        """The address that a forward's guest has now, None while it has none. A name is an IPv4 address: that is
-        the one every guest has, and the one its programs listen on for sure.
-        """
-        if guest is None:
-            first = self._ports.first()
-            return first.ip if first else None
-        address = _address_or_none(guest)
-        if address is not None:
-            return address
-        for port in self._ports:
-            if guest.lower() in (port.name.lower(), port.hostname):
-                return port.ip
-        named = self._addressing.by_hostname(guest.lower()) if self._addressing else None
-        return named or self._naming.leased(guest)
+    def _forwards(self) -> Forwarding:
+        assert self._forwarding is not None, "the network has started"
+        return self._forwarding
 
     async def _guests_changed(self) -> None:
-        if hasattr(self, "_forwards"):
-            resolved = {item.rule: self._resolve(item.rule.guest) for item in self._forwards.forwards()}
-            await self._kernel.run(self._forwards.guests_changed, resolved)
-            self._publish()
+        if self._forwarding is not None:
+            await self._forwarding.guests_changed()
 
-    def _publish(self) -> None:
+    def _publish(self, tcp: list[tuple[str, int]], udp: list[tuple[str, int]]) -> None:
         """Let guests reach the host's addresses where a forward is."""
         if self._egress is not None:
-            self._egress.set_published(self._forwards.hairpins("tcp"), self._forwards.hairpins("udp"))
+            self._egress.set_published(tcp, udp)
 
     # -- names -----------------------------------------------------------------------------------------------
 
@@ -530,7 +452,7 @@ class Network:
             "dhcp": self._addressing.stats() if self._addressing else {},
             "dns": self._naming.stats(),
             "ra": self._ipv6.stats() if self._ipv6 else {},
-            "relay": self._relay.stats(),
+            "relay": self._forwards().stats(),
             "egress": self._egress.stats() if self._egress else {},
             "host": self._watch.stats() if self._watch else {},
             "firewall_drops": await self._kernel.run(self._site.firewall.drops),
@@ -558,8 +480,7 @@ class Network:
 
     def _lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool, mac: bytes | None) -> None:
         self._naming.lease_changed(hostname, ip, active, mac)
-        forwards = self._forwards.forwards() if hasattr(self, "_forwards") else []
-        if hostname and any((forward.rule.guest or "").lower() == hostname.lower() for forward in forwards):
+        if hostname and hostname.lower() in self._awaited():
             self._spawn(self._guests_changed_locked())
 
     async def _guests_changed_locked(self) -> None:
@@ -574,7 +495,7 @@ class Network:
                 self._egress.stop()
                 await self._kernel.run(self._open_egress)
                 self._egress.start()
-                self._publish()
+                self._forwards().publish()
             before, self._bridge_index = self._bridge_index, await self._kernel.run(self._repair_kernel)
             if before != self._bridge_index:
                 for service in (self._addressing, self._ipv6):
@@ -582,26 +503,28 @@ class Network:
                         await service.rebind()
 
     async def _surroundings_changed(self) -> None:
-        """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently.
+        """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""
+        await self._keep_off_the_host()
+        warnings = []
+        for subnet, option in ((self._layout.subnet, "--subnet"), (self._layout.subnet6, "--subnet6")):
+            if subnet is None:
+                continue
+            clashes = await self._kernel.run(self._site.surroundings.conflicts, subnet, {self._layout.bridge})
+            warnings += [
+                m.Warning_(
+                    code="subnet-conflict",
+                    message=f"{clash} overlaps this network's {subnet}",
+                    fix=f"move this network: arcbox-net down, then up with another {option}",
+                )
+                for clash in clashes[:1]
+            ]
+        self._warnings = warnings
 
-        And of addresses that are the host's since, guests are kept away.
-        """
+    async def _keep_off_the_host(self) -> None:
+        """Keep guests away from every address that is the host's now."""
         if self._egress is not None:
             addresses = await self._kernel.run(self._site.surroundings.host_addresses)
             self._egress.set_host_addresses(addresses)
-        if self._layout.subnet is None:
-            return
-        clashes = await self._kernel.run(
-            self._site.surroundings.conflicts, self._layout.subnet, {self._layout.bridge}
-        )
-        self._warnings = [
-            m.Warning_(
-                code="subnet-conflict",
-                message=f"{clash} overlaps this network's {self._layout.subnet}",
-                fix="move this network: arcbox-net down, then up with another --subnet",
-            )
-            for clash in clashes[:1]
-        ]
 
     def _repair_kernel(self) -> int:
         self._recipe.apply(self._site, self._layout, self._contents())
@@ -622,7 +545,7 @@ class Network:
     # -- plumbing --------------------------------------------------------------------------------------------
 
     def _contents(self) -> Contents:
-        forwards = getattr(self, "_forwards", None)
+        forwards = self._forwarding
         return Contents(
             ports=tuple(port.plan for port in self._ports),
             dnats=forwards.dnats() if forwards else (),
@@ -649,10 +572,3 @@ class Network:
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and task.exception() is not None:
         log.error("background task failed", exc_info=task.exception())
-
-
-def _address_or_none(text: str | None) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(text) if text else None
-    except ValueError:
-        return None

@@ -16,7 +16,14 @@ from typing import Any
 
 from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
 from arcbox_net.config import QUEUES_MAX, check_ifname, check_port_name
-from arcbox_net.errors import ConfigError, LimitReached, NamespaceNotFound, PortExists, PortNotFound
+from arcbox_net.errors import (
+    ConfigError,
+    LimitReached,
+    NamespaceNotFound,
+    PermissionDenied,
+    PortExists,
+    PortNotFound,
+)
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.plan import TapPlan, VethPlan, port_ifname
 from arcbox_net.network.messages import AttachRequest, PortInfo
@@ -285,9 +292,23 @@ def connect(site: Site, port: Port) -> list[int]:
         finally:
             os.close(netns)
         return []
+    except PermissionDenied as error:
+        disconnect(site, port)
+        raise _beyond_reach(port) if site.is_private and port.kind == NETNS else error from None
     except BaseException:
         disconnect(site, port)
         raise
+
+
+def _beyond_reach(port: Port) -> PermissionDenied:
+    """A private network has power over the namespaces below its own user namespace, and over no others."""
+    network = port.plan.network
+    return PermissionDenied(
+        f"{port.netns}: a network without privileges cannot attach a namespace that was made outside it",
+        fix=f"start the guest in one: arcbox-net run {network} -- CMD; or run the network with sudo",
+        operation="attach namespace",
+        namespace=port.netns,
+    )
 
 
 def disconnect(site: Site, port: Port) -> None:

@@ -121,6 +121,7 @@ class RelayEgress:
             listener6_fd,
             gateway4=str(gateway4) if gateway4 else None,
             gateway6=str(gateway6) if gateway6 else None,
+            mtu=self._site.config.mtu,
         )
         return door, RelayShard(index, ifname, tcp4_port, tcp6_port)
 

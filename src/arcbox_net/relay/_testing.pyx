@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from arcbox_net.relay.door cimport DOOR_FRAME_BYTES, IPV4_DOOR, door_packet, door_parse
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
 
-from arcbox_net.relay.egress import DOOR_COUNTERS
+from arcbox_net.relay.egress import DOOR_COUNTERS as _COUNTERS
 
 
 def parse(bytes frame):
@@ -19,7 +19,7 @@ def parse(bytes frame):
     memcpy(copy, <const uint8_t *>frame, len(frame))
     reason = door_parse(copy, len(frame), &packet)
     if reason:
-        return DOOR_COUNTERS[reason]
+        return _COUNTERS[reason]
     return {
         "version": 4 if packet.version == IPV4_DOOR else 6,
         "protocol": packet.protocol,

@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
-from arcbox_net.abi.socket cimport AF_INET, AF_INET6, htons, iovec, sockaddr_in, sockaddr_in6
+from arcbox_net.abi.socket cimport AF_INET, AF_INET6, htons, iovec, ntohs, sockaddr_in, sockaddr_in6
 from arcbox_net.relay.flow cimport (
     ADDRESS_BYTES, flow_row, gate_flow, gate_syn, relay_item, relay_rule, relay_worker,
 )
@@ -155,3 +155,12 @@ cdef inline uint32_t address_to_name(
     name.sin6_port = htons(l4_port)
     memcpy(&name.sin6_addr, address, ADDRESS_BYTES)
     return sizeof(sockaddr_in6)
+
+
+cdef inline uint16_t address_from_name(const sockaddr_in6 *name, uint8_t *address) noexcept nogil:
+    """Write the address in *name* to *address*; its L4 port."""
+    if name.sin6_family == AF_INET:
+        address_map(address, <const uint8_t *>&(<const sockaddr_in *>name).sin_addr)
+        return ntohs((<const sockaddr_in *>name).sin_port)
+    memcpy(address, &name.sin6_addr, ADDRESS_BYTES)
+    return ntohs(name.sin6_port)

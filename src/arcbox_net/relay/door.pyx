@@ -23,8 +23,9 @@ from arcbox_net.relay.flow cimport (
 from arcbox_net.relay.fragments cimport (
     FRAGMENT_JOINED, FRAGMENT_KEPT, fragment_verdict, fragments_join, fragments_prepare, fragments_release,
 )
-from arcbox_net.relay.gate cimport gate_on_burst_end, gate_on_packet, gate_prepare, gate_release
+from arcbox_net.relay.gate cimport gate_on_packet, gate_prepare, gate_release
 from arcbox_net.relay.guests cimport guests_prepare, guests_release
+from arcbox_net.relay.offer cimport offer_on_burst_end
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold, pseudo_sum
 from arcbox_net.wire.icmp cimport (
     ICMP_CHECKSUM, ICMP_CODE, ICMP_ECHO_REQUEST, ICMP_HEADER_BYTES, ICMP_TYPE, ICMPV6_ECHO_REQUEST,
@@ -70,7 +71,7 @@ cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil:
                 _join(w, door, frame, <size_t>size)
             else:
                 door_count(door, reason)
-        gate_on_burst_end(w, door)
+        offer_on_burst_end(w, door)
         datagram_flush(w, door)
         if size < 0:
             return
@@ -101,7 +102,7 @@ cdef void _join(relay_worker *w, relay_door *door, uint8_t *fragment, size_t siz
         return
     packet.joined = 1
     _hand_on(w, door, &packet)
-    gate_on_burst_end(w, door)
+    offer_on_burst_end(w, door)
     datagram_flush(w, door)
 
 

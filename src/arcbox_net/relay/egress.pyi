@@ -28,6 +28,7 @@ class EgressRelay:
         echo_idle_s: int = 60,
         closed_flows_max: int = 256,
         connect_timeout_ms: int = 20000,
+        offer_timeout_ms: int = 60000,
         idle_timeout_s: int = 7440,
     ) -> None: ...
     def start(self) -> None: ...

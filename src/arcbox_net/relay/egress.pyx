@@ -77,7 +77,6 @@ PROTOCOLS = {ITEM_GATE_FLOW: "tcp", ITEM_UDP_ENDPOINT: "udp", ITEM_ECHO_ENDPOINT
 
 cdef enum:
     DOORS_MAX = 16
-    OFFERED_TIMEOUT_MS = 60000  # the kernel gives up on a guest that does not answer after about as long
     FDS_PER_FLOW = 2
     FDS_PERCENT = 90  # of nofile may be held by flows
 
@@ -107,7 +106,7 @@ cdef class EgressRelay:
         self, doors, *, flows_max=16384, flows_per_guest_max=4096, dials_max=1024, dials_per_guest_max=256,
         udp_flows_max=16384, udp_flows_per_guest_max=4096, udp_idle_s=300, dns_idle_s=30,
         echo_flows_max=1024, echo_flows_per_guest_max=256, echo_idle_s=60, closed_flows_max=256,
-        connect_timeout_ms=20000, idle_timeout_s=7440,
+        connect_timeout_ms=20000, offer_timeout_ms=60000, idle_timeout_s=7440,
     ):
         cdef int i, failure
         doors = [Door(*door) for door in doors]
@@ -122,7 +121,7 @@ cdef class EgressRelay:
             ("echo_flows_max", echo_flows_max, shares),
             ("echo_flows_per_guest_max", echo_flows_per_guest_max, 1),
             ("closed_flows_max", closed_flows_max, 0), ("connect_timeout_ms", connect_timeout_ms, 1),
-            ("idle_timeout_s", idle_timeout_s, 0),
+            ("offer_timeout_ms", offer_timeout_ms, 1), ("idle_timeout_s", idle_timeout_s, 0),
         ):
             if not least <= value < 2**31:
                 raise ValueError(f"{name} {value}: expected {least} or more")
@@ -150,7 +149,7 @@ cdef class EgressRelay:
                 raise OSError(failure, f"relay thread: {os.strerror(failure)}")
             self.count = i + 1
             self.workers[i].connecting.timeout_ms = connect_timeout_ms
-            self.workers[i].offered.timeout_ms = OFFERED_TIMEOUT_MS
+            self.workers[i].offered.timeout_ms = offer_timeout_ms
             self.workers[i].idle.timeout_ms = <uint64_t>idle_timeout_s * 1000
             self.workers[i].udp_idle.timeout_ms = <uint64_t>udp_idle_s * 1000
             self.workers[i].dns_idle.timeout_ms = <uint64_t>dns_idle_s * 1000

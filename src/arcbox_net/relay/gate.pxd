@@ -2,13 +2,11 @@
 
 from libc.stdint cimport uint32_t
 
-from arcbox_net.relay.door cimport door_packet, gate_listener, relay_door
+from arcbox_net.relay.door cimport door_packet, relay_door
 from arcbox_net.relay.flow cimport flow_row, gate_flow, relay_worker
 
 
 cdef void gate_on_packet(relay_worker *w, relay_door *door, door_packet *packet) noexcept nogil
-cdef void gate_on_burst_end(relay_worker *w, relay_door *door) noexcept nogil
-cdef void gate_on_listener(relay_worker *w, gate_listener *listener) noexcept nogil
 cdef void gate_on_event(relay_worker *w, gate_flow *flow, int side, uint32_t events) noexcept nogil
 cdef void gate_on_timeout(relay_worker *w, gate_flow *flow) noexcept nogil
 cdef void gate_describe(relay_worker *w, gate_flow *flow, flow_row *row) noexcept nogil

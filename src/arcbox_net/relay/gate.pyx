@@ -6,7 +6,7 @@ Theory of operation
     CONNECTING  a guest's SYN was read from the  the destination answered → OFFERED; the dial failed → the guest is
                 TUN and its destination dialled  told by RST or ICMP, as the errno says; nothing for
                                                  connect_timeout → silence; a RST of the guest → given up
-    OFFERED     the SYN was written back into    the listener accepted it → OPEN; nothing for offered_timeout (the
+    OFFERED     the SYN was written back into    the listener accepted it → OPEN; nothing for offer_timeout (the
                 the TUN, whose SYNs the ruleset  guest is gone) → the destination is reset
                 gives to our listener
     OPEN        accepted                         as tcp.pyx says
@@ -22,48 +22,40 @@ SYNs are kept in a block of dials_max; everything else about a flow is in its en
 for a packet.
 """
 
-from libc.errno cimport (
-    EAGAIN, EALREADY, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO,
-    ETIMEDOUT, errno,
-)
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EALREADY, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, errno
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
-from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
+from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
-    AF_INET, AF_INET6, SO_ERROR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, accept4, connect,
-    getsockname, getsockopt, iovec, ntohs, sockaddr, sockaddr_in, sockaddr_in6, socket, socklen_t,
+    AF_INET, AF_INET6, SO_ERROR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, connect, getsockname,
+    getsockopt, sockaddr, sockaddr_in6, socket, socklen_t,
 )
 from arcbox_net.relay.answer cimport answer_dial, answer_reset
 from arcbox_net.relay.door cimport (
-    ACCEPTED_STRAY, DROP_DESTINATION, DROP_DIALS, DROP_GUESTS, DROP_TCP_FLAGS, DROP_TCP_PORT,
-    DROP_TCP_SEGMENT, DROP_VIRTIO, FLOW_BUCKETS, IPV4_DOOR, REFUSED_GUEST, REFUSED_HOST,
-    SYN_REPEATED, SYN_REPLACED, SYN_RETURNED, address_map, address_to_name, door_closed_row, door_count,
-    door_parse, door_write,
+    DROP_DESTINATION, DROP_DIALS, DROP_GUESTS, DROP_TCP_FLAGS, DROP_TCP_PORT, DROP_TCP_SEGMENT, DROP_VIRTIO,
+    FLOW_BUCKETS, IPV4_DOOR, REFUSED_GUEST, REFUSED_HOST, SYN_REPEATED, SYN_REPLACED, SYN_RETURNED,
+    address_from_name, address_to_name, door_closed_row, door_count, door_parse,
 )
 from arcbox_net.relay.flow cimport (
     ABANDONED, ADDRESS_BYTES, CLIENT, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT, ITEM_GATE_FLOW,
-    REFUSED_FDS, REFUSED_LIMIT, RESET, SYN_FRAME_BYTES, TARGET, TCP_CONNECTING, TCP_OFFERED, TCP_OPEN, count,
-    counter, flow_acquire, flow_entry, gate_syn, item_queue, item_time, link_append, relay_guest, tcp_flow,
+    REFUSED_FDS, REFUSED_LIMIT, RESET, TARGET, TCP_CONNECTING, TCP_OFFERED, TCP_OPEN, count, counter,
+    flow_acquire, flow_entry, gate_syn, item_time, link_append, relay_guest, tcp_flow,
 )
-from arcbox_net.relay.guests cimport address_hash, guest_drop, guest_hold, guest_of
-from arcbox_net.relay.reach cimport REACH_HOST, REACH_NEVER, REACH_TCP, reach_check, reach_stays_here, reach_verdict
-from arcbox_net.relay.tcp cimport (
-    tcp_close_reset, tcp_end, tcp_note, tcp_on_event, tcp_on_turn, tcp_tune, tcp_unpace, tcp_watch,
+from arcbox_net.relay.guests cimport guest_drop, guest_hold, guest_of
+from arcbox_net.relay.lookup cimport flow_find, flow_hash, flow_insert, flow_remove
+from arcbox_net.relay.offer cimport offer_forget, offer_on_burst_end, offer_return, offer_syn, offer_watch
+from arcbox_net.relay.reach cimport (
+    REACH_HOST, REACH_NEVER, REACH_TCP, reach_check, reach_stays_here, reach_verdict,
 )
-from arcbox_net.wire.checksum cimport checksum_add, checksum_store, pseudo_sum
-from arcbox_net.wire.ipv4 cimport IPV4_TOTAL_LENGTH, ipv4_set_checksum
-from arcbox_net.wire.ipv6 cimport IPV6_HEADER_BYTES, IPV6_PAYLOAD_LENGTH
-from arcbox_net.wire.octets cimport load_u32, store_u16
-from arcbox_net.wire.tcp cimport (
-    PROTOCOL_TCP, TCP_ACK, TCP_CHECKSUM, TCP_FIN, TCP_RST, TCP_SEQUENCE, TCP_SYN, TCP_URG, tcp_flags,
-    tcp_header_size,
-)
-from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NET_HEADER_BYTES, virtio_net_header
+from arcbox_net.relay.syn cimport syn_fits, syn_keep
+from arcbox_net.relay.tcp cimport tcp_close_reset, tcp_end, tcp_note, tcp_on_event, tcp_tune, tcp_unpace
+from arcbox_net.wire.octets cimport load_u32
+from arcbox_net.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SEQUENCE, TCP_SYN, TCP_URG, tcp_flags
+from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NET_HEADER_BYTES
 
 cdef enum:
-    ACCEPTS_MAX = 64  # of one listener in one turn
     UNPACE_BYTES = 65536  # sent to a near peer: shorter exchanges are over before anything paces them
 
 
@@ -78,8 +70,8 @@ cdef void gate_on_packet(relay_worker *w, relay_door *door, door_packet *packet)
     if packet.src_port == 0 or packet.dst_port == 0:
         door_count(door, DROP_TCP_PORT)
         return
-    hashed = _hash(door, packet.src, packet.dst, packet.src_port, packet.dst_port)
-    flow = _find(door, hashed, packet.src, packet.dst, packet.src_port, packet.dst_port)
+    hashed = flow_hash(door, packet.src, packet.dst, packet.src_port, packet.dst_port)
+    flow = flow_find(door, hashed, packet.src, packet.dst, packet.src_port, packet.dst_port)
     flags &= TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK | TCP_URG
     if flags == TCP_SYN:
         if flow != NULL:
@@ -95,38 +87,6 @@ cdef void gate_on_packet(relay_worker *w, relay_door *door, door_packet *packet)
         answer_reset(door, packet)
     else:
         door_count(door, DROP_TCP_FLAGS)
-
-
-cdef void gate_on_burst_end(relay_worker *w, relay_door *door) noexcept nogil:
-    """A guest in a namespace of this machine has answered by the time write() returns: accept at once."""
-    cdef int version
-    for version in range(2):
-        if door.listeners[version].offered:
-            gate_on_listener(w, &door.listeners[version])
-
-
-cdef void gate_on_listener(relay_worker *w, gate_listener *listener) noexcept nogil:
-    """Accept what waits; a listener that is resting after a shortage of descriptors is left alone."""
-    cdef sockaddr_in6 guest
-    cdef socklen_t size
-    cdef int fd, _i
-    if listener.item.timers != NULL:
-        return
-    for _i in range(ACCEPTS_MAX):
-        size = sizeof(guest)
-        fd = accept4(listener.fd, <sockaddr *>&guest, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            _accepted(w, listener, fd, &guest)
-            if not listener.offered:
-                return  # nobody else can be waiting; a stray connection brings an event of its own
-        elif errno == EAGAIN:
-            return
-        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-            _shed(w, listener)
-            return
-        elif errno not in (EINTR, ECONNABORTED, EPROTO, EPERM):
-            return  # the listener itself is broken; its owner removes it
-    item_queue(w, &listener.item)
 
 
 cdef void gate_on_event(relay_worker *w, gate_flow *flow, int side, uint32_t events) noexcept nogil:
@@ -150,8 +110,8 @@ cdef void gate_on_event(relay_worker *w, gate_flow *flow, int side, uint32_t eve
     if failure:
         _failed(w, flow, failure)
         return
-    _offer(w, flow)
-    gate_on_burst_end(w, <relay_door *>tcp.rule)
+    offer_syn(w, flow)
+    offer_on_burst_end(w, <relay_door *>tcp.rule)
 
 
 cdef void gate_on_timeout(relay_worker *w, gate_flow *flow) noexcept nogil:
@@ -206,13 +166,13 @@ cdef void _again(relay_worker *w, relay_door *door, gate_flow *flow, door_packet
     if flow.tcp.state == TCP_CONNECTING:
         if flow.syn.isn == isn:
             door_count(door, SYN_REPEATED)
-        elif _keep(flow.syn, packet):
+        elif syn_keep(flow.syn, packet):
             door_count(door, SYN_REPLACED)
         return
     if flow.tcp.state == TCP_OFFERED and flow.syn.isn != isn:
-        _keep(flow.syn, packet)
+        syn_keep(flow.syn, packet)
     door_count(door, SYN_RETURNED)
-    _return(door, <uint8_t *>packet.virtio, VIRTIO_NET_HEADER_BYTES + packet.ip_size)
+    offer_return(door, <uint8_t *>packet.virtio, VIRTIO_NET_HEADER_BYTES + packet.ip_size)
 
 
 cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t hashed) noexcept nogil:
@@ -242,7 +202,7 @@ cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t
         count(&door.rule, REFUSED_LIMIT, 1)
         answer_reset(door, packet)
         return
-    if door.syns == NULL or guest.dials >= door.dials_per_guest_max or not _fits(packet):
+    if door.syns == NULL or guest.dials >= door.dials_per_guest_max or not syn_fits(packet):
         door_count(door, DROP_DIALS)
         return
     fd = socket(AF_INET if v4 else AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
@@ -316,8 +276,7 @@ cdef void _open(
     memcpy(flow.src, packet.src, ADDRESS_BYTES)
     memcpy(flow.dst, packet.dst, ADDRESS_BYTES)
     flow.hash = hashed
-    flow.next = door.flows[hashed % FLOW_BUCKETS]
-    door.flows[hashed % FLOW_BUCKETS] = flow
+    flow_insert(door, flow)
     flow.guest = guest
     flow.near = dialled  # only a peer on this machine answers within connect()
     guest_hold(&door.guests, guest)
@@ -326,72 +285,13 @@ cdef void _open(
     door.flow_count += 1
     flow.syn = door.syns
     door.syns = flow.syn.next
-    _keep(flow.syn, packet)
+    syn_keep(flow.syn, packet)
     item_time(w, &flow.tcp.item, &w.connecting)
     if dialled:
         flow.tcp.sides[TARGET].writable = 1
-        _offer(w, flow)
-    elif _watch(w, flow) < 0:
+        offer_syn(w, flow)
+    elif offer_watch(w, flow) < 0:
         answer_reset(door, packet)
-
-
-cdef int _watch(relay_worker *w, gate_flow *flow) noexcept nogil:
-    """Have the events of the destination's socket; -1 with the flow ended when that cannot be."""
-    if flow.watched:
-        return 0
-    if tcp_watch(w, &flow.tcp, TARGET) < 0:
-        tcp_end(w, &flow.tcp, REFUSED_FDS)
-        return -1
-    flow.watched = 1
-    return 0
-
-
-cdef void _offer(relay_worker *w, gate_flow *flow) noexcept nogil:
-    """The destination has answered: give the guest's SYN to the kernel."""
-    cdef relay_door *door = <relay_door *>flow.tcp.rule
-    flow.tcp.state = TCP_OFFERED
-    door.listeners[flow.version].offered += 1
-    item_time(w, &flow.tcp.item, &w.offered)
-    if _return(door, flow.syn.frame, flow.syn.size) < 0:
-        tcp_end(w, &flow.tcp, RESET)
-
-
-cdef void _accepted(relay_worker *w, gate_listener *listener, int fd, const sockaddr_in6 *guest) noexcept nogil:
-    """A guest's connection: carry it, if it is one that was offered."""
-    cdef gate_flow *flow = _find_offered(listener, fd, guest)
-    if flow == NULL:
-        door_count(listener.door, ACCEPTED_STRAY)
-        tcp_close_reset(fd)
-        return
-    flow.tcp.sides[CLIENT].fd = fd
-    flow.tcp.sides[CLIENT].writable = 1
-    _forget_syn(listener.door, flow)
-    flow.tcp.state = TCP_OPEN
-    item_time(w, &flow.tcp.item, &w.idle)
-    if _watch(w, flow) < 0:
-        return
-    if tcp_watch(w, &flow.tcp, CLIENT) < 0:
-        tcp_end(w, &flow.tcp, REFUSED_FDS)
-        return
-    if flow.tcp.sides[TARGET].readable:
-        tcp_on_turn(w, &flow.tcp)  # its event came before there was anybody to tell
-
-
-cdef gate_flow *_find_offered(gate_listener *listener, int fd, const sockaddr_in6 *guest) noexcept nogil:
-    """The flow that this connection belongs to; NULL when nobody waits for it."""
-    cdef relay_door *door = listener.door
-    cdef uint8_t src[ADDRESS_BYTES]
-    cdef uint8_t dst[ADDRESS_BYTES]
-    cdef uint16_t src_port, dst_port
-    cdef sockaddr_in6 local
-    cdef socklen_t size = sizeof(local)
-    cdef gate_flow *flow
-    if getsockname(fd, <sockaddr *>&local, &size) < 0:
-        return NULL
-    src_port = _from_name(guest, src)
-    dst_port = _from_name(&local, dst)
-    flow = _find(door, _hash(door, src, dst, src_port, dst_port), src, dst, src_port, dst_port)
-    return flow if flow != NULL and flow.tcp.state == TCP_OFFERED else NULL
 
 
 cdef void _failed(relay_worker *w, gate_flow *flow, int failure) noexcept nogil:
@@ -404,37 +304,13 @@ cdef void _failed(relay_worker *w, gate_flow *flow, int failure) noexcept nogil:
     tcp_end(w, &flow.tcp, CONNECT_TIMEOUT if failure == ETIMEDOUT else CONNECT_FAILED)
 
 
-cdef void _shed(relay_worker *w, gate_listener *listener) noexcept nogil:
-    """Out of descriptors: reset those who wait, by the one kept in reserve, and let the listener rest."""
-    cdef sockaddr_in6 guest
-    cdef socklen_t size
-    cdef gate_flow *flow
-    cdef int fd, _i
-    if w.reserve_fd >= 0:
-        close(w.reserve_fd)
-    for _i in range(ACCEPTS_MAX):
-        size = sizeof(guest)
-        fd = accept4(listener.fd, <sockaddr *>&guest, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd < 0:
-            break
-        flow = _find_offered(listener, fd, &guest)
-        tcp_close_reset(fd)
-        if flow != NULL:
-            tcp_end(w, &flow.tcp, REFUSED_FDS)
-    w.reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC)
-    item_time(w, &listener.item, &w.paused)
-
-
 cdef void _on_end(relay_worker *w, tcp_flow *tcp, int outcome) noexcept nogil:
     """A flow has ended: out of the table, and into the list of the last that did."""
     cdef gate_flow *flow = <gate_flow *>tcp
     cdef relay_door *door = <relay_door *>tcp.rule
-    cdef gate_flow **at = &door.flows[flow.hash % FLOW_BUCKETS]
     cdef flow_row *row = door_closed_row(door)
-    while at[0] != flow:
-        at = &at[0].next
-    at[0] = flow.next
-    _forget_syn(door, flow)
+    flow_remove(door, flow)
+    offer_forget(door, flow)
     flow.guest.flows -= 1
     guest_drop(&door.guests, flow.guest)
     door.flow_count -= 1
@@ -445,63 +321,6 @@ cdef void _on_end(relay_worker *w, tcp_flow *tcp, int outcome) noexcept nogil:
         row.outcome = <uint8_t>outcome
 
 
-cdef void _forget_syn(relay_door *door, gate_flow *flow) noexcept nogil:
-    if flow.syn == NULL:
-        return
-    flow.syn.next = door.syns
-    door.syns = flow.syn
-    flow.syn = NULL
-    flow.guest.dials -= 1
-    if flow.tcp.state == TCP_OFFERED:
-        door.listeners[flow.version].offered -= 1
-
-
-cdef bint _fits(const door_packet *packet) noexcept nogil:
-    return packet.payload - <const uint8_t *>packet.virtio <= SYN_FRAME_BYTES
-
-
-cdef bint _keep(gate_syn *syn, const door_packet *packet) noexcept nogil:
-    """Keep the SYN's headers. Data in it is left out, as a peer may do (RFC 7413 1): it will be sent again."""
-    cdef uint8_t *ip = syn.frame + VIRTIO_NET_HEADER_BYTES
-    cdef uint8_t *tcp
-    cdef uint32_t tcp_size = tcp_header_size(packet.l4)
-    cdef size_t address_size = 4 if packet.version == IPV4_DOOR else ADDRESS_BYTES
-    if not _fits(packet):
-        return False
-    syn.isn = load_u32(packet.l4 + TCP_SEQUENCE)
-    syn.size = <uint32_t>(packet.payload - <const uint8_t *>packet.virtio)
-    memcpy(syn.frame, packet.virtio, syn.size)
-    if packet.payload_size == 0:
-        return True
-    memset(syn.frame, 0, VIRTIO_NET_HEADER_BYTES)
-    if packet.version == IPV4_DOOR:
-        store_u16(ip + IPV4_TOTAL_LENGTH, packet.ip_size - packet.payload_size)
-        ipv4_set_checksum(ip)
-    else:
-        store_u16(ip + IPV6_PAYLOAD_LENGTH, packet.ip_size - packet.payload_size - IPV6_HEADER_BYTES)
-    tcp = ip + (packet.l4 - packet.ip)
-    store_u16(tcp + TCP_CHECKSUM, 0)
-    checksum_store(
-        tcp + TCP_CHECKSUM,
-        checksum_add(
-            pseudo_sum(
-                packet.src + ADDRESS_BYTES - address_size, packet.dst + ADDRESS_BYTES - address_size,
-                address_size, PROTOCOL_TCP, tcp_size,
-            ),
-            tcp, tcp_size,
-        ),
-    )
-    return True
-
-
-cdef int _return(relay_door *door, uint8_t *frame, uint32_t size) noexcept nogil:
-    """Write a SYN back into the TUN it came from: the ruleset gives it to our listener."""
-    cdef iovec vectors[2]
-    vectors[1].iov_base = frame + VIRTIO_NET_HEADER_BYTES
-    vectors[1].iov_len = size - VIRTIO_NET_HEADER_BYTES
-    return door_write(door, <const virtio_net_header *>frame, vectors, 2)
-
-
 cdef bint _stays_here(relay_door *door, int fd, const door_packet *packet) noexcept nogil:
     """Whether the dial reaches the host by an address that nobody told us of."""
     cdef sockaddr_in6 local
@@ -509,42 +328,7 @@ cdef bint _stays_here(relay_door *door, int fd, const door_packet *packet) noexc
     cdef uint8_t source[ADDRESS_BYTES]
     if getsockname(fd, <sockaddr *>&local, &size) < 0:
         return True
-    _from_name(&local, source)
+    address_from_name(&local, source)
     return reach_stays_here(
         door.reach, REACH_TCP, packet.version == IPV4_DOOR, source, packet.dst, packet.dst_port
     )
-
-
-cdef uint16_t _from_name(const sockaddr_in6 *name, uint8_t *address) noexcept nogil:
-    """Write the address in *name* to *address*; its L4 port."""
-    if name.sin6_family == AF_INET:
-        address_map(address, <const uint8_t *>&(<const sockaddr_in *>name).sin_addr)
-        return ntohs((<const sockaddr_in *>name).sin_port)
-    memcpy(address, &name.sin6_addr, ADDRESS_BYTES)
-    return ntohs(name.sin6_port)
-
-
-cdef uint32_t _hash(
-    relay_door *door, const uint8_t *src, const uint8_t *dst, uint16_t src_port, uint16_t dst_port
-) noexcept nogil:
-    cdef uint64_t seed = door.guests.seed
-    seed += (<uint64_t>src_port << 16) | dst_port
-    return address_hash(seed + address_hash(seed, src), dst)
-
-
-cdef gate_flow *_find(
-    relay_door *door, uint32_t hashed, const uint8_t *src, const uint8_t *dst, uint16_t src_port,
-    uint16_t dst_port
-) noexcept nogil:
-    cdef gate_flow *flow = door.flows[hashed % FLOW_BUCKETS]
-    while flow != NULL:
-        if (
-            flow.hash == hashed
-            and flow.src_port == src_port
-            and flow.dst_port == dst_port
-            and memcmp(flow.src, src, ADDRESS_BYTES) == 0
-            and memcmp(flow.dst, dst, ADDRESS_BYTES) == 0
-        ):
-            return flow
-        flow = flow.next
-    return NULL

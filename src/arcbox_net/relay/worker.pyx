@@ -33,7 +33,8 @@ from arcbox_net.relay.flow cimport (
     link_append, link_remove, list_empty, list_reset, relay_item, relay_link, relay_request, relay_rule,
     relay_worker, slabs_free, tcp_flow, timer_list, udp_flow,
 )
-from arcbox_net.relay.gate cimport gate_describe, gate_on_event, gate_on_listener, gate_on_timeout
+from arcbox_net.relay.gate cimport gate_describe, gate_on_event, gate_on_timeout
+from arcbox_net.relay.offer cimport offer_on_listener
 from arcbox_net.relay.pipes cimport pipes_free
 from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.relay.tcp cimport (
@@ -179,7 +180,7 @@ cdef void _on_event(relay_worker *w, const epoll_event *event) noexcept nogil:
     elif item.kind == ITEM_DOOR:
         door_on_event(w, <relay_door *>item)
     elif item.kind == ITEM_GATE_LISTENER:
-        gate_on_listener(w, <gate_listener *>item)
+        offer_on_listener(w, <gate_listener *>item)
 
 
 cdef void _run_ready(relay_worker *w) noexcept nogil:
@@ -200,7 +201,7 @@ cdef void _run_ready(relay_worker *w) noexcept nogil:
         elif item.kind == ITEM_TCP_RULE:
             tcp_on_listener(w, <relay_rule *>item)
         elif item.kind == ITEM_GATE_LISTENER:
-            gate_on_listener(w, <gate_listener *>item)
+            offer_on_listener(w, <gate_listener *>item)
 
 
 cdef void _expire(relay_worker *w, timer_list *timers) noexcept nogil:

@@ -20,6 +20,7 @@ from pathlib import Path
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux import foreign, inside
 from arcbox_net.host.linux.egress6 import reaches_ipv6
+from arcbox_net.host.linux.kernel import SYSCTL_FIX
 from arcbox_net.host.linux.listeners import wildcard_listeners
 from arcbox_net.host.linux.nftables import Firewall, nft_path
 from arcbox_net.host.linux.rtsocket import RouteSocket
@@ -73,6 +74,7 @@ def checks(live: Collection[str] | None = None, *, root: Path = Path("/")) -> li
         _resolv_conf(root),
         _open_files(),
         _user_namespaces(root, needed=not is_capable),
+        _sysctls(root),
         _ping_group_range(root),
         _unprivileged_ports(root),
     ]
@@ -291,6 +293,16 @@ def _user_namespaces(root: Path, *, needed: bool) -> Check:
     if refusal is not None:
         return Check(name, False, refusal.message, refusal.fix)
     return Check(name, True, "available to every user")
+
+
+def _sysctls(root: Path) -> Check:
+    try:
+        read_only = bool(os.statvfs(root / "proc/sys").f_flag & os.ST_RDONLY)
+    except OSError:
+        return Check("sysctl", False, "/proc/sys is missing", "mount -t proc proc /proc")
+    if read_only:
+        return Check("sysctl", False, "/proc/sys is read-only: no network can forward", SYSCTL_FIX)
+    return Check("sysctl", True, "/proc/sys is writable")
 
 
 def _ping_group_range(root: Path) -> Check:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from arcbox_net.errors import ConfigError, KernelError
+from arcbox_net.errors import ConfigError, KernelError, PermissionDenied
 from arcbox_net.host.linux import link_messages as messages
 from arcbox_net.host.linux import rtnl, tap
 from arcbox_net.host.linux.namespace import in_netns, open_netns, same_netns
@@ -18,6 +18,10 @@ from arcbox_net.host.linux.rtnl import Link
 from arcbox_net.host.linux.rtsocket import RouteSocket
 from arcbox_net.host.plan import parse_alias
 
+SYSCTL_FIX = (
+    "make /proc/sys writable; a container's is with docker run --security-opt systempaths=unconfined,"
+    " or podman run --security-opt unmask=/proc/sys"
+)
 T = TypeVar("T")
 
 
@@ -105,7 +109,15 @@ class Kernel:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise kernel_error("write sysctl", name.replace("/", "."), error.errno or 0) from None
+            setting = name.replace("/", ".")
+            if error.errno in (errno.EROFS, errno.EACCES):
+                raise PermissionDenied(
+                    f"write sysctl {setting}: {error.strerror}",
+                    fix=SYSCTL_FIX,
+                    operation="write sysctl",
+                    setting=setting,
+                ) from None
+            raise kernel_error("write sysctl", setting, error.errno or 0) from None
 
     def open_tun(self) -> int:
         return self.inside(tap.open_device)
