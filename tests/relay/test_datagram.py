@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import random
+import resource
 import socket
 import struct
 import subprocess
@@ -455,22 +456,38 @@ def test_k5_without_descriptors_known_endpoints_go_on_and_new_ones_come_back() -
         wait_until(served)
 
 
+def test_k5_endpoints_leave_descriptors_to_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    with EgressBed() as bed, udp(bed.world, bed.world_ip) as server:
+        _spray(bed, server, 1024, 1054)
+        wait_until(lambda: bed.stat("udp_endpoints") == 30)
+        _spray(bed, server, 1054, 1055)
+        wait_until(lambda: bed.stat("udp_drop_limit") == 1)
+
+
+def test_more_endpoints_than_one_turn_ends_end_together() -> None:
+    with EgressBed(udp_idle_s=1) as bed, udp(bed.world, bed.world_ip) as server:
+        _spray(bed, server, 1024, 3024)
+        wait_until(lambda: bed.stat("udp_opened") > 300)  # more than end in one turn
+        wait_until(lambda: bed.stat("udp_endpoints") == 0)
+        assert bed.stat("udp_expired") == bed.stat("udp_opened")
+
+
+def _spray(bed: EgressBed, server: socket.socket, first: int, end: int) -> None:
+    """A datagram of the guest from each of these ports."""
+    raw = bed.guest.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
+    with raw:
+        for port in range(first, end):
+            packet = _packet(GUEST4, bed.world_ip, port, server.getsockname()[1], b"x" * 64)
+            raw.sendto(packet, (bed.world_ip, 0))
+
+
 def test_a_flood_of_new_endpoints_does_not_make_memory_grow() -> None:
     with EgressBed(udp_flows_max=256) as bed, udp(bed.world, bed.world_ip) as server:
-
-        def flood() -> None:
-            raw = bed.guest.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
-            with raw:
-                for port in range(1024, 9216):
-                    raw.sendto(
-                        _packet(GUEST4, bed.world_ip, port, server.getsockname()[1], b"x" * 64),
-                        (bed.world_ip, 0),
-                    )
-
-        flood()
+        _spray(bed, server, 1024, 9216)
         before = _resident_pages()
         for _ in range(5):
-            flood()
+            _spray(bed, server, 1024, 9216)
         wait_until(lambda: bed.stat("udp_drop_limit") > 20000)
         assert _resident_pages() - before < 1024
         assert bed.stat("udp_endpoints") == 256

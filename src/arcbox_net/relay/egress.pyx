@@ -79,6 +79,7 @@ cdef enum:
     DOORS_MAX = 16
     FDS_PER_FLOW = 2
     FDS_PERCENT = 90  # of nofile may be held by flows
+    ENDPOINT_FDS_PERCENT = 30  # and by UDP endpoints, which have one each: the rest stays for connections
 
 
 cdef class _Policy:
@@ -203,14 +204,19 @@ cdef class EgressRelay:
     def start(self):
         """Start the threads, in the network namespace of the caller: there they dial. A second call does nothing."""
         cdef int i
+        cdef relay_datagrams *d
         with self.lock:
             if self.state == "running":
                 return
             if self.state == "stopped":
                 raise RuntimeError("the relay was stopped")
-            flows_max = min(self.flows_max, _raise_descriptor_limit() * FDS_PERCENT // 100 // FDS_PER_FLOW)
+            fds_max = _raise_descriptor_limit()
+            flows_max = min(self.flows_max, fds_max * FDS_PERCENT // 100 // FDS_PER_FLOW)
+            endpoints_max = _share(fds_max * ENDPOINT_FDS_PERCENT // 100, self.count)
             for i in range(self.count):
                 self.doors[i].flows_max = _share(flows_max, self.count)
+                d = <relay_datagrams *>self.doors[i].datagrams
+                d.table.live_max = min(d.table.live_max, <uint32_t>endpoints_max)
             self._post_all(REQUEST_ADD)
             for i in range(self.count):
                 self.workers[i].running = 1

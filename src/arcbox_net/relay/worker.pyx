@@ -47,6 +47,7 @@ from arcbox_net.relay.udp cimport (
 cdef enum:
     PAUSE_MS = 100  # a listener's rest after a shortage of descriptors
     WAIT_MS_MAX = 1 << 30
+    EXPIRE_MAX = 256  # of one timer list in one turn: thousands may have begun in the same millisecond
 
 
 cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexcept nogil:
@@ -206,7 +207,10 @@ cdef void _run_ready(relay_worker *w) noexcept nogil:
 
 cdef void _expire(relay_worker *w, timer_list *timers) noexcept nogil:
     cdef relay_item *item
-    while not list_empty(&timers.head) and timers.timeout_ms:
+    cdef int _turn
+    for _turn in range(EXPIRE_MAX):
+        if list_empty(&timers.head) or not timers.timeout_ms:
+            return
         item = timers.head.next.item
         if w.now_ms - item.since_ms < timers.timeout_ms:
             return
