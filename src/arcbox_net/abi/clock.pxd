@@ -1,4 +1,4 @@
-"""Monotonic time. Declarations, and the one reading that everything uses."""
+"""Monotonic time and short sleeps. Declarations, and the one reading that everything uses."""
 
 from libc.stdint cimport uint64_t
 
@@ -12,6 +12,11 @@ cdef extern from "time.h" nogil:
 
     int CLOCK_MONOTONIC
     int clock_gettime(clockid_t clock, timespec *now)
+    int nanosleep(const timespec *duration, timespec *rest)
+
+cdef extern from "sys/prctl.h" nogil:
+    int PR_SET_TIMERSLACK
+    int prctl(int option, unsigned long value)
 
 
 cdef inline uint64_t monotonic_ns() noexcept nogil:

@@ -258,6 +258,7 @@ cdef struct relay_worker:
     uint8_t stopping
     uint64_t now_ms
     uint64_t wakeups
+    uint64_t moved  # bytes, in this turn
     uint64_t turn
     uint64_t hash_seed
     uint32_t flows_max

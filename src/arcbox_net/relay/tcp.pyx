@@ -105,6 +105,7 @@ cdef void tcp_on_turn(relay_worker *w, tcp_flow *flow) noexcept nogil:
     cdef int outward = pump(w, &flow.ways[TARGET], &flow.sides[TARGET], &flow.sides[CLIENT])
     moved_in = flow.ways[CLIENT].moved - moved_in
     moved_out = flow.ways[TARGET].moved - moved_out
+    w.moved += moved_in + moved_out
     if moved_in:
         count(flow.rule, BYTES_IN, moved_in)
     if moved_out:
