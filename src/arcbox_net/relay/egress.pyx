@@ -7,7 +7,7 @@
 One thread serves one door. Calls may come from any thread. Directions are the guest's: `bytes_out` left it.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -26,7 +26,8 @@ from arcbox_net.relay.flow cimport (
     REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, RESET, TCP_CONNECTING, TCP_OFFERED, flow_row,
     relay_request, relay_rule, relay_worker,
 )
-from arcbox_net.relay.reach cimport REACH_TCP, REACH_UDP, reach_policy, reach_port
+from arcbox_net.relay.policy cimport Policy, make_policy, packed_address, port_list
+from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
 from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, worker_run, worker_wait
 
@@ -80,15 +81,6 @@ cdef enum:
     FDS_PER_FLOW = 2
     FDS_PERCENT = 90  # of nofile may be held by flows
     ENDPOINT_FDS_PERCENT = 30  # and by UDP endpoints, which have one each: the rest stays for connections
-
-
-cdef class _Policy:
-    """A block of memory with a reach_policy and its tables, until a worker takes it over."""
-
-    cdef reach_policy *raw
-
-    def __dealloc__(self):
-        free(self.raw)
 
 
 cdef class EgressRelay:
@@ -242,7 +234,7 @@ cdef class EgressRelay:
     def set_host_addresses(self, addresses):
         """The addresses of the host: guests cannot connect to them, but for what `set_hairpin` lists."""
         with self.lock:
-            self.addresses = [_packed(address) for address in addresses]
+            self.addresses = [packed_address(address) for address in addresses]
             self._post_reach()
 
     def set_hairpin(self, ports, udp=()):
@@ -250,7 +242,7 @@ cdef class EgressRelay:
         unspecified address stands for all of its version. *ports* are of TCP.
         """
         with self.lock:
-            self.ports = (_port_list(ports), _port_list(udp))
+            self.ports = (port_list(ports), port_list(udp))
             self._post_reach()
 
     def stats(self):
@@ -320,10 +312,10 @@ cdef class EgressRelay:
 
     cdef _post_reach(self):
         """Give each worker its copy of what is to hold from now on."""
-        cdef _Policy policy
+        cdef Policy policy
         cdef int i
         for i in range(self.count):
-            policy = _make_policy(self.addresses, self.ports)
+            policy = make_policy(self.addresses, self.ports)
             self._post(i, REQUEST_REACH, policy)
 
     cdef _post_all(self, int kind):
@@ -331,7 +323,7 @@ cdef class EgressRelay:
         for i in range(self.count):
             self._post(i, kind, None)
 
-    cdef _post(self, int index, int kind, _Policy policy):
+    cdef _post(self, int index, int kind, Policy policy):
         """Post a request to one worker and wait for it; OSError when it failed."""
         cdef relay_request request
         cdef relay_rule *rule = &self.doors[index].rule
@@ -356,23 +348,11 @@ cdef uint32_t _share(total, shares):
     return (total + shares - 1) // shares
 
 
-cdef bytes _packed(address):
-    packed = ipaddress.ip_address(address.partition("%")[0]).packed
-    return bytes(10) + b"\xff\xff" + packed if len(packed) == 4 else packed
-
-
-cdef list _port_list(ports):
-    for address, l4_port in ports:
-        if not 1 <= l4_port <= 65535:
-            raise ValueError(f"port {l4_port} of {address}: expected 1 to 65535")
-    return [(_packed(address), l4_port) for address, l4_port in ports]
-
-
 cdef void _set_gateway(relay_door *door, int version, address) noexcept:
     cdef bytes packed
     if address is None:
         return
-    packed = _packed(address)
+    packed = packed_address(address)
     memcpy(door.gateways[version], <const char *>packed, ADDRESS_BYTES)
     door.has_gateway[version] = 1
 
@@ -386,38 +366,6 @@ cdef _set_up_sockets(door):
             if tcp_tune(fd) < 0:
                 raise OSError(f"descriptor {fd}: its options cannot be set")
             tcp_unpace(fd)  # guests are on this machine
-
-
-cdef _Policy _make_policy(list addresses, tuple ports):
-    cdef _Policy policy = _Policy()
-    cdef reach_port *entry
-    cdef bytes packed
-    cdef char *at
-    cdef Py_ssize_t k
-    cdef int protocol
-    addresses = sorted(set(addresses))
-    policy.raw = <reach_policy *>calloc(
-        1,
-        sizeof(reach_policy)
-        + <size_t>(len(ports[REACH_TCP]) + len(ports[REACH_UDP])) * sizeof(reach_port)
-        + <size_t>len(addresses) * ADDRESS_BYTES,
-    )
-    if policy.raw == NULL:
-        raise MemoryError
-    at = <char *>policy.raw + sizeof(reach_policy)
-    for protocol in (REACH_TCP, REACH_UDP):
-        policy.raw.ports[protocol] = <reach_port *>at
-        policy.raw.port_counts[protocol] = <uint32_t>len(ports[protocol])
-        for k, (packed, l4_port) in enumerate(ports[protocol]):
-            entry = &policy.raw.ports[protocol][k]
-            memcpy(entry.address, <const char *>packed, ADDRESS_BYTES)
-            entry.l4_port = <uint16_t>l4_port
-        at += len(ports[protocol]) * sizeof(reach_port)
-    policy.raw.addresses = <unsigned char *>at
-    policy.raw.address_count = <uint32_t>len(addresses)
-    for k, packed in enumerate(addresses):
-        memcpy(at + k * ADDRESS_BYTES, <const char *>packed, ADDRESS_BYTES)
-    return policy
 
 
 cdef dict _row_dict(flow_row *row):
