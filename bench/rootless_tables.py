@@ -81,7 +81,10 @@ def tables(payload: dict[str, Any]) -> str:
 
 def cell(rounds: list[Round], key: str, factor: float) -> str:
     there = [{key: one[key] * factor} for one in rounds if key in one]
-    return median_cell(there, key) if there else "—"
+    failed = sum(f"{key.partition('.')[0]}.failure" in one for one in rounds)
+    words = [median_cell(there, key)] if there else []
+    words += [f"{failed} of {len(rounds)} failed"] if failed else []
+    return ", ".join(words) or "—"
 
 
 def wanted(sections: dict[str, Any]) -> list[list[object]]:
