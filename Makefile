@@ -11,7 +11,7 @@ BENCHES ?= $(basename $(notdir $(filter-out bench/common.py bench/contenders.py 
 .PHONY: demo test fast e2e lint bench asan build clean
 .DELETE_ON_ERROR:
 
-demo: build  ## a network, a guest on it, and proof that it works; as root for now
+demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
 	@scripts/system-packages demo
 	$(BIN)/arcbox-net demo
 

@@ -15,11 +15,15 @@ from arcbox_net.cli.main import cli
 
 PAGE = Path(__file__).parents[1] / "docs" / "man" / "arcbox-net.1"
 
-SYNOPSIS = ["COMMAND [ARGUMENTS]", "up NAME", "run [NAME] -- CMD", "demo"]
+SYNOPSIS = ["COMMAND [ARGUMENTS]", "up NAME", "run [NAME] -- CMD", "enter NAME [-- CMD]", "demo"]
 DESCRIPTION = """\
 arcbox-net gives virtual machines and plain processes a network on a Linux host: NAT, host-only and bridge
 networks with DHCP, DNS and port forwarding. Each network is one process and one bridge. A network that was
 started with up stays until down; what was changed on the host is then as it was.
+
+NAT and host-only networks need no privilege: an ordinary user's live in a private user and network namespace, and a
+relay carries TCP, UDP and ping of their guests (egress relay). Root's use kernel forwarding (egress masquerade)
+unless --egress relay is given. doctor says what this machine lets an ordinary user do.
 
 Every listing takes --json. Names of networks and guest ports complete in the shell (see completion).
 """
@@ -60,6 +64,9 @@ A key or value that is not known is refused.
 The command has its own network and mount namespace, and shares everything else with the host. Programs that
 resolve names by a daemon of the host (nscd, or systemd-resolved through nss-resolve) get the host's answers;
 those that read /etc/resolv.conf get the network's. An address taken with --dhcp is not renewed.
+
+An ordinary user's command keeps its user and has CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE over its own
+network namespace, which a user namespace below the network's owns. Set-user-ID programs such as sudo do not work in it.
 """,
     ),
 ]
