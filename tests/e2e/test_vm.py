@@ -10,6 +10,7 @@ from arcbox_net import DnsConfig, NetConfig, NetworkManager
 from tests.support.guest import Guest, tap_fd
 from tests.support.machine import CLI, Machine, kill9
 from tests.support.netns import wait_until
+from tests.support.peers import http_server
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 GATEWAY = "192.168.64.1"
@@ -43,6 +44,27 @@ def test_vm_on_a_tap_fd_gets_online_and_is_reachable_through_a_forward(world: Ma
                 lambda: asking.run(f"dig +short @{GATEWAY} box.dev.internal").stdout.strip() == lease["ip"]
             )
             assert asking.run(f"dig +short @{GATEWAY} vm1").stdout.strip() == lease["ip"]
+
+
+def test_s1_vm_configures_itself_by_ipv6_and_reaches_the_world(world: Machine) -> None:
+    host6, world6 = "2001:db8:113::2", "2001:db8:113::1"
+    world.run(f"ip -6 addr add {host6}/64 dev {world.uplink} nodad")
+    world.run(f"ip -6 route add default via {world6} dev {world.uplink}")
+    world.world.run(f"ip -6 addr add {world6}/64 dev {world.uplink_peer} nodad")
+    config = NetConfig(mtu=1400, dns=DnsConfig(upstreams=(world.world_ip,), records={"six.test": (world6,)}))
+    with (
+        world.network(config, name="dev") as network,
+        http_server(world.world, address=world6),
+        network.attach_tap("vm1") as tap,
+        Guest(tap_fd(tap.fd, tap.mac), fds=[tap.fd]) as guest,
+    ):
+        (port,) = network.ports()
+        wait_until(lambda: "via fe80::1" in guest.run("ip -6 route show default"), timeout=30.0)
+        assert f"{port.ip6}/64" in guest.run("ip -6 addr show dev eth0")
+        # Until its address is known to be nobody else's, the guest would send from its link-local one.
+        wait_until(lambda: "tentative" not in guest.run("ip -6 addr show dev eth0"), timeout=30.0)
+        assert guest.run("cat /proc/sys/net/ipv6/conf/eth0/mtu").strip() == "1400"
+        assert guest.run("wget -q -O - http://six.test/").strip() == host6
 
 
 def test_vm_survives_a_kill_of_the_network_process_and_up_brings_it_back(world: Machine) -> None:
