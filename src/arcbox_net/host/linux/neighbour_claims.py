@@ -26,7 +26,9 @@ def release(network: str, mac: str) -> str:
         return ""
     # Those that have timed out since: what is not there can be added before it is deleted.
     elements = {"owners6": [f"{address} . {mac}" for address in addresses], "taken6": addresses}
-    return "".join(element_changes(verb, "bridge", network, elements) for verb in ("add", "delete"))
+    changes = [element_changes(verb, "bridge", network, elements) for verb in ("add", "delete")]
+    # What lets a known speaker pass at once must not outlive it. The others are looked up once more.
+    return "".join([*changes, f"flush set bridge {table_name(network)} speakers6\n"])
 
 
 def owners(network: str) -> list[tuple[str, str]]:
