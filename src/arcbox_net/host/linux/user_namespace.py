@@ -102,7 +102,11 @@ def join_above(guests: Iterable[str]) -> bool:
 
 
 def _above(guest: str) -> int:
-    """An fd of the user namespace above the one that owns the network namespace *guest*. Raises OSError."""
+    """An fd of the user namespace above the one that owns the network namespace *guest*. Raises OSError.
+
+    A guest may have gone into namespaces that it made below its own: above those is the guest's, not the network's.
+    The network's is where networks make theirs: directly below this process's.
+    """
     netns = open_guest(guest)
     try:
         owner = fcntl.ioctl(netns, NS_GET_USERNS)
@@ -112,10 +116,21 @@ def _above(guest: str) -> int:
         above = fcntl.ioctl(owner, NS_GET_PARENT)
     finally:
         os.close(owner)
-    if os.fstat(above).st_ino == os.stat("/proc/self/ns/user").st_ino:
+    try:
+        if not _is_own(fcntl.ioctl(above, NS_GET_PARENT)):
+            raise PermissionError("the guest is not directly below a network's user namespace")
+    except BaseException:
         os.close(above)
-        raise PermissionError("the guest is below no network's user namespace")
+        raise
     return above
+
+
+def _is_own(user_namespace: int) -> bool:
+    """Whether the fd, which is closed, is of this process's user namespace."""
+    try:
+        return os.path.samestat(os.fstat(user_namespace), os.stat("/proc/self/ns/user"))
+    finally:
+        os.close(user_namespace)
 
 
 def enter_netns(fd: int) -> None:

@@ -1,0 +1,62 @@
+"""Guests of an ordinary user that want power over their network, and what the user's own folders may do to it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.machine import kill9
+from tests.support.netns import wait_until
+from tests.support.rootless import Rootless
+from tests.support.user import CLI
+
+# Leaves its namespaces for ones it made itself. A child stays where the guest was, with a guest's powers, and when
+# it is told the id of a thread, it puts an interface where that is.
+LEAVING_GUEST = """
+import ctypes, os, pathlib, subprocess, sys, time
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+folder = pathlib.Path(sys.argv[1])
+if os.fork() == 0:
+    target = folder / "target"
+    while not target.exists():
+        time.sleep(0.05)
+    words = ["ip", "link", "add", "v0", "type", "veth", "peer", "name", "evil", "netns", target.read_text()]
+    done = subprocess.run(words, capture_output=True, text=True)
+    (folder / "done.new").write_text(f"{done.returncode} {done.stderr}")
+    (folder / "done.new").rename(folder / "done")
+    time.sleep(1000)  # what it made goes with its namespace
+if ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+    sys.exit("unshare failed")
+print("left", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_guest_that_left_its_namespaces_has_no_power_over_the_next_run(site: Rootless) -> None:
+    site.up()
+    words = [str(CLI), "run", "dev", "--name", "web", "--", sys.executable, "-c", LEAVING_GUEST]
+    guest = site.user.popen([*words, str(site.user.home)], stdout=subprocess.PIPE, text=True)
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == "left\n"
+    kill9(site.network_pid())
+    site.up()
+    target = site.user.home / "target"
+    target.with_suffix(".new").write_text(str(inside_thread(site.network_pid())))
+    target.with_suffix(".new").rename(target)
+    done = site.user.home / "done"
+    wait_until(done.exists, timeout=20)
+    assert "evil" not in site.inside("ip -br link").stdout
+    assert done.read_text().startswith("2 ")
+    guest.kill()
+    guest.wait()
+    guest.stdout.close()
+
+
+def inside_thread(pid: int) -> int:
+    """The thread of the network process *pid* that is in the private namespace."""
+    outside = os.stat(f"/proc/{pid}/ns/net").st_ino
+    threads = os.listdir(f"/proc/{pid}/task")
+    return next(int(tid) for tid in threads if os.stat(f"/proc/{pid}/task/{tid}/ns/net").st_ino != outside)
