@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from arcbox_net.errors import KernelError, PermissionDenied
 from arcbox_net.host.linux import netlink, rtnl
 from arcbox_net.host.linux.netlink import Message, Netlink
+from arcbox_net.host.linux.rtsocket import RouteSocket
+from tests.support.netns import Namespace
 
 LISTED = 16
 
@@ -153,3 +156,17 @@ def test_a_route_reads_as_ip_prints_it() -> None:
 def test_no_multipath_breaks_the_parser(multipath: bytes) -> None:
     for _, offset in rtnl.hops(multipath):
         assert offset + 8 <= len(multipath)
+
+
+@pytest.mark.e2e
+def test_whoever_is_in_the_namespace_cannot_answer_for_the_kernel() -> None:
+    def forge(port_id: int) -> None:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_ROUTE) as forger:
+            forger.bind((0, 0))
+            forger.sendto(refusal(1, errno.EPERM), (port_id, 0))
+
+    with Namespace("guest") as guest, RouteSocket(guest.path) as asking:
+        port_id = asking._socket.getsockname()[0]
+        with pytest.raises(ConnectionRefusedError):
+            guest.call(lambda: forge(port_id))
+        assert asking.need_link("lo").ifname == "lo"

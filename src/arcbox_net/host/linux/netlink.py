@@ -175,6 +175,8 @@ class Netlink:
         self._socket = open_socket(protocol, netns)
         try:
             self._socket.bind((0, 0))
+            # In a guest's namespace the guest may send to this socket: the kernel refuses all but its own answers.
+            self._socket.connect((0, 0))
             self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
             self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
             self._socket.settimeout(ANSWER_TIMEOUT_S)
