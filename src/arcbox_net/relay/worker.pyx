@@ -45,9 +45,9 @@ from arcbox_net.relay.udp cimport (
 )
 
 cdef enum:
-    BULK_TURN_BYTES = 262144  # a turn that moved this much is followed by a doze
-    DOZE_NS = 20000
-    DOZE_SLACK_NS = 1000  # the kernel's default would more than triple the doze
+    BULK_TURN_BYTES = 131072  # a turn that moved this much is followed by a doze
+    DOZE_NS = 50000
+    DOZE_SLACK_NS = 1000  # the kernel's default would double the doze
     PAUSE_MS = 100  # a listener's rest after a shortage of descriptors
     WAIT_MS_MAX = 1 << 30
     EXPIRE_MAX = 256  # of one timer list in one turn: thousands may have begun in the same millisecond
