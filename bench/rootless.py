@@ -168,6 +168,8 @@ def running(
         setups, missing = available(options.pasta, options.gvproxy)
         made: dict[str, Contender] = {}
         for name in names or setups:
+            if name not in setups:
+                raise SystemExit(f"no contender {name!r}: there are {', '.join(setups)}")
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             made[name] = stack.enter_context(setups[name](directory))
         yield made, missing
