@@ -1,6 +1,7 @@
 """The right to be a network: one holder, visible to others, gone with its process."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,3 +106,13 @@ def test_new_runtime_root_is_private(tmp_path):
     lock.release(keep_directory=True)
     assert paths.lock_file("dev").exists()
     assert live_networks() == []
+
+
+def test_a_holder_whose_directory_was_removed_leaves_the_next_ones_alone():
+    first = NetworkLock("dev")
+    shutil.rmtree(paths.runtime_dir("dev"))
+    second = NetworkLock("dev")
+    first.release()
+    assert live_networks() == ["dev"]
+    second.release()
+    assert not paths.runtime_dir("dev").exists()

@@ -48,8 +48,11 @@ class NetworkLock:
         os.pwrite(fd, str(os.getpid()).encode(), 0)
 
     def release(self, *, keep_directory: bool = False) -> None:
-        """Give the name up, and with it the runtime directory: sockets and the lock file itself."""
-        if not keep_directory:
+        """Give the name up, and with it the runtime directory: sockets and the lock file itself.
+
+        Somebody may have removed the directory under us: what is there now is then the next holder's.
+        """
+        if not keep_directory and not _is_anothers(self._fd, self.name):
             shutil.rmtree(paths.runtime_dir(self.name), ignore_errors=True)
         os.close(self._fd)
 
@@ -144,3 +147,7 @@ def _is_current(fd: int, name: str) -> bool:
         return os.path.samestat(os.fstat(fd), os.stat(paths.lock_file(name)))
     except FileNotFoundError:
         return False
+
+
+def _is_anothers(fd: int, name: str) -> bool:
+    return paths.lock_file(name).exists() and not _is_current(fd, name)
