@@ -13,6 +13,8 @@ from tests.support.netns import wait_until
 from tests.support.rootless import Rootless
 from tests.support.user import CLI
 
+STRANGER = 65_533
+
 # Leaves its namespaces for ones it made itself. A child stays where the guest was, with a guest's powers, and when
 # it is told the id of a thread, it puts an interface where that is.
 LEAVING_GUEST = """
@@ -60,3 +62,33 @@ def inside_thread(pid: int) -> int:
     outside = os.stat(f"/proc/{pid}/ns/net").st_ino
     threads = os.listdir(f"/proc/{pid}/task")
     return next(int(tid) for tid in threads if os.stat(f"/proc/{pid}/task/{tid}/ns/net").st_ino != outside)
+
+
+@pytest.mark.parametrize(
+    "command", ["show dev", "ls", "run dev -- true", "exec-tap dev vm1 -- echo {fd}", "down dev"]
+)
+def test_a_network_that_somebody_else_pretends_to_run_is_told_nothing(site: Rootless, command: str) -> None:
+    folder = site.directory / "stranger" / "arcbox-net" / "dev"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    heard = folder / "heard"
+    sockets = [("api.sock", ""), ("fd.sock", ",type=5")]
+    listening = [
+        site.machine.popen(
+            [
+                *["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "socat", "-u"],
+                *[f"UNIX-LISTEN:{folder / name},mode=0666,fork{kind}", f"OPEN:{heard},creat,append"],
+            ]
+        )
+        for name, kind in sockets
+    ]
+    wait_until(lambda: all((folder / name).exists() for name, _ in sockets))
+    env = {"XDG_RUNTIME_DIR": str(site.directory / "stranger")}
+    done = site.user.run([str(CLI), *command.split()], check=False, env=env)
+    if command != "ls":
+        assert done.returncode == 1
+        assert f"uid {STRANGER} listens there" in done.stderr
+    for process in listening:
+        process.kill()
+        process.wait()
+    assert not heard.exists() or heard.read_bytes() == b""

@@ -12,11 +12,11 @@ import threading
 import pytest
 
 from arcbox_net import paths
-from arcbox_net.errors import LimitReached, NotRunning
+from arcbox_net.errors import LimitReached, NotRunning, StartFailed
 from arcbox_net.manager import NetworkManager
 from arcbox_net.network.api import application
 from arcbox_net.network.client import Client
-from arcbox_net.network.fdpass import CLIENTS_MAX, FdServer, listen
+from arcbox_net.network.fdpass import CLIENTS_MAX, PATH_BYTES_MAX, FdServer, listen
 from arcbox_net.network.messages import AttachTap, PortInfo, TapReply
 
 PORT = PortInfo(
@@ -278,3 +278,10 @@ def test_every_request_on_fd_sock_gets_an_answer(tmp_path, handler, message, sai
         return reply
 
     assert said in asyncio.run(scenario())["error"]["message"]
+
+
+def test_a_path_that_no_socket_can_have_is_refused_with_the_way_out(tmp_path):
+    path = tmp_path / ("x" * (PATH_BYTES_MAX - len(os.fsencode(tmp_path)) - 1))
+    listen(path, socket.SOCK_STREAM).close()
+    with pytest.raises(StartFailed, match=f"at most {PATH_BYTES_MAX} bytes"):
+        listen(path.with_name(path.name + "x"), socket.SOCK_STREAM)

@@ -11,6 +11,8 @@ import socket
 from typing import Any
 
 from arcbox_net import paths
+from arcbox_net.errors import PermissionDenied
+from arcbox_net.network.peer import check_server
 
 TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 16 << 20
@@ -41,8 +43,9 @@ def _ask(network: str, path: str) -> socket.socket | None:
     try:
         connection.settimeout(TIMEOUT_S)
         connection.connect(str(paths.api_socket(network)))
+        check_server(connection, paths.api_socket(network))
         connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-    except OSError:
+    except (OSError, PermissionDenied):
         connection.close()
         return None
     return connection

@@ -17,6 +17,7 @@ import msgspec
 from arcbox_net import paths
 from arcbox_net.errors import ArcboxNetError, LimitReached, NotRunning, from_json
 from arcbox_net.network.messages import API_VERSION, AttachTap, OpenTap, TapReply
+from arcbox_net.network.peer import check_server
 
 TIMEOUT_S = 30.0
 FDS_MAX = 64
@@ -34,6 +35,7 @@ class _UnixConnection(http.client.HTTPConnection):
         limit = struct.pack("ll", int(self.timeout or 0), 0)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self.sock.connect(str(self._path))
+        check_server(self.sock, self._path)
         self.sock.settimeout(self.timeout)
 
 
@@ -81,6 +83,7 @@ class Client:
             connection.settimeout(self._timeout_s)
             try:
                 connection.connect(str(paths.fd_socket(self.network)))
+                check_server(connection, paths.fd_socket(self.network))
                 connection.send(msgspec.json.encode(request))
                 room = socket.CMSG_LEN(FDS_MAX * fds.itemsize)
                 body, ancillary, _, _ = connection.recvmsg(REPLY_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)

@@ -11,40 +11,36 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
-from arcbox_net.errors import ArcboxNetError, ConfigError, PermissionDenied
+from arcbox_net.errors import ArcboxNetError, ConfigError, StartFailed
 from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
+from arcbox_net.network.peer import check_peer
 
 MESSAGE_BYTES_MAX = 4096
 CLIENTS_MAX = 64
 LISTEN_BACKLOG = 1024
 ACCEPT_AGAIN_S = 0.1
-_UCRED = struct.Struct("3i")
+PATH_BYTES_MAX = 107  # sun_path, and its end
 
 log = logging.getLogger("arcbox_net.fdpass")
 Handler = Callable[[AttachTap | OpenTap], Awaitable[tuple[TapReply, list[int]]]]
 
 
-def peer_uid(connection: socket.socket) -> int:
-    """The uid of the process that connected."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(raw)[1])
-
-
-def check_peer(connection: socket.socket) -> None:
-    """Raises PermissionDenied unless the peer is this process's user or root."""
-    uid = peer_uid(connection)
-    if uid not in (0, os.geteuid()):
-        raise PermissionDenied(f"uid {uid} may not control this network", operation="connect")
-
-
 def listen(path: Path, kind: int) -> socket.socket:
-    """A listening unix socket at *path*, 0600; the caller holds the network's lock, so an old one is stale."""
+    """A listening unix socket at *path*, 0600; the caller holds the network's lock, so an old one is stale.
+
+    Raises StartFailed.
+    """
+    if len(os.fsencode(path)) > PATH_BYTES_MAX:
+        raise StartFailed(
+            f"{path}: a unix socket's path has at most {PATH_BYTES_MAX} bytes",
+            fix="set ARCBOX_NET_RUNTIME_DIR to a directory with a shorter name",
+            path=str(path),
+        )
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)

@@ -1,0 +1,38 @@
+"""Who is at the other end of a unix socket. Both ends of api.sock and fd.sock ask, whatever the folders' modes are."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+from arcbox_net.errors import PermissionDenied
+
+_UCRED = struct.Struct("3i")
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The uid of the process that connected, or that listens."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(raw)[1])
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Raises PermissionDenied unless the peer is this process's user or root.
+
+    Root is nobody to a network that has a user namespace of its own: such a network is its user's alone.
+    """
+    uid = peer_uid(connection)
+    if uid not in (0, os.geteuid()):
+        raise PermissionDenied(f"uid {uid} may not control this network", operation="connect")
+
+
+def check_server(connection: socket.socket, path: object) -> None:
+    """Raises PermissionDenied when somebody else listens at *path*, as anybody may below /tmp. Root asks everybody."""
+    uid = peer_uid(connection)
+    if os.geteuid() != 0 and uid not in (0, os.geteuid()):
+        raise PermissionDenied(
+            f"{path}: uid {uid} listens there, which is somebody else",
+            fix="remove it, or set XDG_RUNTIME_DIR to a directory of your own",
+            operation="connect",
+        )
