@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 import struct
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from arcbox_net.host.plan import HostAccessRedirect
+from arcbox_net.host.plan import RELAY_MARK_DOOR, HostAccessRedirect, table_name
 from tests.host import relay_lab as lab
 from tests.host.firewall_lab import ethernet, send
 from tests.host.relay_lab import (
@@ -165,33 +166,65 @@ def test_t3_a_reset_written_to_the_tun_refuses_a_dial(
 
 
 @both
-def test_t28_tcp_of_no_connection_gets_a_reset(network: RelayLab, guest: RelayGuest, version: int) -> None:
-    before = network.drops("TCP of no connection")
+def test_t28_tcp_of_no_known_connection_goes_to_the_relay_which_resets_it(
+    network: RelayLab, guest: RelayGuest, version: int
+) -> None:
+    before = network.drops("TCP of no known connection")
     protocol = socket.IPPROTO_TCP
     raw = guest.ns.call(lambda: socket.socket(family(version), socket.SOCK_RAW, protocol))
     with raw:
         raw.settimeout(lab.ANSWER_S)
         send_ip(network, guest, tcp_packet(guest.address(version), 4444, WORLD[version], 80, ACK, 77))
+        segment = network.read(6, dst=WORLD[version])
+        assert segment is not None and segment.ports == (4444, 80)
+        network.write(segment.shard, tcp_packet(segment.dst, 80, segment.src, 4444, RST))
         answer, peer = raw.recvfrom(2048)
-    segment = answer[20:] if version == 4 else answer
     assert peer[0] == WORLD[version]
-    assert struct.unpack_from("!HHL", segment) == (80, 4444, 77) and segment[13] == RST
-    assert network.drops("TCP of no connection") == before + 1
+    assert struct.unpack_from("!HH", answer[20:] if version == 4 else answer) == (80, 4444)
+    assert network.drops("TCP of no known connection") == before + 1
 
 
 @both
-@pytest.mark.parametrize("flags", [0, 0x29, SYN | 0x01, SYN | RST, RST], ids=str)
-def test_t24_flags_that_make_no_sense_get_no_answer(
+def test_a_segment_whose_connection_was_missed_reaches_it_by_way_of_the_relay(
+    network: RelayLab, guest: RelayGuest, version: int
+) -> None:
+    """A rule stands for the moment in which the kernel does not find a connection that is there."""
+    with dialling(guest, WORLD[version], 80) as sock:
+        syn = network.read(6, dst=WORLD[version])
+        assert syn is not None
+        _, connection = network.let_in(syn)
+        connected(sock)
+        chain = f"inet {table_name(lab.NAME)} {'from_guests' if version == 4 else 'from_guests6'}"
+        mark = RELAY_MARK_DOOR + syn.shard
+        inserted = network.host.run(
+            f"nft -e -a insert rule {chain} meta l4proto tcp meta mark set {mark} accept"
+        )
+        handle = inserted.stdout.rpartition("# handle ")[2].split()[0]
+        try:
+            sock.sendall(b"missed")
+            segment = network.read(6, dst=WORLD[version])
+            while segment is not None and not segment.raw.endswith(b"missed"):
+                segment = network.read(6, dst=WORLD[version])  # the last ACK of the handshake
+        finally:
+            network.host.run(f"nft delete rule {chain} handle {handle}")
+        assert segment is not None
+        with connection:
+            os.write(network.tuns[segment.shard], segment.raw)
+            assert _receive(connection, 6) == b"missed"
+
+
+@both
+@pytest.mark.parametrize("flags", [0, 0x29, SYN | 0x01], ids=str)
+def test_t24_flags_that_make_no_sense_reach_nobody(
     network: RelayLab, guest: RelayGuest, version: int, flags: int
 ) -> None:
-    raw = guest.ns.call(lambda: socket.socket(family(version), socket.SOCK_RAW, socket.IPPROTO_TCP))
-    with raw:
-        raw.settimeout(lab.ANSWER_S)
-        send_ip(network, guest, tcp_packet(guest.address(version), 4445, WORLD[version], 80, flags))
-        send_ip(network, guest, tcp_packet(guest.address(version), 4446, WORLD[version], 80, ACK))
-        answer = raw.recv(2048)
-    assert struct.unpack_from("!HH", answer[20:] if version == 4 else answer) == (80, 4446)
+    before = network.drops("malformed TCP flags")
+    send_ip(network, guest, tcp_packet(guest.address(version), 4445, WORLD[version], 80, flags))
+    send_ip(network, guest, tcp_packet(guest.address(version), 4446, WORLD[version], 80, ACK))
+    segment = network.read(6, dst=WORLD[version])
+    assert segment is not None and segment.ports == (4446, 80)
     assert network.read(6, dst=WORLD[version], timeout=SILENCE_S) is None
+    assert network.drops("malformed TCP flags") == before + 1
 
 
 @both

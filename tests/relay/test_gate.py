@@ -218,7 +218,40 @@ def test_t29_a_flood_brings_one_answer_for_a_packet_at_most(bed: GateBed) -> Non
     assert bed.is_silent()
 
 
-def test_a_segment_of_a_connection_that_is_known_is_left_to_the_kernel(bed: GateBed) -> None:
+@both_families
+def test_a_segment_of_a_connection_that_the_kernel_has_goes_back_to_it(bed: GateBed, address: str) -> None:
+    with listening(bed.world, address) as (server, port):
+        bed.syn(address, port, sport=6100, seq=1)
+        bed.receive_frame()
+        returned = bed.stat("segment_returned")
+        for flags, payload in (("A", b""), ("PA", b"data"), ("FA", b""), ("RA", b""), ("R", b"")):
+            packet = packets.ip(address) / TCP(sport=6100, dport=port, flags=flags, seq=2, ack=9) / payload
+            bed.send(packets.frame(packet))
+            assert bed.receive_frame() == packets.frame(packet)
+        assert bed.stat("segment_returned") == returned + 5
+        server.accept()[0].close()
+
+
+@both_families
+def test_data_that_is_still_to_be_segmented_goes_back_as_it_came(bed: GateBed, address: str) -> None:
+    l4_offset, gso_type = (20, 1) if address == WORLD4 else (40, 4)
+    offload = {"flags": packets.NEEDS_CSUM, "gso_size": 1400, "csum_start": l4_offset, "csum_offset": 16}
+    with listening(bed.world, address) as (server, port):
+        bed.syn(address, port, sport=6200, seq=1)
+        bed.receive_frame()
+        packet = packets.ip(address) / TCP(sport=6200, dport=port, flags="PA", seq=2, ack=9) / bytes(20_000)
+        frame = packets.frame(packet, gso_type=gso_type, **offload)
+        bed.send(frame)
+        assert bed.receive_frame() == frame
+        for wrong in (5 - gso_type, 5):  # of the other version, of UDP
+            dropped = bed.stat("drop_virtio")
+            bed.send(packets.frame(packet, gso_type=wrong, **offload))
+            bed.wait_for("drop_virtio", dropped + 1)
+        server.accept()[0].close()
+    assert bed.is_silent()
+
+
+def test_a_segment_of_a_connection_that_is_still_dialled_is_dropped(bed: GateBed) -> None:
     bed.syn(WORLD4, SILENT, sport=7100)
     before = bed.stat("drop_tcp_segment")
     bed.send(packets.tcp(WORLD4, SILENT, sport=7100, flags="A"))

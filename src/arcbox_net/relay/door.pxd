@@ -45,13 +45,14 @@ cdef enum door_counter:  # the order is that of DOOR_COUNTERS in egress.pyx
     DROP_DESTINATION  # multicast, broadcast, link-local: never relayed
     DROP_TCP_PORT  # port 0
     DROP_TCP_FLAGS  # flags that no connection begins with
-    DROP_TCP_SEGMENT  # a segment that should have gone to the kernel, of a connection that is known
+    DROP_TCP_SEGMENT  # of a connection that is still dialled for, or with flags that no segment has
     DROP_GUESTS  # no place for one more guest
     DROP_DIALS  # too many dials wait; the guest will send its SYN again
     DROP_ANSWER  # too many ICMP errors to one guest
     SYN_REPEATED  # while the dial still waits
     SYN_REPLACED
     SYN_RETURNED  # of a connection that is open or nearly
+    SEGMENT_RETURNED  # the same of anything else: the kernel had not found the connection
     REFUSED_HOST  # a guest tried to reach the host itself
     REFUSED_GUEST  # flows_per_guest_max
     RESETS_SENT

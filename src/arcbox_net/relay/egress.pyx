@@ -50,8 +50,8 @@ DOOR_COUNTERS = (
     "packets_in", "packets_out", "drop_short", "drop_virtio", "drop_ip_header", "drop_fragment",
     "drop_protocol", "drop_l4_header", "drop_checksum", "drop_address", "drop_write", "drop_destination",
     "drop_tcp_port", "drop_tcp_flags", "drop_tcp_segment", "drop_guests", "drop_dials", "drop_answer",
-    "syn_repeated", "syn_replaced", "syn_returned", "refused_host", "refused_guest", "resets_sent",
-    "errors_sent", "accepted_stray",
+    "syn_repeated", "syn_replaced", "syn_returned", "segment_returned", "refused_host", "refused_guest",
+    "resets_sent", "errors_sent", "accepted_stray",
 )
 DATAGRAM_COUNTERS = (
     "udp_endpoints", "udp_opened", "udp_expired", "udp_out", "udp_in", "udp_bytes_out", "udp_bytes_in",

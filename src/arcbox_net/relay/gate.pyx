@@ -14,6 +14,7 @@ Theory of operation
 A flow is found by both addresses and ports for as long as it lives. So a SYN that is sent again while the dial
 waits dials nothing; one with another ISN takes the place of the one that is kept, for the same dial; and one
 of a connection that the kernel has already goes back to the kernel, which knows what to say.
+So does any other segment of it that came here because the kernel had missed its connection (rules_relay.py).
 
 A dial that is complete when connect() returns, as it is to a peer on this machine, costs one turn: dial, offer
 and accept happen in the burst that brought the SYN, and the destination's socket is watched only then.
@@ -35,7 +36,7 @@ from arcbox_net.abi.socket cimport (
 from arcbox_net.relay.answer cimport answer_dial, answer_reset
 from arcbox_net.relay.door cimport (
     DROP_DESTINATION, DROP_DIALS, DROP_GUESTS, DROP_TCP_FLAGS, DROP_TCP_PORT, DROP_TCP_SEGMENT, DROP_VIRTIO,
-    FLOW_BUCKETS, IPV4_DOOR, REFUSED_GUEST, REFUSED_HOST, SYN_REPEATED, SYN_REPLACED, SYN_RETURNED,
+    FLOW_BUCKETS, IPV4_DOOR, REFUSED_GUEST, REFUSED_HOST, SEGMENT_RETURNED, SYN_REPEATED, SYN_REPLACED, SYN_RETURNED,
     address_from_name, address_to_name, door_closed_row, door_count, door_parse,
 )
 from arcbox_net.relay.flow cimport (
@@ -53,20 +54,19 @@ from arcbox_net.relay.syn cimport syn_fits, syn_keep
 from arcbox_net.relay.tcp cimport tcp_close_reset, tcp_end, tcp_note, tcp_on_event, tcp_tune, tcp_unpace
 from arcbox_net.wire.octets cimport load_u32
 from arcbox_net.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SEQUENCE, TCP_SYN, TCP_URG, tcp_flags
-from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NET_HEADER_BYTES
+from arcbox_net.wire.virtio_net cimport (
+    VIRTIO_GSO_ECN, VIRTIO_GSO_NONE, VIRTIO_GSO_TCPV4, VIRTIO_GSO_TCPV6, VIRTIO_NET_HEADER_BYTES,
+)
 
 cdef enum:
     UNPACE_BYTES = 65536  # sent to a near peer: shorter exchanges are over before anything paces them
 
 
 cdef void gate_on_packet(relay_worker *w, relay_door *door, door_packet *packet) noexcept nogil:
-    """One TCP segment that the ruleset sent here: a SYN, or something that should not have come."""
+    """One TCP segment that the ruleset sent here: a SYN, or one for which the kernel had found no connection."""
     cdef uint8_t flags = tcp_flags(packet.l4)
     cdef uint32_t hashed
     cdef gate_flow *flow
-    if packet.virtio.gso_type != VIRTIO_GSO_NONE:
-        door_count(door, DROP_VIRTIO)  # only data is segmented
-        return
     if packet.src_port == 0 or packet.dst_port == 0:
         door_count(door, DROP_TCP_PORT)
         return
@@ -74,15 +74,14 @@ cdef void gate_on_packet(relay_worker *w, relay_door *door, door_packet *packet)
     flow = flow_find(door, hashed, packet.src, packet.dst, packet.src_port, packet.dst_port)
     flags &= TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK | TCP_URG
     if flags == TCP_SYN:
-        if flow != NULL:
+        if packet.virtio.gso_type != VIRTIO_GSO_NONE:
+            door_count(door, DROP_VIRTIO)  # only data is segmented
+        elif flow != NULL:
             _again(w, door, flow, packet)
         else:
             _dial(w, door, packet, hashed)
     elif flow != NULL:
-        if flags & TCP_RST and flow.tcp.state == TCP_CONNECTING:
-            tcp_end(w, &flow.tcp, RESET)
-        else:
-            door_count(door, DROP_TCP_SEGMENT)
+        _segment(w, door, flow, packet, flags)
     elif flags & TCP_ACK and not flags & (TCP_SYN | TCP_RST | TCP_URG):
         answer_reset(door, packet)
     else:
@@ -173,6 +172,22 @@ cdef void _again(relay_worker *w, relay_door *door, gate_flow *flow, door_packet
         syn_keep(flow.syn, packet)
     door_count(door, SYN_RETURNED)
     offer_return(door, <uint8_t *>packet.virtio, VIRTIO_NET_HEADER_BYTES + packet.ip_size)
+
+
+cdef void _segment(
+    relay_worker *w, relay_door *door, gate_flow *flow, door_packet *packet, uint8_t flags
+) noexcept nogil:
+    """Anything but a SYN, of a flow that is known: the kernel has the connection, whether it found it or not."""
+    cdef uint8_t gso_type = packet.virtio.gso_type & ~VIRTIO_GSO_ECN
+    if flow.tcp.state == TCP_CONNECTING and flags & TCP_RST:
+        tcp_end(w, &flow.tcp, RESET)
+    elif flow.tcp.state == TCP_CONNECTING or not flags & (TCP_ACK | TCP_RST):
+        door_count(door, DROP_TCP_SEGMENT)
+    elif gso_type not in (VIRTIO_GSO_NONE, VIRTIO_GSO_TCPV4 if packet.version == IPV4_DOOR else VIRTIO_GSO_TCPV6):
+        door_count(door, DROP_VIRTIO)
+    else:
+        door_count(door, SEGMENT_RETURNED)
+        offer_return(door, <uint8_t *>packet.virtio, VIRTIO_NET_HEADER_BYTES + packet.ip_size)
 
 
 cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t hashed) noexcept nogil:

@@ -136,7 +136,7 @@ cdef void _shed(relay_worker *w, gate_listener *listener) noexcept nogil:
 
 
 cdef int offer_return(relay_door *door, uint8_t *frame, uint32_t size) noexcept nogil:
-    """Write a SYN back into the TUN it came from: the ruleset gives it to our listener."""
+    """Write a guest's TCP back into the TUN it came from: the ruleset gives it to its socket, a SYN to our listener."""
     cdef iovec vectors[2]
     vectors[1].iov_base = frame + VIRTIO_NET_HEADER_BYTES
     vectors[1].iov_len = size - VIRTIO_NET_HEADER_BYTES

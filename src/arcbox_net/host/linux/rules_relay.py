@@ -6,12 +6,16 @@ marks it for the policy routes of policy.py:
     to the gateway, to link-local and multicast     unmarked: the input chain below
     to a neighbour                                  unmarked: back to the bridge; dropped where isolated, and IPv6
     TCP, first SYN                                  DOOR + shard: out by the shard's TUN, where the relay reads it
-    TCP, anything else                              LOCAL: to the relay's connection; RST if there is none
+    TCP, anything else                              LOCAL: to the relay's connection; DOOR + shard where none is found
     UDP, echo request                               DOOR + shard
     whatever else                                   dropped, counted
 
-What the relay writes into its TUNs comes in there. A SYN is one that it has dialled for: `tproxy` hands it to that
-shard's listener. All else is for guests, and is routed to the bridge.
+What the relay writes into its TUNs comes in there. TCP from a guest is what it has let in: a SYN that it has dialled
+for, which `tproxy` hands to that shard's listener, or a segment whose connection a look at the kernel's table missed.
+All else is for guests, and is routed to the bridge.
+
+A segment without a connection is the relay's to answer, as a look at the table is no proof: while a handshake ends, the
+connection leaves it for a moment, and the guest's first data may be there on another core (Linux up to 6.18).
 Nothing else in the namespace routes, so there is no forward chain: a packet without a mark has no way out.
 Connections are tracked only while host_access needs `redirect`, and then only those to the gateway: each
 further hook costs every packet of every guest.
@@ -30,6 +34,7 @@ from arcbox_net.host.plan import RELAY_MARK_DOOR, RELAY_MARK_LOCAL, FirewallPlan
 
 _SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 _NEVER = drop("destination is never routed")
+_UNKNOWN = '"TCP of no known connection"'
 
 
 def relay_table(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan) -> str:
@@ -45,23 +50,14 @@ def relay_table(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan) -> st
                 "prerouting",
                 f"iifname {bridge} meta nfproto ipv4 goto from_guests",
                 f"iifname {bridge} goto from_guests6",
-                f"{door} {_SYN} goto dialled",
+                f"{door} meta l4proto tcp goto dialled",
                 f"{door} {notrack}accept",
                 hook="filter hook prerouting priority raw",
             ),
             _from_guests(plan, subnet, relay, notrack),
             _from_guests6(plan, relay, notrack),
             _unusual6(plan) if plan.subnet6 is not None else "",
-            chain(
-                "connected",
-                _to_socket(notrack),
-                "tcp flags & (ack | rst) == 0 " + drop("malformed TCP flags"),
-                # So that guests notice when a relay has gone with their connections. The kernel has no
-                # RST of its own for an address that is not its own.
-                'counter reject with tcp reset comment "TCP of no connection"',
-                comment="TCP but for a SYN",
-            ),
-            _dialled(relay, notrack),
+            _dialled(plan, subnet, relay, notrack),
             *_host_access_chains(plan, bridge),
             *_input_chains(plan, bridge),
         ],
@@ -86,6 +82,21 @@ def _to_socket(notrack: str) -> str:
     return f"socket transparent 1 meta mark set {RELAY_MARK_LOCAL:#x} {notrack}accept"
 
 
+def _to_connection(word: str, address: str, notrack: str) -> str:
+    """Hand a segment to the connection that it belongs to. There is no listener at port 1 to take any other."""
+    return (
+        f"meta l4proto tcp tproxy {word} to {address}:1 meta mark set {RELAY_MARK_LOCAL:#x} {notrack}accept"
+    )
+
+
+def _unknown(plan: FirewallPlan, relay: RelayPlan, key: str, notrack: str) -> list[str]:
+    """What is left of TCP goes to the relay: it has the connection, or it says RST (T28)."""
+    return [
+        "meta l4proto tcp tcp flags & (ack | rst) == 0 " + drop("malformed TCP flags"),
+        f"meta l4proto tcp counter {_to_shard(plan, relay, key, notrack)} comment {_UNKNOWN}",
+    ]
+
+
 def _from_guests(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan, notrack: str) -> str:
     here = any_of(plan.gateway, "255.255.255.255") if plan.gateway is None else str(plan.gateway)
     return chain(
@@ -99,7 +110,8 @@ def _from_guests(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan, notr
         f"meta l4proto udp {_to_socket(notrack)}",
         f"meta l4proto udp {_to_shard(plan, relay, 'ip saddr . udp sport', notrack)}",
         f"{_SYN} {_to_shard(plan, relay, 'ip saddr . tcp sport', notrack)}",
-        "meta l4proto tcp goto connected",
+        _to_connection("ip", "127.0.0.1", notrack),
+        *_unknown(plan, relay, "ip saddr . tcp sport", notrack),
         f"icmp type echo-request {_to_shard(plan, relay, 'ip saddr', notrack)}",
         drop("neither TCP, UDP nor echo request"),
     )
@@ -116,7 +128,8 @@ def _from_guests6(plan: FirewallPlan, relay: RelayPlan, notrack: str) -> str:
         f"meta l4proto udp {_to_socket(notrack)}",
         f"meta l4proto udp {_to_shard(plan, relay, 'ip6 saddr . udp sport', notrack)}",
         f"{_SYN} {_to_shard(plan, relay, 'ip6 saddr . tcp sport', notrack)}",
-        "meta l4proto tcp goto connected",
+        _to_connection("ip6", "[::1]", notrack),
+        *_unknown(plan, relay, "ip6 saddr . tcp sport", notrack),
         f"icmpv6 type echo-request {_to_shard(plan, relay, 'ip6 saddr', notrack)}",
         drop("neither TCP, UDP nor echo request"),
     )
@@ -136,7 +149,7 @@ def _unusual6(plan: FirewallPlan) -> str:
     )
 
 
-def _dialled(relay: RelayPlan, notrack: str) -> str:
+def _dialled(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan, notrack: str) -> str:
     to_listener = [
         f'meta nfproto {family} iifname "{shard.tun_ifname}" meta l4proto tcp tproxy {word} to {address}:{port} '
         f"meta mark set {RELAY_MARK_LOCAL:#x} {notrack}accept"
@@ -149,9 +162,11 @@ def _dialled(relay: RelayPlan, notrack: str) -> str:
     ]
     return chain(
         "dialled",
+        f"ip saddr != {subnet} {notrack}accept",  # a RST, for a guest
+        f"ip6 saddr != {plan.subnet6} {notrack}accept" if plan.subnet6 is not None else "",
         *to_listener,
         drop("the relay does not listen"),
-        comment="SYNs that the relay has let in",
+        comment="TCP that the relay has let in",
     )
 
 
