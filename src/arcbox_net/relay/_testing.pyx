@@ -1,9 +1,14 @@
 """What tests need of compiled code that has no Python face."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from arcbox_net.relay.door cimport DOOR_FRAME_BYTES, IPV4_DOOR, door_packet, door_parse
+from arcbox_net.relay.door cimport (
+    DOOR_FRAME_BYTES, FLOW_BUCKETS, IPV4_DOOR, door_packet, door_parse, relay_door,
+)
+from arcbox_net.relay.guests cimport GUEST_BUCKETS, address_hash
+from arcbox_net.relay.lookup cimport flow_hash
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
 
 from arcbox_net.relay.egress import DOOR_COUNTERS as _COUNTERS
@@ -39,3 +44,19 @@ def parse(bytes frame):
 def checksum(bytes packet):
     """The folded sum of *packet*."""
     return checksum_fold(checksum_add(0, <const uint8_t *>packet, len(packet)))
+
+
+def guest_bucket(uint64_t seed, bytes address):
+    """Where a door looks for the guest with this address of 16 bytes."""
+    return address_hash(seed, <const uint8_t *>address) % GUEST_BUCKETS
+
+
+def flow_bucket(uint64_t seed, bytes src, bytes dst, int src_port, int dst_port):
+    """Where a door looks for the connection with these ends."""
+    cdef relay_door *door = <relay_door *>calloc(1, sizeof(relay_door))
+    if door == NULL:
+        raise MemoryError
+    door.guests.seed = seed
+    found = flow_hash(door, <const uint8_t *>src, <const uint8_t *>dst, src_port, dst_port) % FLOW_BUCKETS
+    free(door)
+    return found

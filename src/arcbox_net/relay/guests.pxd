@@ -24,14 +24,18 @@ cdef struct guest_table:
     uint64_t seed
 
 
+cdef inline uint64_t mixed(uint64_t x) noexcept nogil:
+    """Every bit of *x* matters to every bit of the result, also to the few that choose a bucket."""
+    x = (x ^ (x >> 33)) * <uint64_t>0xFF51AFD7ED558CCD
+    x = (x ^ (x >> 33)) * <uint64_t>0xC4CEB9FE1A85EC53
+    return x ^ (x >> 33)
+
+
 cdef inline uint32_t address_hash(uint64_t seed, const uint8_t *address) noexcept nogil:
     """Seeded: guests choose what goes in."""
     cdef uint64_t words[2]
     memcpy(words, address, ADDRESS_BYTES)
-    seed = (seed ^ words[0]) * <uint64_t>0x9E3779B97F4A7C15
-    seed ^= seed >> 32
-    seed = (seed ^ words[1]) * <uint64_t>0xD6E8FEB86659FD93
-    return <uint32_t>(seed ^ (seed >> 32))
+    return <uint32_t>mixed(mixed(seed ^ words[0]) ^ words[1])
 
 
 cdef inline bint guests_prepare(guest_table *table, uint64_t seed) noexcept nogil:
