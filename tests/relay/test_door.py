@@ -132,6 +132,15 @@ def put(raw: bytes, offset: int, value: bytes) -> bytes:
     return header() + raw[:offset] + value + raw[offset + len(value) :]
 
 
+def datagrams(count: int) -> bytes:
+    """A super-frame of *count* datagrams with ten bytes each."""
+    return frame(ip(FOUR) / UDP() / bytes(10 * count), **PARTIAL, gso_type=5, gso_size=10)
+
+
+def test_as_many_segments_as_a_socket_makes_are_understood() -> None:
+    assert parsed(datagrams(128))["payload_size"] == 1280
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
@@ -178,6 +187,7 @@ def put(raw: bytes, offset: int, value: bytes) -> bytes:
         pytest.param(frame(V4, gso_type=5, gso_size=9), "drop_virtio", id="segments with one checksum"),
         pytest.param(frame(V4, **PARTIAL, gso_type=5), "drop_virtio", id="segments of no size"),
         pytest.param(frame(V4, **PARTIAL, gso_type=1, gso_size=9), "drop_virtio", id="udp as tcp segments"),
+        pytest.param(datagrams(129), "drop_virtio", id="more segments than a socket makes"),
     ],
 )
 def test_a_packet_that_is_wrong_is_dropped_for_a_reason(raw: bytes, reason: str) -> None:

@@ -5,7 +5,7 @@ TUN is watched level-triggered, so what is left brings another event. Packets of
 until the burst has ended; only then may a part send what it has gathered of them.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
@@ -44,7 +44,7 @@ from arcbox_net.wire.tcp cimport PROTOCOL_TCP, TCP_CHECKSUM, tcp_check, tcp_head
 from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_CHECKSUM, UDP_HEADER_BYTES, udp_check, udp_length
 from arcbox_net.wire.virtio_net cimport (
     VIRTIO_DATA_VALID, VIRTIO_GSO_NONE, VIRTIO_GSO_UDP_L4, VIRTIO_NEEDS_CSUM, VIRTIO_NET_HEADER_BYTES,
-    virtio_check, virtio_net_header,
+    VIRTIO_UDP_SEGMENTS_MAX, virtio_check, virtio_net_header,
 )
 
 cdef enum:
@@ -56,12 +56,13 @@ cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil:
     cdef door_packet packet
     cdef uint8_t *frame
     cdef ssize_t size
-    cdef int _burst, i, reason
+    cdef int _burst, i, reason, failure = 0
     for _burst in range(DOOR_TURN_MAX):
         for i in range(DOOR_BURST_MAX):
             frame = door.frames + i * DOOR_FRAME_BYTES
             size = read(door.rule.fd, frame, DOOR_FRAME_BYTES)
             if size < 0:
+                failure = errno
                 break
             door_count(door, PACKETS_IN)
             reason = door_parse(frame, <size_t>size, &packet)
@@ -73,7 +74,11 @@ cdef void door_on_event(relay_worker *w, relay_door *door) noexcept nogil:
                 door_count(door, reason)
         offer_on_burst_end(w, door)
         datagram_flush(w, door)
-        if size < 0:
+        if failure == EAGAIN or failure == EINTR:
+            return
+        if failure:
+            # The TUN is gone, and would be ready with that for ever; the network's owner sees it too.
+            epoll_ctl(w.epoll_fd, EPOLL_CTL_DEL, door.rule.fd, NULL)
             return
 
 
@@ -265,6 +270,9 @@ cdef int _parse_udp(door_packet *packet) noexcept nogil:
     _set_payload(packet, UDP_HEADER_BYTES)
     if packet.virtio.gso_type != VIRTIO_GSO_NONE and packet.virtio.gso_type != VIRTIO_GSO_UDP_L4:
         return DROP_VIRTIO
+    if packet.virtio.gso_type != VIRTIO_GSO_NONE:
+        if packet.payload_size > <uint32_t>packet.virtio.gso_size * VIRTIO_UDP_SEGMENTS_MAX:
+            return DROP_VIRTIO  # by a raw socket or a VM's driver: one packet that costs as much as thousands
     # RFC 768: 0 means "no checksum"; RFC 8200 8.1 does not know that.
     if packet.version == IPV4_DOOR and load_u16(packet.l4 + UDP_CHECKSUM) == 0:
         if packet.virtio.flags & VIRTIO_NEEDS_CSUM == 0:

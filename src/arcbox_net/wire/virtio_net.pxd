@@ -14,6 +14,7 @@ cdef enum:
     VIRTIO_GSO_TCPV6 = 4
     VIRTIO_GSO_UDP_L4 = 5
     VIRTIO_GSO_ECN = 0x80
+    VIRTIO_UDP_SEGMENTS_MAX = 128  # Linux' UDP_MAX_SEGMENTS: no socket makes more of one packet
 
 cdef packed struct virtio_net_header:
     uint8_t flags
