@@ -39,10 +39,15 @@ cdef void offer_on_burst_end(relay_worker *w, relay_door *door) noexcept nogil:
     cdef int version
     for version in range(2):
         if door.listeners[version].offered:
-            offer_on_listener(w, &door.listeners[version])
+            _accept(w, &door.listeners[version], False)
 
 
 cdef void offer_on_listener(relay_worker *w, gate_listener *listener) noexcept nogil:
+    """Accept all that waits: its event came once, and stray connections are among them."""
+    _accept(w, listener, True)
+
+
+cdef void _accept(relay_worker *w, gate_listener *listener, bint strays_too) noexcept nogil:
     """Accept what waits; a listener that is resting after a shortage of descriptors is left alone."""
     cdef sockaddr_in6 guest
     cdef socklen_t size
@@ -54,8 +59,8 @@ cdef void offer_on_listener(relay_worker *w, gate_listener *listener) noexcept n
         fd = accept4(listener.fd, <sockaddr *>&guest, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
             _accepted(w, listener, fd, &guest)
-            if not listener.offered:
-                return  # nobody else can be waiting; a stray connection brings an event of its own
+            if not listener.offered and not strays_too:
+                return  # what else may wait brings an event
         elif errno == EAGAIN:
             return
         elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
