@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import random
 import resource
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.egress import GATEWAY4, GUEST4, HOST6, WORLD6, EgressBed
-from tests.support.netns import Host, Namespace, wait_until
+from tests.support.netns import WORLD_SUBNET, Host, Namespace, wait_until
 from tests.support.relay import no_descriptors
 
 pytestmark = pytest.mark.e2e
@@ -27,6 +28,8 @@ UDP_GRO = 104
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER = 10, 23
 IP_PMTUDISC_DO = 2
 IP_RECVERR, IPV6_RECVERR = 11, 25
+SECOND4 = f"{WORLD_SUBNET}.99"
+ANYCAST6 = str(ipaddress.ip_network(f"{HOST6}/64", strict=False)[0])
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +317,51 @@ def test_a_published_port_of_the_host_is_reached(bed: EgressBed) -> None:
         got, source = listener.recvfrom(10)
         listener.sendto(got, source)
         assert client.recv(10) == b"hello"
+
+
+def test_h1_one_published_port_opens_no_other_of_the_host(bed: EgressBed) -> None:
+    with (
+        udp(bed.host, bed.host.host_ip) as published,
+        udp(bed.host, bed.host.host_ip) as neighbour,
+        udp(bed.guest) as client,
+    ):
+        bed.relay.set_hairpin([], udp=[(bed.host.host_ip, published.getsockname()[1])])
+        client.sendto(b"hello", published.getsockname())
+        assert published.recv(10) == b"hello"
+        before = bed.stat("udp_drop_destination")
+        client.sendto(b"secret?", neighbour.getsockname())
+        wait_until(lambda: bed.stat("udp_drop_destination") == before + 1)
+        neighbour.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            neighbour.recv(10)
+
+
+def test_h1_a_peer_whose_address_the_host_takes_is_a_peer_no_more(bed: EgressBed) -> None:
+    with pair(bed, bed.world_ip) as (client, server):
+        client.send(b"hello")
+        assert server.recv(10) == b"hello"
+        bed.relay.set_host_addresses([bed.host.host_ip, HOST6, bed.world_ip])
+        client.send(b"secret?")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+        bed.relay.set_host_addresses([bed.host.host_ip, HOST6])
+
+
+@pytest.mark.parametrize("address", [SECOND4, ANYCAST6], ids=["second of its subnet", "anycast of a router"])
+def test_h1_an_address_of_the_host_that_nothing_leaves_from_is_not_reached(
+    bed: EgressBed, address: str
+) -> None:
+    bed.host.run(f"ip addr add {SECOND4}/24 dev {bed.host.uplink}", check=False)
+    bed.host.sysctl("net.ipv6.conf.all.forwarding", 1)
+    wildcard = "::" if ":" in address else ""
+    with udp(bed.host, wildcard) as listener, udp(bed.guest, wildcard) as client:
+        client.connect((address, listener.getsockname()[1]))
+        client.send(b"secret?")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.recv(10)
 
 
 @pytest.mark.parametrize("address", ["224.0.0.251", "255.255.255.255"])

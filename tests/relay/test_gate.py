@@ -25,7 +25,7 @@ from tests.support.gate import (
     WORLD6,
     GateBed,
 )
-from tests.support.netns import Host
+from tests.support.netns import WORLD_SUBNET, Host
 from tests.support.packets import ICMP, IP, TCP, IPv6
 from tests.support.relay import wait_until
 
@@ -316,6 +316,17 @@ def test_h1_an_address_of_the_host_that_nobody_told_of_is_found_by_the_dial(bed:
         is_reset(bed, "198.51.100.9", port, 2)
     assert bed.stat("refused_host") == refused + 1
     bed.host.run("ip addr del 198.51.100.9/32 dev lo")
+
+
+def test_h1_a_second_address_of_a_subnet_is_found_by_the_dial(bed: GateBed) -> None:
+    address = f"{WORLD_SUBNET}.99"
+    bed.host.run(f"ip addr add {address}/24 dev {bed.host.uplink}")
+    refused = bed.stat("refused_host")
+    with listening(bed.host, address) as (_, port):
+        bed.syn(address, port, seq=1)
+        is_reset(bed, address, port, 2)
+    assert bed.stat("refused_host") == refused + 1
+    bed.host.run(f"ip addr del {address}/24 dev {bed.host.uplink}")
 
 
 def test_a_published_port_of_the_host_is_reached_and_its_neighbour_is_not(bed: GateBed) -> None:

@@ -49,7 +49,7 @@ from arcbox_net.relay.flow cimport (
     ITEM_UDP_ENDPOINT, flow_row, item_time, item_touch, relay_guest, relay_worker, timer_list,
 )
 from arcbox_net.relay.guests cimport guest_of
-from arcbox_net.relay.reach cimport REACH_HOST, REACH_OK, reach_verdict
+from arcbox_net.relay.reach cimport REACH_HOST, REACH_OK, REACH_UDP, reach_check, reach_verdict
 from arcbox_net.relay.route cimport route_check, route_close, route_init
 from arcbox_net.relay.socket_error cimport socket_errors_tell
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
@@ -111,7 +111,12 @@ cdef relay_endpoint *datagram_endpoint(
     if e == NULL or memcmp(&e.key, &key, sizeof(key)) != 0:
         hashed = endpoint_hash(&d.table, &key)
         e = endpoint_find(&d.table, &key, hashed)
-    if e != NULL and peer_known(&d.table, e, name):
+    # A peer is known by its address, but what is published at the host's own is one port.
+    if (
+        e != NULL
+        and peer_known(&d.table, e, name)
+        and reach_check(door.reach, REACH_UDP, packet.version == IPV4_DOOR, packet.dst, packet.dst_port) == REACH_OK
+    ):
         e.peer = name[0]
         _restart_timer(w, e, packet.dst_port)
         return e

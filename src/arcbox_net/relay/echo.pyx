@@ -41,7 +41,7 @@ from arcbox_net.relay.flow cimport (
     ITEM_ECHO_ENDPOINT, flow_row, item_time, item_touch, relay_guest, relay_worker,
 )
 from arcbox_net.relay.guests cimport guest_of
-from arcbox_net.relay.reach cimport REACH_OK, reach_verdict
+from arcbox_net.relay.reach cimport REACH_OK, REACH_UDP, reach_check, reach_verdict
 from arcbox_net.relay.route cimport route_check
 from arcbox_net.relay.socket_error cimport socket_errors_tell
 from arcbox_net.relay.super_frame cimport super_frame, super_frame_write_plain
@@ -95,7 +95,11 @@ cdef void echo_out(relay_worker *w, relay_door *door, const door_packet *packet)
     memcpy(key.guest, packet.src, sizeof(key.guest))
     hashed = endpoint_hash(&echoes.table, &key)
     e = endpoint_find(&echoes.table, &key, hashed)
-    if e == NULL or not peer_known(&echoes.table, e, &name):
+    if (
+        e == NULL
+        or not peer_known(&echoes.table, e, &name)
+        or reach_check(door.reach, REACH_UDP, packet.version == IPV4_DOOR, packet.dst, 0) != REACH_OK
+    ):
         if not _may_go(echoes, packet):
             return
     if e == NULL:

@@ -30,14 +30,14 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
-    AF_INET, AF_INET6, SO_ERROR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, connect, getsockname,
-    getsockopt, sockaddr, sockaddr_in6, socket, socklen_t,
+    AF_INET, AF_INET6, SO_ERROR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, connect, getsockopt,
+    sockaddr, sockaddr_in6, socket, socklen_t,
 )
 from arcbox_net.relay.answer cimport answer_dial, answer_reset
 from arcbox_net.relay.door cimport (
     DROP_DESTINATION, DROP_DIALS, DROP_GUESTS, DROP_TCP_FLAGS, DROP_TCP_PORT, DROP_TCP_SEGMENT, DROP_VIRTIO,
     FLOW_BUCKETS, IPV4_DOOR, REFUSED_GUEST, REFUSED_HOST, SEGMENT_RETURNED, SYN_REPEATED, SYN_REPLACED, SYN_RETURNED,
-    address_from_name, address_to_name, door_closed_row, door_count, door_parse,
+    address_to_name, door_closed_row, door_count, door_parse,
 )
 from arcbox_net.relay.flow cimport (
     ABANDONED, ADDRESS_BYTES, CLIENT, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT, ITEM_GATE_FLOW,
@@ -47,9 +47,8 @@ from arcbox_net.relay.flow cimport (
 from arcbox_net.relay.guests cimport guest_drop, guest_hold, guest_of
 from arcbox_net.relay.lookup cimport flow_find, flow_hash, flow_insert, flow_remove
 from arcbox_net.relay.offer cimport offer_forget, offer_on_burst_end, offer_return, offer_syn, offer_watch
-from arcbox_net.relay.reach cimport (
-    REACH_HOST, REACH_NEVER, REACH_TCP, reach_check, reach_stays_here, reach_verdict,
-)
+from arcbox_net.relay.reach cimport REACH_HOST, REACH_NEVER, REACH_TCP, reach_check, reach_verdict
+from arcbox_net.relay.route cimport route_stays_here
 from arcbox_net.relay.syn cimport syn_fits, syn_keep
 from arcbox_net.relay.tcp cimport tcp_close_reset, tcp_end, tcp_note, tcp_on_event, tcp_tune, tcp_unpace
 from arcbox_net.wire.octets cimport load_u32
@@ -239,7 +238,7 @@ cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t
         close(fd)
         _refuse(w, door, guest, packet, CONNECT_FAILED, failure)
         return
-    if _stays_here(door, fd, packet):
+    if route_stays_here(door.reach, REACH_TCP, packet, fd):  # by an address that nobody told us of
         door_count(door, REFUSED_HOST)
         tcp_close_reset(fd)
         answer_reset(door, packet)
@@ -334,16 +333,3 @@ cdef void _on_end(relay_worker *w, tcp_flow *tcp, int outcome) noexcept nogil:
         gate_describe(w, flow, row)
         row.ended_ms = w.now_ms
         row.outcome = <uint8_t>outcome
-
-
-cdef bint _stays_here(relay_door *door, int fd, const door_packet *packet) noexcept nogil:
-    """Whether the dial reaches the host by an address that nobody told us of."""
-    cdef sockaddr_in6 local
-    cdef socklen_t size = sizeof(local)
-    cdef uint8_t source[ADDRESS_BYTES]
-    if getsockname(fd, <sockaddr *>&local, &size) < 0:
-        return True
-    address_from_name(&local, source)
-    return reach_stays_here(
-        door.reach, REACH_TCP, packet.version == IPV4_DOOR, source, packet.dst, packet.dst_port
-    )

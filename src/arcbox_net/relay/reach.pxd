@@ -1,8 +1,7 @@
 """What guests may reach through the relay: never the host itself, but for ports that are published there.
 
 The relay dials from the host's side, where loopback and the host's own addresses are within reach of any
-socket; so a destination is judged before it is dialled, and once more by the source address the kernel chose:
-a packet that stays on the host leaves from the very address it goes to.
+socket; so a destination is judged before it is dialled, and once more by the way the kernel chose (route.pyx).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -103,11 +102,11 @@ cdef inline reach_verdict reach_check(
 
 cdef inline bint reach_stays_here(
     const reach_policy *policy, int protocol, bint v4, const uint8_t *source, const uint8_t *address,
-    uint16_t l4_port
+    uint16_t l4_port, bint by_loopback
 ) noexcept nogil:
-    """Whether a dial from *source* to *address* goes to the host after all, and may not."""
+    """Whether a dial from *source* to *address* goes to the host after all, *by_loopback* or not, and may not."""
     if reach_is_loopback(v4, source):
         return True
-    if memcmp(source, address, ADDRESS_BYTES) != 0:
+    if not by_loopback and memcmp(source, address, ADDRESS_BYTES) != 0:
         return False
     return policy == NULL or not reach_is_published(policy, protocol, v4, address, l4_port)

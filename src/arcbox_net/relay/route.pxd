@@ -15,3 +15,6 @@ cdef void route_close(route_probe *probe) noexcept nogil
 cdef int route_check(
     route_probe *probe, const reach_policy *policy, const door_packet *packet, reach_verdict *verdict
 ) noexcept nogil
+cdef bint route_stays_here(
+    const reach_policy *policy, int protocol, const door_packet *packet, int fd
+) noexcept nogil
