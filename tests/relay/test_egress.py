@@ -372,3 +372,27 @@ def test_an_idle_flow_is_reset_on_both_sides() -> None:
         assert is_reset(served)
         assert bed.stat("idle_timeout") == 1
         assert bed.relay.flows()[0]["reason"] == "idle"
+
+
+def test_connections_that_nobody_waits_for_are_reset_each() -> None:
+    with EgressBed() as bed:
+        strays = bed.inside.call(
+            lambda: [socket.create_connection(("127.0.0.1", bed.listener4_port)) for _ in range(200)]
+        )
+        wait_until(lambda: bed.stat("accepted_stray") == len(strays), "all were reset")
+        for stray in strays:
+            stray.close()
+
+
+def test_a_relay_whose_tun_was_deleted_sleeps() -> None:
+    with EgressBed() as bed:
+        before = bed.stat("wakeups")
+        bed.inside.run("ip link delete out0")
+        wait_until(lambda: bed.stat("wakeups") > before, "the thread was told")
+        seen: list[int] = []
+
+        def at_rest() -> bool:
+            seen.append(bed.stat("wakeups"))
+            return len(seen) >= 20 and len(set(seen[-20:])) == 1
+
+        wait_until(at_rest, "the thread sleeps")

@@ -55,6 +55,7 @@ class EgressBed:
         self.world.run(f"ip -6 addr add {WORLD6}/64 dev {self.host.uplink_peer} nodad")
         self._link_guest()
         doors = [self._door(index) for index in range(shards)]
+        self.listener4_port = _local_port(doors[0].listener4_fd)
         self._route(doors)
         self.relay = EgressRelay(doors, **options)
         self._stack.callback(self.relay.stop)
