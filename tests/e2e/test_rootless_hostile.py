@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -92,3 +93,26 @@ def test_a_network_that_somebody_else_pretends_to_run_is_told_nothing(site: Root
         process.kill()
         process.wait()
     assert not heard.exists() or heard.read_bytes() == b""
+
+
+def test_a_network_whose_runtime_directory_was_removed_can_be_reached_again(site: Rootless) -> None:
+    site.up()
+    guest = site.guest("web")
+    pid = site.network_pid()
+    gone = site.user.runtime.with_name("gone")
+    site.user.runtime.rename(gone)  # as at the end of the session: it is empty, then it is not there at all
+    shutil.rmtree(gone / "arcbox-net")
+    assert site.user.cli_json("ls") == []
+    site.user.runtime.mkdir(mode=0o700)
+    os.chown(site.user.runtime, site.user.uid, site.user.gid)
+    wait_until(lambda: site.user.cli("show", "dev", check=False).returncode == 0, timeout=20)
+    assert site.network_pid() == pid
+    assert [port["name"] for port in site.user.cli_json("show dev")["ports"]] == ["web"]
+    assert guest.run(f"curl -sS --max-time 10 http://{site.world_ip}/").stdout.strip() == site.host_ip
+    assert f"running already (pid {pid})" in site.user.cli("up", "dev", check=False).stderr
+    moved = (site.user.runtime / "arcbox-net").rename(gone / "again")  # so that nobody remakes what goes
+    shutil.rmtree(moved)
+    wait_until(lambda: site.user.cli("show", "dev", check=False).returncode == 0, timeout=20)
+    site.user.cli("down dev")
+    assert site.machine.network_pids() == []
+    assert not (site.user.runtime / "arcbox-net" / "dev").exists()

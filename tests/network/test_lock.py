@@ -116,3 +116,29 @@ def test_a_holder_whose_directory_was_removed_leaves_the_next_ones_alone():
     assert live_networks() == ["dev"]
     second.release()
     assert not paths.runtime_dir("dev").exists()
+
+
+def test_a_holder_takes_its_name_again_where_its_directory_was_removed():
+    lock = NetworkLock("dev")
+    lock.retake()  # nothing to do
+    shutil.rmtree(paths.runtime_root())
+    assert live_networks() == []
+    lock.retake()
+    assert live_networks() == ["dev"]
+    lock.release()
+    assert not paths.runtime_dir("dev").exists()
+
+
+def test_a_name_that_another_process_took_meanwhile_is_not_taken_again():
+    lock = NetworkLock("dev")
+    shutil.rmtree(paths.runtime_dir("dev"))
+    process = held_by_another_process("dev")
+    try:
+        with pytest.raises(AlreadyRunning) as caught:
+            lock.retake()
+        assert caught.value.pid == process.pid
+        lock.release()
+        assert live_networks() == ["dev"]
+    finally:
+        process.kill()
+        process.communicate()

@@ -27,25 +27,14 @@ class NetworkLock:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        for _ in range(ATTEMPTS_MAX):
-            fd = _open(name)
-            if not _take(fd):
-                pid = os.pread(fd, 20, 0).decode(errors="replace").strip()
-                os.close(fd)
-                raise AlreadyRunning(
-                    f"network {name} is running already (pid {pid or 'unknown'})",
-                    fix=f"look at it: arcbox-net show {name}, or stop it: arcbox-net down {name}",
-                    network=name,
-                    pid=int(pid) if pid.isdigit() else None,
-                )
-            if _is_current(fd, name):
-                break
-            os.close(fd)  # its owner removed the directory between our open and our lock
-        else:
-            raise AlreadyRunning(f"network {name} is being stopped", fix="try again", network=name, pid=None)
-        self._fd = fd
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        self._fd = _acquire(name)
+
+    def retake(self) -> None:
+        """Make what somebody removed again, and hold the name there. Raises AlreadyRunning, PermissionDenied."""
+        if not _is_current(self._fd, self.name):
+            fd = _acquire(self.name)
+            os.close(self._fd)
+            self._fd = fd
 
     def release(self, *, keep_directory: bool = False) -> None:
         """Give the name up, and with it the runtime directory: sockets and the lock file itself.
@@ -81,6 +70,28 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _acquire(name: str) -> int:
+    for _ in range(ATTEMPTS_MAX):
+        fd = _open(name)
+        if not _take(fd):
+            pid = os.pread(fd, 20, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise AlreadyRunning(
+                f"network {name} is running already (pid {pid or 'unknown'})",
+                fix=f"look at it: arcbox-net show {name}, or stop it: arcbox-net down {name}",
+                network=name,
+                pid=int(pid) if pid.isdigit() else None,
+            )
+        if _is_current(fd, name):
+            break
+        os.close(fd)  # its owner removed the directory between our open and our lock
+    else:
+        raise AlreadyRunning(f"network {name} is being stopped", fix="try again", network=name, pid=None)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd
 
 
 def _open(name: str) -> int:

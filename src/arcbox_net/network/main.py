@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
-import importlib
 import itertools
 import json
 import logging
@@ -22,7 +21,6 @@ import os
 import pwd
 import resource
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,12 +56,18 @@ class Answer:
 
 
 async def serve(
-    name: str, config: NetConfig, state: State, *, is_private: bool, parent: int | None, answer: Answer
+    name: str,
+    config: NetConfig,
+    state: State,
+    lock: NetworkLock,
+    *,
+    is_private: bool,
+    parent: int | None,
+    answer: Answer,
 ) -> None:
     """Run the network until it is told to stop. Raises what kept it from starting."""
     from arcbox_net.network.core import Network
-    from arcbox_net.network.fdpass import FdServer, listen
-    from arcbox_net.network.handover import tap_handler
+    from arcbox_net.network.presence import Presence
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -85,24 +89,20 @@ async def serve(
         )
         await network.start()
         try:
-            listener = listen(paths.api_socket(name), socket.SOCK_STREAM)
-            fds = FdServer(listen(paths.fd_socket(name), socket.SOCK_SEQPACKET), tap_handler(network))
-            fds.start()
+            presence = Presence(network, lock, stopping.set)
+            presence.listen()
             answer.tell({"ready": True, "pid": os.getpid()})
-            # The network works, and both sockets take callers. The HTTP stack takes 60 ms to import, which nobody who
-            # only wants a network should wait for: the first call of the API does.
-            http = await loop.run_in_executor(None, importlib.import_module, "arcbox_net.network.api")
-            api = http.ApiServer(listener, network)
-            await api.start()
-            gc.freeze()
-            gc.enable()
-            log.info("network %s is ready", name)
-            sweeping = loop.run_in_executor(None, sweep_abandoned)
-            await stopping.wait()
-            log.info("network %s stops", name)
-            await sweeping
-            await fds.stop()
-            await api.stop()
+            try:
+                await presence.start()
+                gc.freeze()
+                gc.enable()
+                log.info("network %s is ready", name)
+                sweeping = loop.run_in_executor(None, sweep_abandoned)
+                await stopping.wait()
+                log.info("network %s stops", name)
+                await sweeping
+            finally:
+                await presence.stop()
         finally:
             await network.stop()
     finally:
@@ -110,7 +110,7 @@ async def serve(
             os.close(parent_fd)
 
 
-def _run(name: str, config: NetConfig, options: _Options, answer: Answer) -> None:
+def _run(name: str, config: NetConfig, lock: NetworkLock, options: _Options, answer: Answer) -> None:
     """Decide where the network lives, go there while this process has one thread, and serve."""
     from arcbox_net.host.linux import inside
     from arcbox_net.recipes import is_private
@@ -122,7 +122,8 @@ def _run(name: str, config: NetConfig, options: _Options, answer: Answer) -> Non
         private = is_private(config, has_power=inside.has_network_power())
         if private and not inside.has_namespace_power():
             _enter_user_namespace(state)
-        asyncio.run(serve(name, config, state, is_private=private, parent=options.parent, answer=answer))
+        serving = serve(name, config, state, lock, is_private=private, parent=options.parent, answer=answer)
+        asyncio.run(serving)
     finally:
         state.close()
 
@@ -305,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
         _raise_nofile()
         lock = NetworkLock(name)
         log.info("network %s starts as pid %d", name, os.getpid())
-        _run(name, config, options, answer)
+        _run(name, config, lock, options, answer)
         if options.ephemeral:
             paths.log_file(name).unlink(missing_ok=True)
         return 0
