@@ -392,19 +392,34 @@ def test_g2_flows_hold_at_most_nine_tenths_of_the_descriptors(monkeypatch: pytes
 
 
 def test_dials_are_limited_for_a_guest_and_in_all() -> None:
-    with GateBed(dials_max=4, dials_per_guest_max=3) as bed:
+    with GateBed(dials_max=6, dials_per_guest_max=3) as bed:
         for i in range(4):
             bed.syn(WORLD4, SILENT, sport=100 + i)
         bed.wait_for("drop_dials", 1)
         assert bed.stat("active") == 3
-        for i, other in enumerate(("192.0.2.3", "192.0.2.4")):
+        for i, dropped in enumerate((1, 1, 1, 2)):
+            other = f"192.0.2.{10 + i}"
             bed.send(packets.frame(packets.ip(WORLD4, src=other) / TCP(sport=1, dport=SILENT, flags="S")))
-            bed.wait_for("drop_dials", 1 + i)
-        assert bed.stat("active") == 4
+            bed.settle()
+            assert bed.stat("drop_dials") == dropped
+        assert bed.stat("active") == 6
         assert bed.is_silent()
         bed.send(packets.tcp(WORLD4, SILENT, sport=100, flags="R"))
-        bed.syn(WORLD4, SILENT, sport=200)
-        bed.wait_for("accepted", 5)
+        later = packets.ip(WORLD4, src="192.0.2.20") / TCP(sport=1, dport=SILENT, flags="S")
+        bed.send(packets.frame(later))
+        bed.wait_for("accepted", 7)
+
+
+def test_n24_guests_that_dial_all_they_may_leave_dials_for_one_that_comes_later() -> None:
+    with GateBed(dials_max=16, dials_per_guest_max=8) as bed:
+        for address in range(3):
+            for i in range(8):
+                packet = packets.ip(WORLD6, src=f"fd00:db8:1::a{address}") / TCP(sport=100 + i, dport=SILENT)
+                bed.send(packets.frame(packet))
+        bed.settle()
+        assert bed.stat("drop_dials") > 0
+        bed.syn(WORLD4, REFUSED, seq=1)
+        is_reset(bed, WORLD4, REFUSED, 2)
 
 
 def test_flows_are_limited_for_a_guest_and_in_all_and_the_one_past_it_is_reset() -> None:

@@ -104,6 +104,7 @@ cdef struct relay_door:
     gate_syn *syn_block
     uint32_t dials_max
     uint32_t dials_per_guest_max
+    uint32_t dial_count
     uint32_t flows_max
     uint32_t flows_per_guest_max
     uint32_t flow_count

@@ -194,7 +194,7 @@ cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t
     cdef bint v4 = packet.version == IPV4_DOOR
     cdef relay_guest *guest
     cdef sockaddr_in6 name
-    cdef uint32_t size
+    cdef uint32_t size, dials_max
     cdef int fd, done, failure
     cdef reach_verdict verdict = reach_check(door.reach, REACH_TCP, v4, packet.dst, packet.dst_port)
     if verdict == REACH_NEVER:
@@ -216,7 +216,9 @@ cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t
         count(&door.rule, REFUSED_LIMIT, 1)
         answer_reset(door, packet)
         return
-    if door.syns == NULL or guest.dials >= door.dials_per_guest_max or not syn_fits(packet):
+    # No guest holds more dials than it leaves: one that has many IPv6 addresses cannot take the last of them.
+    dials_max = min(door.dials_per_guest_max, door.dials_max - door.dial_count)
+    if door.syns == NULL or guest.dials >= dials_max or not syn_fits(packet):
         door_count(door, DROP_DIALS)
         return
     fd = socket(AF_INET if v4 else AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
@@ -296,6 +298,7 @@ cdef void _open(
     guest_hold(&door.guests, guest)
     guest.flows += 1
     guest.dials += 1
+    door.dial_count += 1
     door.flow_count += 1
     flow.syn = door.syns
     door.syns = flow.syn.next

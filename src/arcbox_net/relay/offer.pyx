@@ -155,5 +155,6 @@ cdef void offer_forget(relay_door *door, gate_flow *flow) noexcept nogil:
     door.syns = flow.syn
     flow.syn = NULL
     flow.guest.dials -= 1
+    door.dial_count -= 1
     if flow.tcp.state == TCP_OFFERED:
         door.listeners[flow.version].offered -= 1
