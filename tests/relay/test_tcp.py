@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from arcbox_net.relay._testing import pump_ended
 from tests.support.relay import TcpForward, is_reset, read_exactly, reset, wait_until
 
 MIB = 1 << 20
@@ -92,6 +95,43 @@ def test_t1_fin_comes_after_all_data_and_the_other_way_goes_on(forward: TcpForwa
     far.close()
     forward.wait_for("active", 0)
     assert (forward.stat("closed"), forward.stat("reset")) == (1, 0)
+
+
+@both_ways
+def test_t1_the_last_bytes_and_fin_are_one_packet_as_they_were(forward: TcpForward, upward: bool) -> None:
+    source, sink = _swap(forward.pair(), upward)
+    before = _segments_in(sink)
+    source.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # so that they come in one packet too
+    source.sendall(b"last")
+    source.shutdown(socket.SHUT_WR)
+    assert read_exactly(sink, 4) == b"last"
+    assert sink.recv(1) == b""
+    assert _segments_in(sink) == before + 1
+
+
+def test_the_last_bytes_do_not_wait_for_a_fin_that_does_not_come() -> None:
+    (client, source), (sink, peer) = _connection(), _connection()
+    with client, source, sink, peer:
+        client.sendall(b"last")
+        assert pump_ended(source.fileno(), sink.fileno()) == 4
+        assert _not_sent(sink) == 0
+        assert read_exactly(peer, 4) == b"last"
+
+
+def _connection() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return client, listener.accept()[0]
+
+
+def _not_sent(sock: socket.socket) -> int:
+    """SIOCOUTQNSD"""
+    return int.from_bytes(fcntl.ioctl(sock, 0x894B, bytes(4)), sys.byteorder)
+
+
+def _segments_in(sock: socket.socket) -> int:
+    """tcpi_segs_in"""
+    return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)[140:], sys.byteorder)
 
 
 @both_ways

@@ -47,7 +47,7 @@ cdef extern from "sys/socket.h" nogil:
     int SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE
     int SO_RCVBUF, SO_RCVBUFFORCE, SO_REUSEADDR, SO_TYPE, SO_ACCEPTCONN
     int SHUT_RD, SHUT_WR, SHUT_RDWR
-    int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, MSG_CTRUNC, MSG_WAITALL
+    int MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, MSG_CTRUNC, MSG_WAITALL
 
     int socket(int domain, int type, int protocol)
     int accept4(int fd, sockaddr *address, socklen_t *size, int flags)

@@ -2,13 +2,16 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from arcbox_net.relay.door cimport (
     DOOR_FRAME_BYTES, FLOW_BUCKETS, IPV4_DOOR, door_packet, door_parse, relay_door,
 )
+from arcbox_net.relay.flow cimport relay_worker, tcp_side, tcp_way
 from arcbox_net.relay.guests cimport GUEST_BUCKETS, address_hash
 from arcbox_net.relay.lookup cimport flow_hash
+from arcbox_net.relay.pipes cimport pipes_free
+from arcbox_net.relay.pump cimport pump
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
 
 from arcbox_net.relay.egress import DOOR_COUNTERS as _COUNTERS
@@ -60,3 +63,23 @@ def flow_bucket(uint64_t seed, bytes src, bytes dst, int src_port, int dst_port)
     found = flow_hash(door, <const uint8_t *>src, <const uint8_t *>dst, src_port, dst_port) % FLOW_BUCKETS
     free(door)
     return found
+
+
+def pump_ended(int source_fd, int sink_fd):
+    """One turn from a source whose event said that it has ended; the bytes moved."""
+    cdef relay_worker *w = <relay_worker *>calloc(1, sizeof(relay_worker))
+    cdef tcp_way way
+    cdef tcp_side source, sink
+    cdef uint64_t moved
+    if w == NULL:
+        raise MemoryError
+    memset(&way, 0, sizeof(way))
+    memset(&source, 0, sizeof(source))
+    memset(&sink, 0, sizeof(sink))
+    source.fd, sink.fd = source_fd, sink_fd
+    source.readable = source.ended = sink.writable = 1
+    pump(w, &way, &source, &sink, False)
+    moved = way.moved
+    pipes_free(w)
+    free(w)
+    return moved

@@ -138,6 +138,7 @@ cdef struct tcp_way:
     uint8_t bulk
     uint8_t eof
     uint8_t fin_sent
+    uint8_t corked  # the sink holds a tail back, for the FIN that is expected right after it
     uint64_t moved
 
 cdef struct tcp_flow:

@@ -8,6 +8,9 @@ window closes.
 
 Both sockets are watched edge-triggered. `readable` and `writable` are therefore kept until a call says
 otherwise: EAGAIN, or a short read of a stream that has neither ended nor an urgent mark.
+
+The last bytes of a stream and its FIN leave in one packet: what is read from a source that has ended is sent with
+MSG_MORE, and the next read, of 0, brings the FIN. Whatever else it brings lets the bytes go at once (`pump_uncork`).
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -15,7 +18,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from arcbox_net.abi.files cimport SPLICE_F_MOVE, SPLICE_F_NONBLOCK, splice, write
 from arcbox_net.abi.socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SHUT_WR, recv, send, shutdown,
+    IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SHUT_WR, TCP_NODELAY, recv, send,
+    setsockopt, shutdown,
 )
 from arcbox_net.relay.flow cimport COPY_BYTES, relay_worker, tcp_side, tcp_way
 from arcbox_net.relay.pipes cimport pipe_acquire, pipe_release, pipe_reserve
@@ -29,8 +33,17 @@ cdef enum pump_result:
     PUMP_FAILED  # a socket is gone
 
 
-cdef inline int pump(relay_worker *w, tcp_way *way, tcp_side *source, tcp_side *sink) noexcept nogil:
-    """Move what can be moved in one turn; FIN follows the last byte."""
+cdef inline int pump(relay_worker *w, tcp_way *way, tcp_side *source, tcp_side *sink, bint last) noexcept nogil:
+    """Move what can be moved in one turn; FIN follows the last byte. *last*: nothing comes the other way any more."""
+    cdef int result = pump_turn(w, way, source, sink, last)
+    if way.corked and not way.fin_sent:
+        pump_uncork(way, sink)
+    return result
+
+
+cdef inline int pump_turn(
+    relay_worker *w, tcp_way *way, tcp_side *source, tcp_side *sink, bint last
+) noexcept nogil:
     cdef int failed
     cdef uint64_t moved_max = way.moved + TURN_BYTES_MAX
     while way.moved < moved_max:
@@ -39,7 +52,7 @@ cdef inline int pump(relay_worker *w, tcp_way *way, tcp_side *source, tcp_side *
                 return PUMP_WAIT
             failed = pump_drain(way, sink)
         elif way.eof:
-            return pump_finish(w, way, sink)
+            return pump_finish(w, way, sink, last)
         elif not source.readable:
             pump_rest(w, way)
             return PUMP_WAIT
@@ -60,17 +73,21 @@ cdef inline int pump_copy(relay_worker *w, tcp_way *way, tcp_side *source, tcp_s
     """One read and one write; what the sink does not take goes into a pipe, which is empty here."""
     cdef ssize_t got = recv(source.fd, w.copy, COPY_BYTES, MSG_DONTWAIT)
     cdef ssize_t sent
+    cdef int flags = MSG_DONTWAIT | MSG_NOSIGNAL
     if got <= 0:
         return pump_ended(way, source, got)
     if got == COPY_BYTES:
         way.bulk = 1
     elif not source.ended and not source.urgent:
         source.readable = 0
-    sent = send(sink.fd, w.copy, <size_t>got, MSG_DONTWAIT | MSG_NOSIGNAL)
+    elif source.ended:
+        flags |= MSG_MORE
+    sent = send(sink.fd, w.copy, <size_t>got, flags)
     if sent < 0:
         if errno != EAGAIN and errno != EINTR:
             return -1
         sent = 0
+    way.corked = flags & MSG_MORE != 0 and sent > 0
     way.moved += <uint64_t>sent
     if sent < got:
         sink.writable = 0
@@ -142,11 +159,19 @@ cdef inline int pump_ended(tcp_way *way, tcp_side *source, ssize_t got) noexcept
     return 0 if errno == EINTR else -1
 
 
-cdef inline int pump_finish(relay_worker *w, tcp_way *way, tcp_side *sink) noexcept nogil:
+cdef inline void pump_uncork(tcp_way *way, tcp_side *sink) noexcept nogil:
+    """Let the tail go that waits for a FIN which has not come: setting this option sends what is held."""
+    cdef int on = 1
+    way.corked = 0
+    setsockopt(sink.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+
+
+cdef inline int pump_finish(relay_worker *w, tcp_way *way, tcp_side *sink, bint last) noexcept nogil:
     pump_rest(w, way)
     if not way.fin_sent:
         way.fin_sent = 1
-        if shutdown(sink.fd, SHUT_WR) < 0:
+        # The last of both FINs comes with the close that follows, for both streams have been read to their ends.
+        if not last and shutdown(sink.fd, SHUT_WR) < 0:
             return PUMP_FAILED  # ENOTCONN: the sink is gone
     return PUMP_WAIT
 

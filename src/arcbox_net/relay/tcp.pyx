@@ -101,8 +101,13 @@ cdef void tcp_on_event(relay_worker *w, tcp_flow *flow, int side, uint32_t event
 cdef void tcp_on_turn(relay_worker *w, tcp_flow *flow) noexcept nogil:
     """Carry both ways for one budget each, then decide what becomes of the flow."""
     cdef uint64_t moved_in = flow.ways[CLIENT].moved, moved_out = flow.ways[TARGET].moved
-    cdef int inward = pump(w, &flow.ways[CLIENT], &flow.sides[CLIENT], &flow.sides[TARGET])
-    cdef int outward = pump(w, &flow.ways[TARGET], &flow.sides[TARGET], &flow.sides[CLIENT])
+    cdef int inward, outward
+    inward = pump(
+        w, &flow.ways[CLIENT], &flow.sides[CLIENT], &flow.sides[TARGET], flow.ways[TARGET].fin_sent
+    )
+    outward = pump(
+        w, &flow.ways[TARGET], &flow.sides[TARGET], &flow.sides[CLIENT], flow.ways[CLIENT].fin_sent
+    )
     moved_in = flow.ways[CLIENT].moved - moved_in
     moved_out = flow.ways[TARGET].moved - moved_out
     w.moved += moved_in + moved_out
