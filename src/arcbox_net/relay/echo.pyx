@@ -38,7 +38,7 @@ from arcbox_net.relay.endpoint cimport (
     endpoints_release, peer_known, peer_learn, relay_endpoint,
 )
 from arcbox_net.relay.flow cimport (
-    ITEM_ECHO_ENDPOINT, flow_row, item_time, item_touch, relay_guest, relay_worker,
+    ITEM_ECHO_ENDPOINT, item_time, item_touch, relay_guest, relay_worker,
 )
 from arcbox_net.relay.guests cimport guest_of
 from arcbox_net.relay.reach cimport REACH_OK, REACH_UDP, reach_check, reach_verdict
@@ -147,15 +147,6 @@ cdef void echo_end(relay_worker *w, relay_endpoint *e) noexcept nogil:
     e.guest.echoes -= 1
     endpoint_release(&echoes.table, e, w.turn)
     echo_count(echoes, ECHO_ENDPOINTS, <uint64_t>-1)
-
-
-cdef void echo_describe(relay_worker *w, relay_endpoint *e, flow_row *row) noexcept nogil:
-    """The identifier stands where a port number would."""
-    address_to_name(&row.client, e.version, e.key.guest, e.key.l4_port)
-    row.peer = e.peer
-    row.age_ms = w.now_ms - e.opened_ms
-    row.bytes_in = e.bytes_out  # from the guest, as a flow's client
-    row.bytes_out = e.bytes_in
 
 
 cdef bint _may_go(relay_echoes *echoes, const door_packet *packet) noexcept nogil:

@@ -22,20 +22,21 @@ from arcbox_net.relay.door cimport (
 )
 from arcbox_net.relay.flow cimport (
     ABANDONED, ADDRESS_BYTES, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, COUNTER_COUNT, IDLE_TIMEOUT,
-    ITEM_ECHO_ENDPOINT, ITEM_GATE_FLOW, ITEM_UDP_ENDPOINT, REFUSED_FDS, REQUEST_ADD, REQUEST_FLOWS,
+    ITEM_ECHO_ENDPOINT, ITEM_GATE_FLOW, ITEM_UDP_ENDPOINT, REFUSED_FDS, REQUEST_ADD,
     REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, RESET, TCP_CONNECTING, TCP_OFFERED, flow_row,
     relay_request, relay_rule, relay_worker,
 )
 from arcbox_net.relay.policy cimport Policy, make_policy, packed_address, port_list
 from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
-from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, worker_run, worker_wait
+from arcbox_net.relay.worker cimport (
+    worker_flows, worker_free, worker_init, worker_post, worker_serve, worker_wait,
+)
 
 import contextlib
 import ipaddress
 import os
 import resource
-import signal
 import threading
 
 from arcbox_net.relay.doors import Door
@@ -252,9 +253,9 @@ cdef class EgressRelay:
 
     def flows(self):
         """Every live flow and the last ones that ended, the latest of a thread first, as a dict each."""
-        cdef relay_request request
         cdef flow_row *rows
         cdef relay_worker *w
+        cdef size_t n
         cdef int i
         found = []
         with self.lock:
@@ -266,28 +267,15 @@ cdef class EgressRelay:
             try:
                 for i in range(self.count):
                     w = self.workers[i]
-                    memset(&request, 0, sizeof(request))
-                    request.kind = REQUEST_FLOWS
-                    request.rows = rows
-                    request.rows_max = self.rows_max
                     with nogil:
-                        worker_post(w, &request)
-                        worker_wait(w, &request)
-                    found += [_row_dict(&rows[k]) for k in range(<Py_ssize_t>request.count)]
+                        n = worker_flows(w, rows, self.rows_max)
+                    found += [_row_dict(&rows[k]) for k in range(<Py_ssize_t>n)]
             finally:
                 free(rows)
         return found
 
     def _run(self, int index):
-        # As the threads of SpliceRelay: batch, so that senders are left on their core and have more when we run.
-        if hasattr(os, "SCHED_BATCH"):
-            with contextlib.suppress(OSError):  # some sandboxes forbid the call
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        cdef relay_worker *w = self.workers[index]
-        # Also keeps SIGPIPE from ending the process: splice has no MSG_NOSIGNAL.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        with nogil:
-            worker_run(w)
+        worker_serve(self.workers[index])
 
     cdef dict _count(self):
         cdef int i, k

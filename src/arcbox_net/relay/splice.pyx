@@ -22,20 +22,20 @@ from arcbox_net.abi.socket cimport (
     sockaddr_in, sockaddr_in6, socklen_t,
 )
 from arcbox_net.relay.flow cimport (
-    COUNTER_COUNT, GUEST_SUBNETS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD, REQUEST_FLOWS,
+    COUNTER_COUNT, GUEST_SUBNETS_MAX, ITEM_TCP_FLOW, ITEM_TCP_RULE, ITEM_UDP_RULE, REQUEST_ADD,
     REQUEST_REMOVE, REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request,
     relay_rule, relay_worker,
 )
 from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
 from arcbox_net.relay.udp cimport udp_tune
-from arcbox_net.relay.worker cimport worker_free, worker_init, worker_post, worker_run, worker_wait
+from arcbox_net.relay.worker cimport (
+    worker_flows, worker_free, worker_init, worker_post, worker_serve, worker_wait,
+)
 
-import contextlib
 import ipaddress
 import os
 import queue
 import resource
-import signal
 import threading
 
 COUNTERS = (
@@ -237,8 +237,8 @@ cdef class SpliceRelay:
     def flows(self):
         """Every live flow, as a dict each."""
         cdef flow_row *rows
-        cdef relay_request request
         cdef relay_worker *w
+        cdef size_t n
         found = []
         rows = <flow_row *>calloc(self.flows_max, sizeof(flow_row))
         if rows == NULL:
@@ -247,14 +247,9 @@ cdef class SpliceRelay:
             with self.lock:
                 for i in range(self.worker_count):
                     w = self.workers[i]
-                    memset(&request, 0, sizeof(request))
-                    request.kind = REQUEST_FLOWS
-                    request.rows = rows
-                    request.rows_max = self.flows_max
                     with nogil:
-                        worker_post(w, &request)
-                        worker_wait(w, &request)
-                    found += [_row_dict(&rows[k]) for k in range(<Py_ssize_t>request.count)]
+                        n = worker_flows(w, rows, self.flows_max)
+                    found += [_row_dict(&rows[k]) for k in range(<Py_ssize_t>n)]
         finally:
             free(rows)
         return found
@@ -264,16 +259,7 @@ cdef class SpliceRelay:
         agreed.wait()
         if not self.workers[index].running:
             return
-        # A batch thread does not push the sender off its core at every segment, so more is there when it runs: 5 %
-        # of one stream's throughput where client, server and relay share two cores (decision 0005).
-        if hasattr(os, "SCHED_BATCH"):
-            with contextlib.suppress(OSError):  # some sandboxes forbid the call
-                os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        cdef relay_worker *w = self.workers[index]
-        # Also keeps SIGPIPE from ending the process: splice has no MSG_NOSIGNAL.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        with nogil:
-            worker_run(w)
+        worker_serve(self.workers[index])
 
     def _enter(self):
         """The error that keeps the calling thread out of the namespace, None when it is where it belongs."""

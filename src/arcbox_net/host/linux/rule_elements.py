@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from arcbox_net.host.linux.nft_text import elements_of
 from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan, table_name
 
 
@@ -47,6 +48,27 @@ def redirect_elements(redirects: Iterable[HostAccessRedirect]) -> dict[str, list
         )
         elements.setdefault("relay_listeners", []).append(f"{item.protocol} . {item.relay_port}")
     return elements
+
+
+def host_access_sets(redirects: Iterable[HostAccessRedirect]) -> list[str]:
+    """The map and the set of host access, with the elements they have now."""
+    elements = redirect_elements(redirects)
+    return [
+        elements_of(
+            "map",
+            "host_access",
+            "type inet_proto . inet_service : inet_service",
+            elements.get("host_access", ()),
+            "ports of the host's loopback that guests may use : our relay's listener",
+        ),
+        elements_of(
+            "set",
+            "relay_listeners",
+            "type inet_proto . inet_service",
+            elements.get("relay_listeners", ()),
+            "where host_access ends up; not reachable directly",
+        ),
+    ]
 
 
 def element_changes(verb: str, family: str, network: str, elements: dict[str, list[str]]) -> str:

@@ -27,8 +27,8 @@ import hashlib
 from ipaddress import IPv4Network
 
 from arcbox_net.host.linux.never_routed import GLOBAL_UNICAST, NEVER_ROUTED, NEVER_ROUTED6, SIX_TO_FOUR
-from arcbox_net.host.linux.nft_text import any_of, chain, drop, elements_of, table
-from arcbox_net.host.linux.rule_elements import redirect_elements
+from arcbox_net.host.linux.nft_text import any_of, chain, drop, table
+from arcbox_net.host.linux.rule_elements import host_access_sets
 from arcbox_net.host.linux.rules_gateway import gateway_addresses6, service_rules
 from arcbox_net.host.plan import RELAY_MARK_DOOR, RELAY_MARK_LOCAL, FirewallPlan, RelayPlan
 
@@ -45,7 +45,7 @@ def relay_table(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan) -> st
         "inet",
         plan.network,
         [
-            *_host_access_sets(plan),
+            *(host_access_sets(plan.redirects) if plan.redirects else []),
             chain(
                 "prerouting",
                 f"iifname {bridge} meta nfproto ipv4 goto from_guests",
@@ -168,28 +168,6 @@ def _dialled(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan, notrack:
         drop("the relay does not listen"),
         comment="TCP that the relay has let in",
     )
-
-
-def _host_access_sets(plan: FirewallPlan) -> list[str]:
-    redirects = redirect_elements(plan.redirects)
-    if not plan.redirects:
-        return []
-    return [
-        elements_of(
-            "map",
-            "host_access",
-            "type inet_proto . inet_service : inet_service",
-            redirects.get("host_access", ()),
-            "ports of the host's loopback that guests may use : our relay's listener",
-        ),
-        elements_of(
-            "set",
-            "relay_listeners",
-            "type inet_proto . inet_service",
-            redirects.get("relay_listeners", ()),
-            "where host_access ends up; not reachable directly",
-        ),
-    ]
 
 
 def _host_access_chains(plan: FirewallPlan, bridge: str) -> list[str]:

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network
 from arcbox_net.addresses import bridge_mac
 from arcbox_net.host.linux.never_routed import NEVER_ROUTED, NEVER_ROUTED6
 from arcbox_net.host.linux.nft_text import chain, drop, elements_of, table
-from arcbox_net.host.linux.rule_elements import dnat_elements, redirect_elements
+from arcbox_net.host.linux.rule_elements import dnat_elements, host_access_sets
 from arcbox_net.host.linux.rules_gateway import gateway_addresses6, service_rules
 from arcbox_net.host.plan import FirewallPlan
 
@@ -51,7 +51,6 @@ def routed_table(plan: FirewallPlan, subnet: IPv4Network) -> str:
 
 def _maps(plan: FirewallPlan) -> list[str]:
     forwards = dnat_elements(plan.dnats)
-    redirects = redirect_elements(plan.redirects)
     maps = []
     for suffix, address in (("", "ipv4_addr"), ("6", "ipv6_addr")):
         if suffix and plan.subnet6 is None:
@@ -74,20 +73,7 @@ def _maps(plan: FirewallPlan) -> list[str]:
         ]
     return [
         *maps,
-        elements_of(
-            "map",
-            "host_access",
-            "type inet_proto . inet_service : inet_service",
-            redirects.get("host_access", ()),
-            "ports of the host's loopback that guests may use : our relay's listener",
-        ),
-        elements_of(
-            "set",
-            "relay_listeners",
-            "type inet_proto . inet_service",
-            redirects.get("relay_listeners", ()),
-            "where host_access ends up; not reachable directly",
-        ),
+        *host_access_sets(plan.redirects),
     ]
 
 
