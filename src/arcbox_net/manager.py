@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -451,27 +452,35 @@ def _run_network(
             log=str(log_path),
         ) from None
     ready, answer_end = _pipe()
-    with log:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "arcbox_net.network.main",
-                name,
-                "--ready-fd",
-                str(answer_end),
-                *arguments,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            pass_fds=(answer_end,),
-            start_new_session=True,
-            cwd="/",
-        )
+    interrupts = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until there is a process to end
+    try:
+        with log:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "arcbox_net.network.main",
+                    name,
+                    "--ready-fd",
+                    str(answer_end),
+                    *arguments,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(answer_end,),
+                start_new_session=True,
+                cwd="/",
+            )
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, interrupts)
+        os.close(ready)
+        os.close(answer_end)
+        raise
     os.close(answer_end)
     assert process.stdin is not None
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, interrupts)
         with contextlib.suppress(BrokenPipeError), process.stdin as request:
             request.write(json.dumps(config).encode())
         line = _read_line(ready, START_TIMEOUT_S)

@@ -54,6 +54,15 @@ def test_stop_leaves_the_machine_exactly_as_it_was(machine: Machine, config: Net
     assert machine.network_pids() == []
 
 
+def test_a_network_whose_starter_is_gone_when_it_is_ready_ends(machine: Machine) -> None:
+    before = machine.snapshot()
+    start = f"echo '{{}}' | {sys.executable} -m arcbox_net.network.main dev --ready-fd 3 3>&1 >&2 | :"
+    done = machine.run(["sh", "-c", start])
+    assert "whoever started it is gone" in done.stderr
+    assert machine.snapshot() == before
+    assert machine.network_pids() == []
+
+
 def test_up_and_down_leave_the_machine_exactly_as_it_was(machine: Machine) -> None:
     machine.run(
         ["nft", "add table inet other; add chain inet other c { type filter hook input priority 0; }"]

@@ -11,7 +11,6 @@ however it ends. The request arrives as one JSON object on standard input; the a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import gc
 import itertools
@@ -45,14 +44,18 @@ class Answer:
     def told(self) -> bool:
         return self._fd is None
 
-    def tell(self, body: dict[str, Any]) -> None:
-        """Say *body*, or nothing if the line was said before: what fails later is in the log."""
+    def tell(self, body: dict[str, Any]) -> bool:
+        """Say *body*, or nothing if the line was said before: what fails later is in the log. False: nobody listens."""
         fd, self._fd = self._fd, None
         if fd is None:
-            return
-        with contextlib.suppress(OSError):
+            return True
+        try:
             os.write(fd, json.dumps(body, default=str).encode() + b"\n")
-        os.close(fd)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        return True
 
 
 async def serve(
@@ -91,7 +94,9 @@ async def serve(
         try:
             presence = Presence(network, lock, stopping.set)
             presence.listen()
-            answer.tell({"ready": True, "pid": os.getpid()})
+            if not answer.tell({"ready": True, "pid": os.getpid()}):
+                log.warning("network %s: whoever started it is gone, so it ends", name)
+                stopping.set()
             try:
                 await presence.start()
                 gc.freeze()
