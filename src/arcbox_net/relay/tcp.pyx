@@ -91,7 +91,7 @@ cdef void tcp_on_event(relay_worker *w, tcp_flow *flow, int side, uint32_t event
     tcp_note(s, events)
     if flow.state == TCP_CONNECTING:
         if s.failed:
-            _end(w, flow, CONNECT_FAILED if side == TARGET else RESET)
+            tcp_end(w, flow, CONNECT_FAILED if side == TARGET else RESET)
             return
         if side != TARGET or not _dialled(w, flow):
             return
@@ -122,33 +122,18 @@ cdef void tcp_on_turn(relay_worker *w, tcp_flow *flow) noexcept nogil:
     elif flow.sides[CLIENT].failed or flow.sides[TARGET].failed:
         tcp_reset(w, flow)
     elif flow.ways[CLIENT].fin_sent and flow.ways[TARGET].fin_sent:
-        _end(w, flow, CLOSED)
+        tcp_end(w, flow, CLOSED)
     elif inward == PUMP_MORE or outward == PUMP_MORE:
         item_queue(w, &flow.item)
 
 
 cdef void tcp_on_timeout(relay_worker *w, tcp_flow *flow) noexcept nogil:
-    _end(w, flow, CONNECT_TIMEOUT if flow.state == TCP_CONNECTING else IDLE_TIMEOUT)
+    tcp_end(w, flow, CONNECT_TIMEOUT if flow.state == TCP_CONNECTING else IDLE_TIMEOUT)
 
 
 cdef void tcp_reset(relay_worker *w, tcp_flow *flow) noexcept nogil:
     """End the flow with a RST on both sides."""
-    _end(w, flow, RESET)
-
-
-cdef void tcp_end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
-    """Close both sockets, with RST unless both ways have ended, and count why."""
-    _end(w, flow, outcome)
-
-
-cdef int tcp_watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
-    """Have the side's events from now on, and what it is ready for now; -1 without memory for that."""
-    return _watch(w, flow, side)
-
-
-cdef void tcp_close_reset(int fd) noexcept nogil:
-    """Close a socket with RST."""
-    _close_reset(fd)
+    tcp_end(w, flow, RESET)
 
 
 cdef void tcp_describe(relay_worker *w, tcp_flow *flow, flow_row *row) noexcept nogil:
@@ -198,18 +183,18 @@ cdef void _open(relay_worker *w, relay_rule *rule, int client_fd, const sockaddr
     cdef int target_fd
     if w.flow_count >= w.flows_max:
         count(rule, REFUSED_LIMIT, 1)
-        _close_reset(client_fd)
+        tcp_close_reset(client_fd)
         return
     target_fd = _dial(w, rule, client)
     if target_fd < 0:
         count(rule, REFUSED_FDS if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM) else CONNECT_FAILED, 1)
-        _close_reset(client_fd)
+        tcp_close_reset(client_fd)
         return
     entry = flow_acquire(w, rule, ITEM_TCP_FLOW)
     if entry == NULL:
         count(rule, REFUSED_LIMIT, 1)
-        _close_reset(target_fd)
-        _close_reset(client_fd)
+        tcp_close_reset(target_fd)
+        tcp_close_reset(client_fd)
         return
     flow = &entry.tcp
     flow.rule = rule
@@ -221,8 +206,8 @@ cdef void _open(relay_worker *w, relay_rule *rule, int client_fd, const sockaddr
     flow.sides[CLIENT].writable = 1
     link_append(&rule.flows, &flow.rule_link)
     item_time(w, &flow.item, &w.connecting)
-    if _watch(w, flow, TARGET) < 0 or _watch(w, flow, CLIENT) < 0:
-        _end(w, flow, REFUSED_FDS)
+    if tcp_watch(w, flow, TARGET) < 0 or tcp_watch(w, flow, CLIENT) < 0:
+        tcp_end(w, flow, REFUSED_FDS)
 
 
 cdef int _dial(relay_worker *w, relay_rule *rule, const sockaddr_in6 *client) noexcept nogil:
@@ -249,7 +234,7 @@ cdef bint _dialled(relay_worker *w, tcp_flow *flow) noexcept nogil:
         return False
     getsockopt(flow.sides[TARGET].fd, SOL_SOCKET, SO_ERROR, &failure, &size)
     if failure or (flow.rule.self_dial and _met_itself(flow.sides[TARGET].fd)):
-        _end(w, flow, CONNECT_FAILED)
+        tcp_end(w, flow, CONNECT_FAILED)
         return False
     flow.state = TCP_OPEN
     item_time(w, &flow.item, &w.idle)
@@ -282,20 +267,21 @@ cdef void _shed(relay_worker *w, relay_rule *rule) noexcept nogil:
         if fd < 0:
             break
         count(rule, REFUSED_FDS, 1)
-        _close_reset(fd)
+        tcp_close_reset(fd)
     w.reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC)
     item_time(w, &rule.item, &w.paused)
 
 
-cdef int _watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
+cdef int tcp_watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
+    """Have the side's events from now on, and what it is ready for now; -1 without memory for that."""
     cdef epoll_event event
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET
     event.data.u64 = <uint64_t>flow | <uint64_t>side
     return epoll_ctl(w.epoll_fd, EPOLL_CTL_ADD, flow.sides[side].fd, &event)
 
 
-cdef void _end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
-    """Close both sockets, with RST unless both ways have ended."""
+cdef void tcp_end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
+    """Close both sockets, with RST unless both ways have ended, and count why."""
     cdef int i
     for i in range(2):
         if flow.ways[i].pipe != NULL:
@@ -306,7 +292,7 @@ cdef void _end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
         if outcome == CLOSED:
             close(flow.sides[i].fd)
         else:
-            _close_reset(flow.sides[i].fd)
+            tcp_close_reset(flow.sides[i].fd)
         flow.sides[i].fd = -1
     flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
     count(flow.rule, outcome, 1)
@@ -314,7 +300,8 @@ cdef void _end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
         flow.rule.on_end(w, flow, outcome)
 
 
-cdef void _close_reset(int fd) noexcept nogil:
+cdef void tcp_close_reset(int fd) noexcept nogil:
+    """Close a socket with RST."""
     cdef linger at_once
     at_once.l_onoff = 1
     at_once.l_linger = 0
