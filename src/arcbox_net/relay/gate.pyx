@@ -23,7 +23,7 @@ SYNs are kept in a block of dials_max; everything else about a flow is in its en
 for a packet.
 """
 
-from libc.errno cimport EALREADY, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, errno
+from libc.errno cimport EALREADY, EINPROGRESS, ETIMEDOUT, errno
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -33,6 +33,7 @@ from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, SO_ERROR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, connect, getsockopt,
     sockaddr, sockaddr_in6, socket, socklen_t,
 )
+from arcbox_net.relay.accepting cimport is_shortage
 from arcbox_net.relay.answer cimport answer_dial, answer_reset
 from arcbox_net.relay.door cimport (
     DROP_DESTINATION, DROP_DIALS, DROP_GUESTS, DROP_TCP_FLAGS, DROP_TCP_PORT, DROP_TCP_SEGMENT, DROP_VIRTIO,
@@ -226,7 +227,7 @@ cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t
         failure = errno
         _refuse(
             w, door, guest, packet,
-            REFUSED_FDS if failure in (EMFILE, ENFILE, ENOBUFS, ENOMEM) else CONNECT_FAILED, failure,
+            REFUSED_FDS if is_shortage(failure) else CONNECT_FAILED, failure,
         )
         return
     tcp_tune(fd)

@@ -4,12 +4,12 @@ What is accepted is matched with what was offered by addresses and ports. A stra
 destination has gone meanwhile, or nobody ever dialled for it.
 """
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, errno
 from libc.stdint cimport uint16_t
 
-from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
-from arcbox_net.abi.socket cimport (
-    SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, getsockname, iovec, sockaddr, sockaddr_in6, socklen_t,
+from arcbox_net.abi.socket cimport getsockname, iovec, sockaddr, sockaddr_in6, socklen_t
+from arcbox_net.relay.accepting cimport (
+    ACCEPT_NOTHING, ACCEPT_SHORTAGE, ACCEPT_TAKEN, ACCEPTS_MAX, accept_next, acceptance, reserve_restore,
+    reserve_spend,
 )
 from arcbox_net.relay.door cimport ACCEPTED_STRAY, address_from_name, door_count, door_write
 from arcbox_net.relay.flow cimport (
@@ -18,9 +18,6 @@ from arcbox_net.relay.flow cimport (
 from arcbox_net.relay.lookup cimport flow_find, flow_hash
 from arcbox_net.relay.tcp cimport tcp_close_reset, tcp_end, tcp_on_turn, tcp_watch
 from arcbox_net.wire.virtio_net cimport VIRTIO_NET_HEADER_BYTES, virtio_net_header
-
-cdef enum:
-    ACCEPTS_MAX = 64  # of one listener in one turn
 
 
 cdef int offer_watch(relay_worker *w, gate_flow *flow) noexcept nogil:
@@ -50,24 +47,21 @@ cdef void offer_on_listener(relay_worker *w, gate_listener *listener) noexcept n
 cdef void _accept(relay_worker *w, gate_listener *listener, bint strays_too) noexcept nogil:
     """Accept what waits; a listener that is resting after a shortage of descriptors is left alone."""
     cdef sockaddr_in6 guest
-    cdef socklen_t size
+    cdef acceptance outcome
     cdef int fd, _i
     if listener.item.timers != NULL:
         return
     for _i in range(ACCEPTS_MAX):
-        size = sizeof(guest)
-        fd = accept4(listener.fd, <sockaddr *>&guest, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
+        outcome = accept_next(listener.fd, &fd, &guest)
+        if outcome == ACCEPT_TAKEN:
             _accepted(w, listener, fd, &guest)
             if not listener.offered and not strays_too:
                 return  # what else may wait brings an event
-        elif errno == EAGAIN:
+        elif outcome == ACCEPT_NOTHING:
             return
-        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+        elif outcome == ACCEPT_SHORTAGE:
             _shed(w, listener)
             return
-        elif errno not in (EINTR, ECONNABORTED, EPROTO, EPERM):
-            return  # the listener itself is broken; its owner removes it
     item_queue(w, &listener.item)
 
 
@@ -122,21 +116,17 @@ cdef gate_flow *_find_offered(gate_listener *listener, int fd, const sockaddr_in
 cdef void _shed(relay_worker *w, gate_listener *listener) noexcept nogil:
     """Out of descriptors: reset those who wait, by the one kept in reserve, and let the listener rest."""
     cdef sockaddr_in6 guest
-    cdef socklen_t size
     cdef gate_flow *flow
     cdef int fd, _i
-    if w.reserve_fd >= 0:
-        close(w.reserve_fd)
+    reserve_spend(w)
     for _i in range(ACCEPTS_MAX):
-        size = sizeof(guest)
-        fd = accept4(listener.fd, <sockaddr *>&guest, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd < 0:
+        if accept_next(listener.fd, &fd, &guest) != ACCEPT_TAKEN:
             break
         flow = _find_offered(listener, fd, &guest)
         tcp_close_reset(fd)
         if flow != NULL:
             tcp_end(w, &flow.tcp, REFUSED_FDS)
-    w.reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC)
+    reserve_restore(w)
     item_time(w, &listener.item, &w.paused)
 
 

@@ -14,9 +14,7 @@ still handed on first. A plain listener has accepted before we can dial, so a fa
 right after connect.
 """
 
-from libc.errno cimport (
-    EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EPROTO, errno,
-)
+from libc.errno cimport EINPROGRESS, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strncmp
 
@@ -24,12 +22,16 @@ from arcbox_net.abi.epoll cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
     epoll_ctl, epoll_event,
 )
-from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
+from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
-    AF_INET, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SOCK_CLOEXEC, SOCK_NONBLOCK,
-    SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
-    accept4, connect, getpeername, getsockname, getsockopt, linger, setsockopt, sockaddr, sockaddr_in,
+    AF_INET, IPPROTO_TCP, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_OOBINLINE, SOCK_STREAM,
+    SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
+    connect, getpeername, getsockname, getsockopt, linger, setsockopt, sockaddr, sockaddr_in,
     sockaddr_in6, socklen_t,
+)
+from arcbox_net.relay.accepting cimport (
+    ACCEPT_NOTHING, ACCEPT_SHORTAGE, ACCEPT_TAKEN, ACCEPTS_MAX, accept_next, acceptance, is_shortage,
+    reserve_restore, reserve_spend,
 )
 from arcbox_net.relay.flow cimport (
     BYTES_IN, BYTES_OUT, CLIENT, CLOSED, CONNECT_FAILED, CONNECT_TIMEOUT, IDLE_TIMEOUT,
@@ -42,7 +44,6 @@ from arcbox_net.relay.pump cimport PUMP_FAILED, PUMP_MORE, pump
 from arcbox_net.relay.source cimport SOURCE_COUNT, source_count, source_first, source_socket
 
 cdef enum:
-    ACCEPTS_MAX = 64  # of one listener in one turn
     KEEPALIVE_IDLE_S = 600
     KEEPALIVE_INTERVAL_S = 75
     KEEPALIVE_PROBES = 9
@@ -52,21 +53,18 @@ cdef void tcp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
     """Accept what waits; a listener that is resting after a shortage of descriptors is left alone."""
     cdef int fd, _i
     cdef sockaddr_in6 client
-    cdef socklen_t size
+    cdef acceptance outcome
     if rule.item.timers != NULL:
         return
     for _i in range(ACCEPTS_MAX):
-        size = sizeof(client)
-        fd = accept4(rule.fd, <sockaddr *>&client, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
+        outcome = accept_next(rule.fd, &fd, &client)
+        if outcome == ACCEPT_TAKEN:
             _open(w, rule, fd, &client)
-        elif errno == EAGAIN:
+        elif outcome == ACCEPT_NOTHING:
             return
-        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+        elif outcome == ACCEPT_SHORTAGE:
             _shed(w, rule)
             return
-        elif errno not in (EINTR, ECONNABORTED, EPROTO, EPERM):
-            return  # the listener itself is broken; its owner removes it
     item_queue(w, &rule.item)
 
 
@@ -187,7 +185,7 @@ cdef void _open(relay_worker *w, relay_rule *rule, int client_fd, const sockaddr
         return
     target_fd = _dial(w, rule, client)
     if target_fd < 0:
-        count(rule, REFUSED_FDS if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM) else CONNECT_FAILED, 1)
+        count(rule, REFUSED_FDS if is_shortage(errno) else CONNECT_FAILED, 1)
         tcp_close_reset(client_fd)
         return
     entry = flow_acquire(w, rule, ITEM_TCP_FLOW)
@@ -260,15 +258,14 @@ cdef bint _met_itself(int fd) noexcept nogil:
 cdef void _shed(relay_worker *w, relay_rule *rule) noexcept nogil:
     """Out of descriptors: reset those who wait, by the one kept in reserve, and let the listener rest."""
     cdef int fd, _i
-    if w.reserve_fd >= 0:
-        close(w.reserve_fd)
+    cdef sockaddr_in6 client
+    reserve_spend(w)
     for _i in range(ACCEPTS_MAX):
-        fd = accept4(rule.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd < 0:
+        if accept_next(rule.fd, &fd, &client) != ACCEPT_TAKEN:
             break
         count(rule, REFUSED_FDS, 1)
         tcp_close_reset(fd)
-    w.reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC)
+    reserve_restore(w)
     item_time(w, &rule.item, &w.paused)
 
 

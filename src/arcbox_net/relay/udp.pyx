@@ -7,7 +7,7 @@ UDP_BURST_MAX, whole or not at all. Sockets are watched level-triggered, because
 the queue was seen empty or gives way.
 """
 
-from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, ENOBUFS, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy, memset
@@ -20,6 +20,7 @@ from arcbox_net.abi.socket cimport (
     SOCK_DGRAM, SOL_SOCKET, cmsghdr, connect, in6_pktinfo, in_pktinfo,
     mmsghdr, msghdr, recvmmsg, sendmmsg, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
 )
+from arcbox_net.relay.accepting cimport is_shortage
 from arcbox_net.relay.flow cimport (
     BYTES_IN, BYTES_OUT, CLIENT, CONTROL_BYTES, DATAGRAMS_IN, DATAGRAMS_OUT, DROPPED, IDLE_TIMEOUT,
     ITEM_UDP_FLOW, REFUSED_FDS, REFUSED_LIMIT, TARGET, UDP_BURST_MAX, UDP_BYTES_MAX, count, counter,
@@ -206,7 +207,7 @@ cdef udp_flow *_open(
         return NULL
     fd = _dial(w, rule, client)
     if fd < 0:
-        if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+        if is_shortage(errno):
             count(rule, REFUSED_FDS, 1)
         return NULL
     entry = flow_acquire(w, rule, ITEM_UDP_FLOW)
