@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         NetworkMode,
         Reservation,
     )
+    from arcbox_net.dataplane.verdict import Direction, Verdict
     from arcbox_net.errors import ArcboxNetError
     from arcbox_net.manager import NetnsAttachment, NetworkManager, TapAttachment
     from arcbox_net.rules import ForwardRule, parse_forward
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArcboxNetError",
     "DhcpConfig",
+    "Direction",
     "DnsConfig",
     "Egress",
     "ForwardRule",
@@ -32,11 +34,14 @@ __all__ = [
     "NetworkMode",
     "Reservation",
     "TapAttachment",
+    "Verdict",
     "parse_forward",
 ]
 
 _HOME = {
     "ArcboxNetError": "errors",
+    "Direction": "dataplane.verdict",
+    "Verdict": "dataplane.verdict",
     "ForwardRule": "rules",
     "parse_forward": "rules",
     "NetworkManager": "manager",

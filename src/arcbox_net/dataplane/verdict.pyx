@@ -1,0 +1,1 @@
+"""Verdicts and drop reasons by name, for Python: `Direction` and `Verdict` are enums of the C values."""
