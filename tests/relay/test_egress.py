@@ -7,14 +7,13 @@ import errno
 import hashlib
 import random
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.egress import GUEST4, GUEST6, WORLD6, EgressBed, listening
 from tests.support.netns import Host
-from tests.support.relay import is_reset, no_descriptors, read_exactly, reset, wait_until
+from tests.support.relay import is_reset, no_descriptors, read_exactly, reset, send_and_end, wait_until
 
 pytestmark = pytest.mark.e2e
 MIB = 1 << 20
@@ -74,16 +73,6 @@ def _ping(client: socket.socket, served: socket.socket) -> None:
 
 def _swap(pair: Pair, upward: bool) -> Pair:
     return pair if upward else (pair[1], pair[0])
-
-
-def _send_in_background(sock: socket.socket, payload: bytes) -> threading.Thread:
-    def send() -> None:
-        sock.sendall(payload)
-        sock.shutdown(socket.SHUT_WR)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    return thread
 
 
 both_families = pytest.mark.parametrize("address", [WORLD4, WORLD6], ids=["ipv4", "ipv6"])
@@ -170,7 +159,7 @@ def test_t5_no_connection_is_there_before_the_server_has_answered(bed: EgressBed
 def test_t33_100_mib_arrive_with_the_same_sha256(pair: Pair, upward: bool) -> None:
     source, sink = _swap(pair, upward)
     block = random.Random(7).randbytes(MIB)
-    thread = _send_in_background(source, block * 100)
+    thread = send_and_end(source, block * 100)
     digest = hashlib.sha256()
     sizes = random.Random(8)
     while chunk := sink.recv(sizes.choice((1000, 65536, 4 * MIB))):
@@ -183,11 +172,11 @@ def test_t33_100_mib_arrive_with_the_same_sha256(pair: Pair, upward: bool) -> No
 def test_t1_fin_comes_after_all_data_and_the_other_way_goes_on(pair: Pair, upward: bool) -> None:
     near, far = _swap(pair, upward)
     request = random.Random(1).randbytes(5 * MIB)
-    _send_in_background(near, request)
+    send_and_end(near, request)
     assert read_exactly(far, len(request)) == request
     assert far.recv(1) == b""
     answer = random.Random(2).randbytes(12 * MIB)
-    _send_in_background(far, answer)
+    send_and_end(far, answer)
     assert read_exactly(near, len(answer)) == answer
     assert near.recv(1) == b""
 
@@ -221,7 +210,7 @@ def test_t11_a_reader_that_stops_stops_the_writer_and_nothing_is_lost(
         while True:
             total += source.send(bytes(MIB))
     source.settimeout(30)
-    sender = _send_in_background(source, b"end" * 1000)
+    sender = send_and_end(source, b"end" * 1000)
     assert len(read_exactly(sink, total + 3000)) == total + 3000
     assert sink.recv(1) == b""
     sender.join()

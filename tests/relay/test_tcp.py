@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net.relay._testing import pump_ended
-from tests.support.relay import TcpForward, is_reset, read_exactly, reset, wait_until
+from tests.support.relay import TcpForward, is_reset, read_exactly, reset, send_and_end, wait_until
 
 MIB = 1 << 20
 
@@ -43,16 +43,6 @@ def _fill(sock: socket.socket) -> int:
         sock.settimeout(30)
 
 
-def _send_in_background(sock: socket.socket, payload: bytes) -> threading.Thread:
-    def send() -> None:
-        sock.sendall(payload)
-        sock.shutdown(socket.SHUT_WR)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    return thread
-
-
 both_ways = pytest.mark.parametrize("upward", [True, False], ids=["client-first", "target-first"])
 
 
@@ -71,7 +61,7 @@ def test_bytes_go_both_ways(forward: TcpForward) -> None:
 def test_100_mib_arrive_with_the_same_sha256(forward: TcpForward, upward: bool) -> None:
     source, sink = _swap(forward.pair(), upward)
     block = random.Random(7).randbytes(MIB)
-    thread = _send_in_background(source, block * 100)
+    thread = send_and_end(source, block * 100)
     digest = hashlib.sha256()
     sizes = random.Random(8)
     while chunk := sink.recv(sizes.choice((1, 1000, 65536, 4 * MIB))):
@@ -84,11 +74,11 @@ def test_100_mib_arrive_with_the_same_sha256(forward: TcpForward, upward: bool) 
 def test_t1_fin_comes_after_all_data_and_the_other_way_goes_on(forward: TcpForward, upward: bool) -> None:
     near, far = _swap(forward.pair(), upward)
     request = random.Random(1).randbytes(5 * MIB)
-    _send_in_background(near, request)
+    send_and_end(near, request)
     assert read_exactly(far, len(request)) == request
     assert far.recv(1) == b""
     answer = random.Random(2).randbytes(12 * MIB)
-    _send_in_background(far, answer)
+    send_and_end(far, answer)
     assert read_exactly(near, len(answer)) == answer
     assert near.recv(1) == b""
     near.close()

@@ -45,6 +45,30 @@ T = TypeVar("T")
 Command = str | Sequence[str]
 
 
+def run_checked(
+    argv: Sequence[str],
+    what: str,
+    *,
+    check: bool,
+    timeout: float,
+    stdin: str | None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run *argv*; with `check`, a failure names *what* ran and shows all it printed."""
+    done = subprocess.run(
+        argv,
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{what}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
 class Namespace:
     """A named network namespace with lo up. Everything started in it ends with it."""
 
@@ -69,20 +93,14 @@ class Namespace:
         stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run *command* inside; with `check`, a failure shows the command and all it printed."""
-        done = subprocess.run(
+        return run_checked(
             self.argv(command),
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
+            f"{command!r} in {self.name}",
+            check=check,
             timeout=timeout,
             env={**os.environ, **env} if env else None,
+            stdin=stdin,
         )
-        if check and done.returncode != 0:
-            raise AssertionError(
-                f"{command!r} in {self.name}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-            )
-        return done
 
     def popen(self, command: Command, **options: Any) -> subprocess.Popen[Any]:
         """Start *command* inside. It is killed with the namespace if it still runs then."""

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -40,6 +41,18 @@ def read_exactly(sock: socket.socket, size: int) -> bytes:
         chunks.append(chunk)
         size -= len(chunk)
     return b"".join(chunks)
+
+
+def send_and_end(sock: socket.socket, payload: bytes) -> threading.Thread:
+    """Send all of *payload* and the end of the stream, from a thread."""
+
+    def send() -> None:
+        sock.sendall(payload)
+        sock.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread
 
 
 def is_reset(sock: socket.socket) -> bool:

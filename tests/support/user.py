@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.netns import COMMAND_TIMEOUT_S, Command, Namespace
+from tests.support.netns import COMMAND_TIMEOUT_S, Command, Namespace, run_checked
 
 ROOT = Path(__file__).parents[2]
 CLI = Path(sys.executable).with_name("arcbox-net")
@@ -76,19 +76,8 @@ class User:
         stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run *command*; with `check`, a failure shows the command and all it printed."""
-        done = subprocess.run(
-            self.argv(command, env),
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(
-                f"{command!r} as uid {self.uid}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-            )
-        return done
+        what = f"{command!r} as uid {self.uid}"
+        return run_checked(self.argv(command, env), what, check=check, timeout=timeout, stdin=stdin)
 
     def popen(self, command: Command, **options: Any) -> subprocess.Popen[Any]:
         """Start *command*. It is killed with the namespace if it still runs then."""

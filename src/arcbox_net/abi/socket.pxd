@@ -60,6 +60,7 @@ cdef extern from "sys/socket.h" nogil:
     int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
     ssize_t recv(int fd, void *buffer, size_t size, int flags)
     ssize_t send(int fd, const void *buffer, size_t size, int flags)
+    ssize_t sendto(int fd, const void *data, size_t size, int flags, const sockaddr *to, socklen_t to_size)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
 

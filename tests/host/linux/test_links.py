@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -21,18 +20,6 @@ from tests.support import netns
 from tests.support.netns import Host
 
 pytestmark = [pytest.mark.e2e, netns.requires_root]
-
-
-@pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(world=False) as created:
-        yield created
-
-
-@pytest.fixture
-def links(host: Host) -> Iterator[Links]:
-    with Links(host.path) as opened:
-        yield opened
 
 
 def bridge_info(host: Host, ifname: str = "abx-t1") -> dict[str, object]:

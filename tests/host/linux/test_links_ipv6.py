@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from ipaddress import IPv6Interface, IPv6Network
 
 import pytest
@@ -20,18 +19,6 @@ pytestmark = [pytest.mark.e2e, netns.requires_root]
 SUBNET = IPv6Network("fd12:3456:789a::/64")
 GATEWAY6 = IPv6Interface("fd12:3456:789a::1/64")
 BOTH = {("fd12:3456:789a::1", 64), ("fe80::1", 64)}
-
-
-@pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(world=False) as created:
-        yield created
-
-
-@pytest.fixture
-def links(host: Host) -> Iterator[Links]:
-    with Links(host.path) as opened:
-        yield opened
 
 
 def addresses6(where: Namespace, ifname: str) -> set[tuple[str, int]]:

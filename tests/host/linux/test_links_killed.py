@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface
 
 import pytest
@@ -19,12 +19,6 @@ from tests.support.netns import Host
 pytestmark = [pytest.mark.e2e, pytest.mark.fault, netns.requires_root]
 STEPS_MAX = 60
 VETH = veth_plan(address=IPv4Interface("192.168.64.9/24"), gateway=IPv4Address("192.168.64.1"))
-
-
-@pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(world=False) as created:
-        yield created
 
 
 def ours(host: Host) -> set[str]:

@@ -28,12 +28,6 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(world=False) as created:
-        yield created
-
-
-@pytest.fixture
 def links(host: Host) -> Iterator[Links]:
     with Links(host.path) as opened:
         opened.apply_bridge(bridge_plan())

@@ -25,18 +25,6 @@ IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x1000, 0x4000
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(world=False) as created:
-        yield created
-
-
-@pytest.fixture
-def links(host: Host) -> Iterator[Links]:
-    with Links(host.path) as opened:
-        yield opened
-
-
-@pytest.fixture
 def tuns(links: Links) -> Iterator[list[int]]:
     fds = [links.create_tun(TunPlan("t1", tun_ifname(index))) for index in range(2)]
     yield fds

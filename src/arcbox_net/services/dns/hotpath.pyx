@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from arcbox_net.abi.dns_sys cimport (
+from arcbox_net.abi.socket cimport (
     AF_INET,
     AF_INET6,
     MSG_DONTWAIT,
