@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from arcbox_net.dataplane.verdict import Direction, Verdict
     from arcbox_net.errors import ArcboxNetError
     from arcbox_net.manager import NetnsAttachment, NetworkManager, TapAttachment
+    from arcbox_net.memory.batch import FrameBatch
+    from arcbox_net.memory.pool import PacketPool
     from arcbox_net.rules import ForwardRule, parse_forward
 
 __version__ = "0.1.0"
@@ -27,11 +29,13 @@ __all__ = [
     "DnsConfig",
     "Egress",
     "ForwardRule",
+    "FrameBatch",
     "HostAccess",
     "NetConfig",
     "NetnsAttachment",
     "NetworkManager",
     "NetworkMode",
+    "PacketPool",
     "Reservation",
     "TapAttachment",
     "Verdict",
@@ -47,6 +51,8 @@ _HOME = {
     "NetworkManager": "manager",
     "NetnsAttachment": "manager",
     "TapAttachment": "manager",
+    "FrameBatch": "memory.batch",
+    "PacketPool": "memory.pool",
 }
 
 

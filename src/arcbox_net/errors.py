@@ -181,6 +181,35 @@ class LimitReached(ArcboxNetError):
     status = 429
 
 
+class BuffersExhausted(ArcboxNetError):
+    """A packet pool has no free buffer of that size. Facts: `size_class`, `buffers`."""
+
+    code = "buffers-exhausted"
+    status = 503
+
+
+class PoolUnbalanced(ArcboxNetError):
+    """A pool that is closed misses buffers, or they were misused. Facts: `held`, `foreign_releases`,
+    `double_releases`, `overwritten`."""
+
+    code = "pool-unbalanced"
+    status = 500
+
+
+class RingCorrupt(ArcboxNetError):
+    """Shared memory holds no ring, or the other side wrote what cannot be. Facts: `field`, `value`."""
+
+    code = "ring-corrupt"
+    status = 500
+
+
+class RingMisused(ArcboxNetError):
+    """A second producer or consumer used a ring (debug builds find that). Facts: `role`, `owner`, `thread`."""
+
+    code = "ring-misused"
+    status = 500
+
+
 class Unsupported(ArcboxNetError):
     """This mode, platform or kernel cannot do that. Facts: `feature`."""
 
