@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from arcbox_net.memory.batch import FrameBatch
     from arcbox_net.memory.pool import PacketPool
     from arcbox_net.rules import ForwardRule, parse_forward
+    from arcbox_net.wire.checksums import (
+        checksum,
+        checksum_batch,
+        incremental_checksum_update,
+        incremental_checksum_update_batch,
+        pseudo_header_checksum,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,13 +46,23 @@ __all__ = [
     "Reservation",
     "TapAttachment",
     "Verdict",
+    "checksum",
+    "checksum_batch",
+    "incremental_checksum_update",
+    "incremental_checksum_update_batch",
     "parse_forward",
+    "pseudo_header_checksum",
 ]
 
 _HOME = {
     "ArcboxNetError": "errors",
     "Direction": "dataplane.verdict",
     "Verdict": "dataplane.verdict",
+    "checksum": "wire.checksums",
+    "checksum_batch": "wire.checksums",
+    "incremental_checksum_update": "wire.checksums",
+    "incremental_checksum_update_batch": "wire.checksums",
+    "pseudo_header_checksum": "wire.checksums",
     "ForwardRule": "rules",
     "parse_forward": "rules",
     "NetworkManager": "manager",

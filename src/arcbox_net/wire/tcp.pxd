@@ -1,6 +1,8 @@
 """TCP header (RFC 9293). After `tcp_check` every getter is within the bytes that were checked."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from arcbox_net.wire.octets cimport load_u16, load_u16_be, load_u32, store_u16_be
 
 cdef enum:
     PROTOCOL_TCP = 6
@@ -33,3 +35,50 @@ cdef inline bint tcp_check(const uint8_t *p, size_t size) noexcept nogil:
 
 cdef inline uint8_t tcp_flags(const uint8_t *p) noexcept nogil:
     return p[TCP_FLAGS]
+
+
+cdef inline bint tcp_flags_check(uint8_t flags) noexcept nogil:
+    """Whether a TCP sends such flags: what scanners send (none, FIN|PSH|URG, SYN|FIN, SYN|RST) is told from it.
+
+    RFC 9293 3.10.7: whatever the state, a segment with none of SYN, RST and ACK is dropped.
+    """
+    if flags & TCP_SYN:
+        return flags & (TCP_FIN | TCP_RST) == 0
+    return flags & (TCP_RST | TCP_ACK) != 0
+
+
+cdef inline uint16_t tcp_source_port_be(const uint8_t *p) noexcept nogil:
+    return load_u16_be(p + TCP_SOURCE_PORT)
+
+
+cdef inline uint16_t tcp_destination_port_be(const uint8_t *p) noexcept nogil:
+    return load_u16_be(p + TCP_DESTINATION_PORT)
+
+
+cdef inline uint32_t tcp_sequence(const uint8_t *p) noexcept nogil:
+    return load_u32(p + TCP_SEQUENCE)
+
+
+cdef inline uint32_t tcp_acknowledgment(const uint8_t *p) noexcept nogil:
+    return load_u32(p + TCP_ACKNOWLEDGMENT)
+
+
+cdef inline uint16_t tcp_window(const uint8_t *p) noexcept nogil:
+    """As sent, not yet scaled."""
+    return load_u16(p + TCP_WINDOW)
+
+
+cdef inline uint16_t tcp_checksum_be(const uint8_t *p) noexcept nogil:
+    return load_u16_be(p + TCP_CHECKSUM)
+
+
+cdef inline void tcp_set_source_port_be(uint8_t *p, uint16_t port_be) noexcept nogil:
+    store_u16_be(p + TCP_SOURCE_PORT, port_be)
+
+
+cdef inline void tcp_set_destination_port_be(uint8_t *p, uint16_t port_be) noexcept nogil:
+    store_u16_be(p + TCP_DESTINATION_PORT, port_be)
+
+
+cdef inline void tcp_set_checksum_be(uint8_t *p, uint16_t checksum_be) noexcept nogil:
+    store_u16_be(p + TCP_CHECKSUM, checksum_be)

@@ -1,0 +1,1 @@
+"""Headers and checksums as they are on the wire: no I/O and no clock."""
