@@ -14,6 +14,9 @@ if TYPE_CHECKING:
         NetworkMode,
         Reservation,
     )
+    from arcbox_net.dataplane.engine import NatEngine
+    from arcbox_net.dataplane.nat_config import NatEngineConfig
+    from arcbox_net.dataplane.nat_views import Emission, NatFlow, NatForward, NatMapping
     from arcbox_net.dataplane.verdict import Direction, Verdict
     from arcbox_net.errors import ArcboxNetError
     from arcbox_net.manager import NetnsAttachment, NetworkManager, TapAttachment
@@ -35,9 +38,15 @@ __all__ = [
     "Direction",
     "DnsConfig",
     "Egress",
+    "Emission",
     "ForwardRule",
     "FrameBatch",
     "HostAccess",
+    "NatEngine",
+    "NatEngineConfig",
+    "NatFlow",
+    "NatForward",
+    "NatMapping",
     "NetConfig",
     "NetnsAttachment",
     "NetworkManager",
@@ -57,6 +66,12 @@ __all__ = [
 _HOME = {
     "ArcboxNetError": "errors",
     "Direction": "dataplane.verdict",
+    "Emission": "dataplane.nat_views",
+    "NatEngine": "dataplane.engine",
+    "NatEngineConfig": "dataplane.nat_config",
+    "NatFlow": "dataplane.nat_views",
+    "NatForward": "dataplane.nat_views",
+    "NatMapping": "dataplane.nat_views",
     "Verdict": "dataplane.verdict",
     "checksum": "wire.checksums",
     "checksum_batch": "wire.checksums",

@@ -1,0 +1,55 @@
+"""All that one NAT engine is: what it was told, its tables, its counters. One thread at a time works on it.
+
+`nat.pyx` moves bursts through it, `engine.pyx` makes and frees it for Python.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from arcbox_net.dataplane.verdict cimport VERDICTS
+
+cdef enum:
+    EXTERNALS_MAX = 64
+    UNTRANSLATED_MAX = 64
+
+cdef struct nat_prefix:
+    uint32_t address_be
+    uint32_t mask_be
+
+# What a change of the configuration replaces between two bursts.
+cdef struct nat_settings:
+    nat_prefix inside
+    uint32_t gateway_be  # the engine's own address towards guests: the source of answers to them
+    uint32_t external_count
+    uint32_t externals_be[EXTERNALS_MAX]
+    uint32_t untranslated_count
+    nat_prefix untranslated[UNTRANSLATED_MAX]  # of remote addresses
+    uint32_t mtu[2]  # of the side to which packets of a direction go: [OUTBOUND] is the uplink's
+    uint8_t exhausted_code  # of ICMP 3, when no flow or port is left
+    bint refuse_unsolicited  # RFC 5382 REQ-4: ICMP 3/3 after 6 s
+    bint reset_unknown
+
+cdef struct nat_engine:
+    nat_settings settings
+    uint64_t now_ns  # of the burst that is under way, from the caller's clock; never goes back
+    uint32_t now_s
+    uint64_t verdicts[VERDICTS]  # frames by what became of them
+
+
+cdef inline bint nat_prefix_has(const nat_prefix *prefix, uint32_t address_be) noexcept nogil:
+    return address_be & prefix.mask_be == prefix.address_be
+
+
+cdef inline bint nat_is_external(const nat_settings *settings, uint32_t address_be) noexcept nogil:
+    cdef uint32_t i
+    for i in range(settings.external_count):
+        if settings.externals_be[i] == address_be:
+            return True
+    return False
+
+
+cdef inline bint nat_is_untranslated(const nat_settings *settings, uint32_t remote_be) noexcept nogil:
+    cdef uint32_t i
+    for i in range(settings.untranslated_count):
+        if nat_prefix_has(&settings.untranslated[i], remote_be):
+            return True
+    return False

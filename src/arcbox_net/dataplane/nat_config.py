@@ -1,0 +1,263 @@
+"""What a NAT engine is told, checked before the engine sees it. Addresses are text, times are seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+
+from arcbox_net.errors import ConfigError
+
+FILTERING = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+UNSOLICITED_SYN = ("drop", "refuse")
+EXHAUSTED = ("prohibited", "host-unreachable")
+L3_OFFSETS = (0, 14)
+EXTERNAL_ADDRESSES_MAX = 64
+PORT_RANGES_MAX = 64  # of all external addresses together
+UNTRANSLATED_MAX = 64
+PORT_TIMEOUTS_MAX = 64
+CONNTRACK_SIZE_MAX = 1 << 23
+FAST_CACHE_SIZE_MAX = 1 << 16
+MTU_MIN = 68
+MTU_MAX = 65535
+
+# RFC 4787 REQ-5, 5382 REQ-5, 7857 2.1, 5508 REQ-2, 6888 REQ-8: what no timer may be below.
+TIMEOUT_FLOORS_S: dict[str, int] = {
+    "udp_timeout_s": 120,
+    "tcp_established_timeout_s": 7440,
+    "tcp_partial_timeout_s": 240,
+    "tcp_closing_timeout_s": 240,
+    "tcp_reset_timeout_s": 240,
+    "icmp_timeout_s": 60,
+    "port_hold_s": 120,
+}
+PORT_TIMEOUT_FLOOR_S = 10
+TIMEOUT_MAX_S = 7 * 86400
+
+PortRange = tuple[int, int]
+PortRanges = PortRange | Sequence[PortRange]
+
+
+@dataclass(frozen=True)
+class NatEngineConfig:
+    """How an engine translates. Raises `ConfigError` with `field` and `value` as facts.
+
+    `external_ip` is one address, several, or a mapping of address to its port ranges; addresses without ranges
+    of their own take `port_range`, one `(first, last)` or several. A guest keeps one external address for life.
+    Times are seconds; those below what the RFCs allow need `unsafe=True`.
+    """
+
+    external_ip: str | Sequence[str] | Mapping[str, PortRanges]
+    inside: str = "192.168.64.0/24"
+    gateway: str | None = None  # the engine's own address towards guests; the first of `inside`
+    port_range: PortRanges = (49152, 65535)
+    conntrack_size: int = 131_072  # flows
+    fast_cache_size: int = 256  # entries in front of the table of flows; 0 for none
+    filtering: str = (
+        "address-and-port-dependent"  # or "address-dependent", "endpoint-independent" (RFC 4787 5)
+    )
+    flows_per_guest: int = 16_384
+    ports_per_guest: int = 4_096  # mappings, of all protocols together
+    preserve_ports: bool = True
+    port_parity: bool = False
+    inbound_refresh: bool = False  # RFC 4787 REQ-6: whether an inbound datagram keeps a flow alive
+    udp_timeout_s: int = 300
+    udp_port_timeouts_s: Mapping[int, int] = field(default_factory=lambda: {53: 30})  # by destination port
+    tcp_established_timeout_s: int = 7440
+    tcp_partial_timeout_s: int = 240
+    tcp_closing_timeout_s: int = 240
+    tcp_reset_timeout_s: int = 240
+    icmp_timeout_s: int = 60
+    port_hold_s: int = 120  # until a freed external port may become another guest's
+    unsafe: bool = False  # accept timers below what the RFCs allow
+    mtu: int = 1500  # towards guests
+    uplink_mtu: int = 1500
+    untranslated: Sequence[
+        str
+    ] = ()  # remote prefixes: routed as they are, both ways, any protocol, unfiltered
+    unsolicited_syn: str = "drop"  # or "refuse": ICMP 3/3 after 6 s (RFC 5382 REQ-4)
+    exhausted: str = (
+        "prohibited"  # ICMP 3/13 when no flow or port is left (RFC 5508 REQ-8), or 3/1 (RFC 6888)
+    )
+    reset_unknown: bool = True  # answer a guest's segment of an unknown TCP connection with RST
+    l3_offset: int = 14  # of translate()'s plain buffers: 14 for Ethernet frames, 0 for IP packets
+    seed: bytes | None = None  # 32 bytes, for tests that repeat; from the system's generator when None
+
+    def __post_init__(self) -> None:
+        inside = _network("inside", self.inside)
+        if not 8 <= inside.prefixlen <= 30:
+            raise ConfigError(
+                f"inside network {inside} has no room for guests or is too large",
+                fix="use a prefix of 8 to 30 bits",
+                field="inside",
+                value=self.inside,
+            )
+        gateway = self.gateway_address
+        if gateway not in inside or gateway in (inside.network_address, inside.broadcast_address):
+            raise ConfigError(
+                f"gateway {gateway} is no host address of {inside}", field="gateway", value=self.gateway
+            )
+        self._check_external(inside)
+        for name, known in (
+            ("filtering", FILTERING),
+            ("unsolicited_syn", UNSOLICITED_SYN),
+            ("exhausted", EXHAUSTED),
+            ("l3_offset", L3_OFFSETS),
+        ):
+            _one_of(name, getattr(self, name), known)
+        for name, low, high in (
+            ("conntrack_size", 1, CONNTRACK_SIZE_MAX),
+            ("fast_cache_size", 0, FAST_CACHE_SIZE_MAX),
+            ("flows_per_guest", 1, CONNTRACK_SIZE_MAX),
+            ("ports_per_guest", 1, CONNTRACK_SIZE_MAX),
+            ("mtu", MTU_MIN, MTU_MAX),
+            ("uplink_mtu", MTU_MIN, MTU_MAX),
+        ):
+            _within(name, getattr(self, name), low, high)
+        if self.fast_cache_size & (self.fast_cache_size - 1):
+            raise ConfigError(
+                f"fast_cache_size {self.fast_cache_size} is no power of two",
+                field="fast_cache_size",
+                value=self.fast_cache_size,
+            )
+        self._check_timeouts()
+        if len(self.untranslated) > UNTRANSLATED_MAX:
+            raise ConfigError(
+                f"more than {UNTRANSLATED_MAX} untranslated prefixes",
+                field="untranslated",
+                value=len(self.untranslated),
+            )
+        for prefix in self.untranslated:
+            _network("untranslated", prefix)
+        if self.seed is not None and len(self.seed) != 32:
+            raise ConfigError("a seed has 32 bytes", field="seed", value=len(self.seed))
+
+    def _check_external(self, inside: IPv4Network) -> None:
+        externals = list(self.externals())
+        ranges = 0
+        for address, of_address in externals:
+            if address in inside or not _usable(address):
+                raise ConfigError(
+                    f"{address} cannot be an external address",
+                    fix=f"use a unicast address outside {inside}",
+                    field="external_ip",
+                    value=str(address),
+                )
+            last = 0
+            for low, high in sorted(of_address):
+                if not last < low <= high <= 65535:
+                    raise ConfigError(
+                        f"port range {low}-{high} of {address} is empty, overlaps another, or leaves 1-65535",
+                        field="port_range",
+                        value=(low, high),
+                    )
+                last = high
+            ranges += len(of_address)
+        if not externals or len({address for address, _ in externals}) != len(externals):
+            raise ConfigError(
+                "external_ip names no address, or one twice", field="external_ip", value=self.external_ip
+            )
+        if len(externals) > EXTERNAL_ADDRESSES_MAX or ranges > PORT_RANGES_MAX:
+            raise ConfigError(
+                f"{len(externals)} external addresses with {ranges} port ranges",
+                fix=f"use at most {EXTERNAL_ADDRESSES_MAX} addresses and {PORT_RANGES_MAX} ranges in all",
+                field="external_ip",
+                value=self.external_ip,
+            )
+
+    def _check_timeouts(self) -> None:
+        for name, floor in TIMEOUT_FLOORS_S.items():
+            _timeout(name, getattr(self, name), 1 if self.unsafe else floor)
+        if len(self.udp_port_timeouts_s) > PORT_TIMEOUTS_MAX:
+            raise ConfigError(
+                f"more than {PORT_TIMEOUTS_MAX} ports with a timeout of their own",
+                field="udp_port_timeouts_s",
+                value=len(self.udp_port_timeouts_s),
+            )
+        for number, timeout_s in self.udp_port_timeouts_s.items():
+            _within("udp_port_timeouts_s", number, 1, 65535)
+            _timeout("udp_port_timeouts_s", timeout_s, 1 if self.unsafe else PORT_TIMEOUT_FLOOR_S)
+
+    @property
+    def inside_network(self) -> IPv4Network:
+        return IPv4Network(self.inside)
+
+    @property
+    def gateway_address(self) -> IPv4Address:
+        if self.gateway is None:
+            return self.inside_network.network_address + 1
+        return _address("gateway", self.gateway)
+
+    @property
+    def untranslated_networks(self) -> list[IPv4Network]:
+        return [IPv4Network(prefix) for prefix in self.untranslated]
+
+    def externals(self) -> Iterator[tuple[IPv4Address, list[PortRange]]]:
+        """Each external address with its port ranges, in the order given."""
+        if isinstance(self.external_ip, Mapping):
+            for text, ranges in self.external_ip.items():
+                yield _address("external_ip", text), _ranges(ranges)
+            return
+        several = [self.external_ip] if isinstance(self.external_ip, str) else self.external_ip
+        for text in several:
+            yield _address("external_ip", text), _ranges(self.port_range)
+
+
+def _ranges(ranges: PortRanges) -> list[PortRange]:
+    try:
+        if len(ranges) == 2 and isinstance(ranges[0], int):
+            ranges = [ranges]  # type: ignore[list-item]
+        return [(int(low), int(high)) for low, high in ranges]  # type: ignore[misc,union-attr]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{ranges!r} is no port range", fix="write (first, last)", field="port_range", value=ranges
+        ) from error
+
+
+def _address(name: str, text: str) -> IPv4Address:
+    try:
+        return IPv4Address(text)
+    except AddressValueError as error:
+        raise ConfigError(f"{name}: {text!r} is no IPv4 address", field=name, value=text) from error
+
+
+def _network(name: str, text: str) -> IPv4Network:
+    try:
+        return IPv4Network(text)
+    except (AddressValueError, NetmaskValueError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}", field=name, value=text) from error
+
+
+def _usable(address: IPv4Address) -> bool:
+    return not (address.is_multicast or address.is_loopback or int(address) >> 24 in (0, *range(240, 256)))
+
+
+def _one_of(name: str, value: object, known: Sequence[object]) -> None:
+    if value not in known:
+        raise ConfigError(
+            f"{name} {value!r} is not known",
+            fix=f"use one of {', '.join(map(str, known))}",
+            field=name,
+            value=value,
+        )
+
+
+def _within(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(
+            f"{name} {value} is outside {low} to {high}",
+            fix=f"use {low} to {high}",
+            field=name,
+            value=value,
+        )
+
+
+def _timeout(name: str, value_s: int, floor_s: int) -> None:
+    if value_s < floor_s:
+        raise ConfigError(
+            f"{name} {value_s} s is below the {floor_s} s that the RFCs ask for",
+            fix="raise it, or set unsafe=True",
+            field=name,
+            value=value_s,
+        )
+    _within(name, value_s, floor_s, TIMEOUT_MAX_S)
