@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from arcbox_net.services.dns.siphash cimport siphash13
+from arcbox_net.wire.siphash cimport siphash13
 
 
 cdef enum:

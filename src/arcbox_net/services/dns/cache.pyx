@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from arcbox_net.services.dns.siphash cimport siphash13
+from arcbox_net.wire.siphash cimport siphash13
 
 from arcbox_net.services.dns import settings
 from arcbox_net.services.dns.wire import Answer

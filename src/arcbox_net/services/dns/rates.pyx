@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from arcbox_net.services.dns.siphash cimport siphash13
+from arcbox_net.wire.siphash cimport siphash13
 
 cdef enum:
     RATE_SETS = 256
