@@ -1,0 +1,7 @@
+"""What processors do with the bits of a word in one instruction. Declarations only."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef extern from "bits.h" nogil:
+    uint32_t abx_trailing_zeros_u64(uint64_t word)  # of a word that is not 0

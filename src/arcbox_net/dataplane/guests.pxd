@@ -1,0 +1,92 @@
+"""The guests of one engine: what each holds of the tables that all share, and how much that may be.
+
+A guest is an inside address. It is known as long as it holds anything; who takes something for a guest that
+`guest_open` has just made, or takes the last thing from one, calls `guest_settle`.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from arcbox_net.dataplane.port_hold cimport port_list
+
+cdef enum:
+    GUESTS_MAX = 4096
+    GUEST_NONE = 0xFFFF
+    EXTERNAL_NONE = 0xFF
+
+    # Spaces of external L4 numbers.
+    SPACE_TCP = 0
+    SPACE_UDP = 1
+    SPACE_ICMP = 2  # query identifiers
+    PORT_SPACES = 3
+
+    # Quotas of one guest, unless told otherwise.
+    GUEST_FLOWS = 16384
+    GUEST_FRAGMENTS = 64  # datagrams that wait for the rest of their fragments
+    GUEST_FRAGMENT_BYTES = 1048576
+
+cdef struct guest_quotas:
+    uint32_t flows
+    uint32_t ports  # of each space; 0: a share of its external address's (`POOL_SHARE`)
+    uint32_t fragments
+    uint32_t fragment_bytes
+
+cdef struct guest:
+    uint32_t ip_be
+    uint32_t flows
+    uint32_t fragments
+    uint32_t fragment_bytes
+    uint32_t statics  # mappings that the operator made for it
+    uint32_t ports[PORT_SPACES]  # with a mapping of its own doing, or on hold
+    port_list held[PORT_SPACES]  # the ones on hold, of its external address
+    uint16_t next_free
+    uint8_t external  # the address that it has outside, for as long as it is known; or EXTERNAL_NONE
+    bint known
+
+cdef struct guest_table:
+    guest *entries  # GUESTS_MAX
+    uint64_t seed
+    guest_quotas quotas
+    uint16_t first_free
+    uint32_t count
+
+
+cdef bint guests_init(guest_table *table, const guest_quotas *quotas, uint64_t seed) noexcept nogil
+cdef void guests_free(guest_table *table) noexcept nogil
+cdef uint16_t guest_find(const guest_table *table, uint32_t ip_be) noexcept nogil
+cdef uint16_t guest_open(guest_table *table, uint32_t ip_be) noexcept nogil
+cdef void guest_settle(guest_table *table, uint16_t id) noexcept nogil
+
+
+cdef inline bint guest_flow_take(guest_table *table, uint16_t id) noexcept nogil:
+    """Count one more flow; False at the quota. Flows with a mapping are counted by `mapping_hold`."""
+    if table.entries[id].flows >= table.quotas.flows:
+        return False
+    table.entries[id].flows += 1
+    return True
+
+
+cdef inline void guest_flow_drop(guest_table *table, uint16_t id) noexcept nogil:
+    table.entries[id].flows -= 1
+    guest_settle(table, id)
+
+
+cdef inline bint guest_fragments_take(
+    guest_table *table, uint16_t id, uint32_t datagrams, uint32_t size
+) noexcept nogil:
+    """Count fragments that are kept for the guest: new *datagrams* (0 or 1) and bytes; False beyond a quota."""
+    cdef guest *who = &table.entries[id]
+    if datagrams > table.quotas.fragments - who.fragments:
+        return False
+    if size > table.quotas.fragment_bytes - who.fragment_bytes:
+        return False
+    who.fragments += datagrams
+    who.fragment_bytes += size
+    return True
+
+
+cdef inline void guest_fragments_drop(
+    guest_table *table, uint16_t id, uint32_t datagrams, uint32_t size
+) noexcept nogil:
+    table.entries[id].fragments -= datagrams
+    table.entries[id].fragment_bytes -= size
+    guest_settle(table, id)

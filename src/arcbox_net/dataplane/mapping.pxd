@@ -1,0 +1,172 @@
+"""Mappings: which external address and port stands for an inside one, whatever it talks to (RFC 4787 REQ-1).
+
+Theory of operation
+    A mapping is where its external port is: its number says external address, space (TCP, UDP, ICMP query ids) and
+    the place of the port. So a packet from outside finds it without a search, and no port can be given twice.
+    `mapping_outbound` finds the mapping of an inside endpoint, or makes one:
+
+        free ──mapping_outbound──▶ made ──mapping_hold(strong)──▶ alive ◀─mapping_hold(strong)─┐
+          ▲                         │                              │ last strong flow ends     │
+          │◀──────mapping_forget────┘                              ▼                           │
+          │                                           weak flows left: dead ───────────────────┘
+          └──hold-down over── on hold ◀──last flow ends────────────┘
+
+    A strong flow is one that the guest opened or answered; a weak one was opened from outside. Only strong flows keep
+    a mapping alive: a dead one admits nobody, and its port waits for its weak flows to end.
+    A port that was used is on hold afterwards: for `hold_down_s` only the guest that had it may have it again. It
+    counts as the guest's until then, so that no guest can take all ports by making and ending flows.
+    A static mapping is the operator's: it lives without flows, admits everybody, and may have a port of no range.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from arcbox_net.dataplane.contacts cimport contact_table
+from arcbox_net.dataplane.guests cimport (
+    EXTERNAL_NONE, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest_quotas, guest_table,
+)
+from arcbox_net.dataplane.port_hold cimport hold_queue
+from arcbox_net.dataplane.port_pool cimport PLACES, POOL_WORDS, RANGES_MAX, place_of, port_pool, port_range
+from arcbox_net.dataplane.random_ports cimport random_source
+from arcbox_net.wire.octets cimport order_u16
+from arcbox_net.wire.tcp cimport PROTOCOL_TCP
+from arcbox_net.wire.udp cimport PROTOCOL_UDP
+
+cdef enum:
+    MAPPING_NONE = 0xFFFFFFFF
+    EXTERNALS_MAX = 16
+    HOLD_DOWN_S = 120  # RFC 6888 REQ-8
+    # Without a quota a guest gets one of so many parts of its address's ports: three guests that take all they can
+    # leave a quarter of them to the others.
+    POOL_SHARE = 4
+
+    # `mapping.flags`
+    MAPPING_LIVE = 1  # somebody has the port; without it the rest means nothing
+    MAPPING_STATIC = 2
+
+    # `mapping_config.filter`: from where packets come in (RFC 4787 §5)
+    FILTER_ENDPOINT_INDEPENDENT = 0
+    FILTER_ADDRESS_DEPENDENT = 1
+    FILTER_ADDRESS_AND_PORT_DEPENDENT = 2
+
+cdef struct mapping:
+    uint32_t inside_ip_be
+    uint32_t external_ip_be
+    uint16_t inside_port_be
+    uint16_t external_port_be
+    uint8_t protocol
+    uint8_t flags
+    uint16_t guest
+    uint32_t strong
+    uint32_t refs
+
+cdef struct external_address:
+    uint32_t ip_be
+    uint32_t range_count
+    port_range ranges[RANGES_MAX]
+
+cdef struct mapping_config:
+    external_address externals[EXTERNALS_MAX]
+    uint32_t external_count
+    uint32_t mappings_max
+    uint32_t contacts_max  # addresses that all mappings together remember having spoken to
+    uint32_t hold_down_s
+    guest_quotas quotas
+    uint8_t filter
+    bint keep_parity  # RFC 4787 REQ-4: even ports become even ones
+    uint64_t seed[4]  # from the system's generator
+
+cdef struct mapping_pool:
+    port_pool ports
+    uint64_t live[POOL_WORDS]  # places with a mapping
+    hold_queue on_hold
+    uint32_t share  # of the ports, that one guest may have without a quota
+
+cdef struct mapping_table:
+    mapping *entries  # PLACES for each pool
+    mapping_pool *pools  # PORT_SPACES for each external address; mapping m is of pool m >> 16
+    guest_table guests
+    contact_table contacts
+    random_source random
+    uint64_t seed
+    external_address externals[EXTERNALS_MAX]
+    uint32_t external_count
+    uint32_t mappings
+    uint32_t mappings_max
+    uint32_t hold_down_s
+    uint8_t filter
+    bint keep_parity
+
+
+cdef bint mapping_init(mapping_table *table, const mapping_config *config) noexcept nogil
+cdef void mapping_free(mapping_table *table) noexcept nogil
+cdef uint32_t mapping_create(
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
+    uint8_t *why
+) noexcept nogil
+cdef uint32_t mapping_find(
+    const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
+) noexcept nogil
+cdef bint mapping_hold(mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong) noexcept nogil
+cdef void mapping_strengthen(mapping_table *table, uint32_t id, uint32_t remote_ip_be) noexcept nogil
+cdef void mapping_drop(
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, uint32_t now_s
+) noexcept nogil
+cdef void mapping_forget(mapping_table *table, uint32_t id) noexcept nogil
+cdef bint mapping_admits(const mapping_table *table, uint32_t id, uint32_t remote_ip_be) noexcept nogil
+cdef uint32_t mapping_expire(mapping_table *table, uint32_t now_s, uint32_t budget) noexcept nogil
+cdef uint32_t mapping_next(const mapping_table *table, uint32_t cursor) noexcept nogil
+
+
+cdef inline uint32_t port_space(uint8_t protocol) noexcept nogil:
+    """The space of external L4 numbers of a protocol that has one: TCP, UDP or ICMP."""
+    return SPACE_TCP if protocol == PROTOCOL_TCP else SPACE_UDP if protocol == PROTOCOL_UDP else SPACE_ICMP
+
+
+cdef inline bint mapping_alive(const mapping *entry) noexcept nogil:
+    """Whether packets from outside may open flows on it."""
+    return entry.strong != 0 or (entry.flags & MAPPING_STATIC) != 0
+
+
+cdef inline uint32_t mapping_outbound(
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
+    uint8_t *why
+) noexcept nogil:
+    """The mapping for a packet of a guest; MAPPING_NONE and in *why* the drop reason when there can be none.
+
+    The caller goes on with `mapping_hold`, or gives it back with `mapping_forget`.
+    """
+    cdef uint32_t id = mapping_find(table, protocol, inside_ip_be, inside_port_be)
+    if id != MAPPING_NONE:
+        return id
+    return mapping_create(table, protocol, inside_ip_be, inside_port_be, now_s, why)
+
+
+cdef inline uint32_t external_number(const mapping_table *table, uint32_t ip_be) noexcept nogil:
+    """Which of our external addresses *ip_be* is, or EXTERNAL_NONE."""
+    cdef uint32_t i
+    for i in range(table.external_count):
+        if table.externals[i].ip_be == ip_be:
+            return i
+    return EXTERNAL_NONE
+
+
+cdef inline uint32_t mapping_at(
+    const mapping_table *table, uint8_t protocol, uint32_t external_ip_be, uint16_t external_port_be
+) noexcept nogil:
+    """The mapping that an external port is given to, dead or alive, or MAPPING_NONE."""
+    cdef uint32_t external = external_number(table, external_ip_be)
+    cdef uint32_t id
+    if external == EXTERNAL_NONE:
+        return MAPPING_NONE
+    id = (external * PORT_SPACES + port_space(protocol)) << 16 | place_of(order_u16(external_port_be))
+    return id if table.entries[id].flags & MAPPING_LIVE else MAPPING_NONE
+
+
+cdef inline uint32_t mapping_inbound(
+    const mapping_table *table, uint8_t protocol, uint32_t external_ip_be, uint16_t external_port_be
+) noexcept nogil:
+    """The mapping that packets from outside to this endpoint may open flows on, or MAPPING_NONE."""
+    cdef uint32_t id = mapping_at(table, protocol, external_ip_be, external_port_be)
+    if id != MAPPING_NONE and not mapping_alive(&table.entries[id]):
+        return MAPPING_NONE
+    return id
