@@ -8,6 +8,7 @@ cpdef enum Verdict:
     VERDICT_FORWARD = 0  # translated; goes on the way it went
     VERDICT_HAIRPIN = 1  # translated; from a guest and back to a guest
     VERDICT_HELD = 2  # copied, and waits for the other fragments of its datagram
+    VERDICT_FRAGMENTED = 3  # too big or just put together: it goes on in frames that the engine made of it
     DROP_BAD_HEADER = 16  # IP version, header size or a length that lies
     DROP_FIRST = 16
     DROP_BAD_IP_CHECKSUM = 17
@@ -36,4 +37,5 @@ cpdef enum Verdict:
     DROP_FRAGMENT_TIMEOUT = 40
     DROP_UNSOLICITED_SYN = 41
     DROP_MAPPINGS_FULL = 42
-    VERDICTS = 43
+    DROP_FRAGMENT_DUPLICATE = 43
+    VERDICTS = 44
