@@ -33,7 +33,7 @@ from arcbox_net.wire.udp cimport PROTOCOL_UDP
 
 cdef enum:
     MAPPING_NONE = 0xFFFFFFFF
-    EXTERNALS_MAX = 16
+    EXTERNALS_MAX = 64
     HOLD_DOWN_S = 120  # RFC 6888 REQ-8
     # Without a quota a guest gets one of so many parts of its address's ports: three guests that take all they can
     # leave a quarter of them to the others.
@@ -61,17 +61,19 @@ cdef struct mapping:
 
 cdef struct external_address:
     uint32_t ip_be
+    uint32_t first_range  # in `mapping_config.ranges`
     uint32_t range_count
-    port_range ranges[RANGES_MAX]
 
 cdef struct mapping_config:
     external_address externals[EXTERNALS_MAX]
     uint32_t external_count
+    port_range ranges[RANGES_MAX]  # of external ports, of all addresses
     uint32_t mappings_max
     uint32_t contacts_max  # addresses that all mappings together remember having spoken to
     uint32_t hold_down_s
     guest_quotas quotas
     uint8_t filter
+    bint preserve_ports  # an inside port stays the same outside, as long as it is free there
     bint keep_parity  # RFC 4787 REQ-4: even ports become even ones
     uint64_t seed[4]  # from the system's generator
 
@@ -88,12 +90,13 @@ cdef struct mapping_table:
     contact_table contacts
     random_source random
     uint64_t seed
-    external_address externals[EXTERNALS_MAX]
+    uint32_t externals_be[EXTERNALS_MAX]
     uint32_t external_count
     uint32_t mappings
     uint32_t mappings_max
     uint32_t hold_down_s
     uint8_t filter
+    bint preserve_ports
     bint keep_parity
 
 
@@ -145,7 +148,7 @@ cdef inline uint32_t external_number(const mapping_table *table, uint32_t ip_be)
     """Which of our external addresses *ip_be* is, or EXTERNAL_NONE."""
     cdef uint32_t i
     for i in range(table.external_count):
-        if table.externals[i].ip_be == ip_be:
+        if table.externals_be[i] == ip_be:
             return i
     return EXTERNAL_NONE
 

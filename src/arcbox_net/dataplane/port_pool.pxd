@@ -16,7 +16,7 @@ cdef enum:
     POOL_WORDS = 1024
     SUMMARY_WORDS = 16
 
-    RANGES_MAX = 8  # of ports, of one external address
+    RANGES_MAX = 64  # of ports, of all external addresses together
 
     # Kinds of ports, as bits of a set; a low port is one below 1024.
     KINDS = 4
