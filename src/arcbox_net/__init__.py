@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from arcbox_net.manager import NetnsAttachment, NetworkManager, TapAttachment
     from arcbox_net.memory.batch import FrameBatch
     from arcbox_net.memory.pool import PacketPool
+    from arcbox_net.memory.ring import LockFreeRing
     from arcbox_net.rules import ForwardRule, parse_forward
     from arcbox_net.wire.checksums import (
         checksum,
@@ -42,6 +43,7 @@ __all__ = [
     "ForwardRule",
     "FrameBatch",
     "HostAccess",
+    "LockFreeRing",
     "NatEngine",
     "NatEngineConfig",
     "NatFlow",
@@ -84,6 +86,7 @@ _HOME = {
     "NetnsAttachment": "manager",
     "TapAttachment": "manager",
     "FrameBatch": "memory.batch",
+    "LockFreeRing": "memory.ring",
     "PacketPool": "memory.pool",
 }
 

@@ -22,4 +22,13 @@ static inline bool abx_compare_exchange_u64(uint64_t *p, uint64_t *expected, uin
     return __atomic_compare_exchange_n(p, expected, v, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
+/* In a loop that waits for another thread: leave the core's units to its sibling. */
+static inline void abx_pause(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 #endif

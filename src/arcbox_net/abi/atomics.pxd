@@ -17,3 +17,5 @@ cdef extern from "atomics.h" nogil:
     # Stores *v* where *expected* is; if something else is there, False, and *expected* is what is there. May fail
     # without reason: use it in a loop.
     bint abx_compare_exchange_u64(uint64_t *p, uint64_t *expected, uint64_t v)
+
+    void abx_pause()

@@ -1,4 +1,4 @@
-"""Mutex and condition variable, usable without the GIL. Declarations only."""
+"""Mutex, condition variable and thread ids, usable without the GIL. Declarations only."""
 
 
 cdef extern from "pthread.h" nogil:
@@ -16,3 +16,11 @@ cdef extern from "pthread.h" nogil:
     int pthread_cond_destroy(pthread_cond_t *condition)
     int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex)
     int pthread_cond_broadcast(pthread_cond_t *condition)
+
+
+cdef extern from "unistd.h" nogil:
+    int gettid()
+
+
+cdef extern from "signal.h" nogil:
+    int kill(int thread, int number)  # number 0: whether there is such a process or thread
