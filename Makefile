@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
-BENCHES ?= $(basename $(notdir $(filter-out bench/common.py bench/contenders.py bench/report.py bench/rootless_tables.py,$(wildcard bench/*.py))))
+BENCH_PARTS := $(addprefix bench/,common.py contenders.py report.py rootless_tables.py dataplane/slices.py)
+BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py))))
 
 .PHONY: demo test fast e2e lint bench asan build clean
 .DELETE_ON_ERROR:

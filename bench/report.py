@@ -24,6 +24,7 @@ BENCHMARKS = {
     "dhcp": "DHCP: durable exchanges, ours and dnsmasq's",
     "dns": "DNS: ours and dnsmasq",
     "rootless": "Without root: ours, pasta, slirp4netns and gvproxy",
+    "dataplane.checksum": "Internet checksums, full and incremental",
     "start": "Start, listing and memory",
 }
 

@@ -37,9 +37,9 @@ def test_the_scalar_sum_is_that_of_the_words(data: bytes) -> None:
 def test_vectors_sum_every_size_at_every_offset_as_the_scalar_does(vector_bytes: int) -> None:
     if sum_by(vector_bytes, b"", 0, 0) is None:
         pytest.skip(f"this CPU has no vectors of {vector_bytes} bytes")
-    data = random.Random(vector_bytes).randbytes(512 + 64)
+    data = random.Random(vector_bytes).randbytes(1200 + 64)
     for offset in range(64):
-        for size in range(513):
+        for size in (*range(513), *range(1016, 1032), 1199, 1200):  # long ones are aligned first
             assert sum_by(vector_bytes, data, offset, size) == sum_by(SCALAR, data, offset, size), (
                 offset,
                 size,

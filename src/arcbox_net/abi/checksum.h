@@ -9,7 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#define ABX_SUM_LONG 64 /* from here on the vectors pay for the call */
+#define ABX_SUM_LONG 64      /* from here on the vectors pay for the call */
+#define ABX_SUM_ALIGNED 1024 /* from here on it pays to load no vector from two cache lines */
 
 typedef uint64_t (*abx_sum_kernel)(uint64_t total, const uint8_t *p, size_t size);
 
@@ -37,7 +38,11 @@ static inline uint64_t abx_sum_scalar(uint64_t total, const uint8_t *p, size_t s
         typedef uint64_t lanes __attribute__((vector_size(BYTES)));                                                \
         typedef uint64_t loose __attribute__((vector_size(BYTES), aligned(1), may_alias));                         \
         lanes all[4] = {{0}, {0}, {0}, {0}}, high[4] = {{0}, {0}, {0}, {0}}, word;                                 \
-        size_t i;                                                                                                  \
+        size_t i, head = -(uintptr_t)p % BYTES;                                                                    \
+        if (size >= ABX_SUM_ALIGNED && head % 2 == 0) {                                                            \
+            total = abx_sum_scalar(total, p, head);                                                                \
+            p += head, size -= head;                                                                               \
+        }                                                                                                          \
         for (; size >= 4 * BYTES; p += 4 * BYTES, size -= 4 * BYTES) {                                             \
             word = *(const loose *)p, all[0] += word, high[0] += word >> 32;                                       \
             word = *(const loose *)(p + BYTES), all[1] += word, high[1] += word >> 32;                             \
