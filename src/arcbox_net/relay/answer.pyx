@@ -15,18 +15,15 @@ from arcbox_net.relay.door cimport (
 from arcbox_net.relay.flow cimport ADDRESS_BYTES
 from arcbox_net.wire.checksum cimport checksum_add, checksum_store, pseudo_sum
 from arcbox_net.wire.icmp cimport (
-    ICMP_CHECKSUM, ICMP_CODE, ICMP_ERROR_BYTES_MAX, ICMP_HEADER_BYTES, ICMP_REST, ICMP_TYPE,
-    ICMP_UNREACHABLE,
-    ICMPV6_ERROR_BYTES_MAX, ICMPV6_UNREACHABLE, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
+    ICMP_CHECKSUM, ICMP_ERROR_BYTES_MAX, ICMP_HEADER_BYTES, ICMP_UNREACHABLE, ICMPV6_ERROR_BYTES_MAX,
+    ICMPV6_UNREACHABLE, PROTOCOL_ICMP, PROTOCOL_ICMPV6, icmp_write_error,
 )
 from arcbox_net.wire.ipv4 cimport (
     IPV4_DESTINATION, IPV4_HEADER_BYTES, IPV4_SOURCE, ipv4_set_checksum, ipv4_write,
 )
 from arcbox_net.wire.ipv6 cimport IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_SOURCE, ipv6_write
-from arcbox_net.wire.octets cimport load_u32, store_u16, store_u32
 from arcbox_net.wire.tcp cimport (
-    PROTOCOL_TCP, TCP_ACK, TCP_ACKNOWLEDGMENT, TCP_CHECKSUM, TCP_DATA_OFFSET, TCP_FIN, TCP_FLAGS,
-    TCP_HEADER_BYTES, TCP_RST, TCP_SEQUENCE, TCP_SYN, TCP_DESTINATION_PORT, TCP_SOURCE_PORT, tcp_flags,
+    PROTOCOL_TCP, TCP_CHECKSUM, TCP_HEADER_BYTES, TCP_RST, tcp_flags, tcp_write_reset,
 )
 from arcbox_net.wire.virtio_net cimport virtio_net_header
 
@@ -42,24 +39,11 @@ cdef uint8_t[4] CODES6 = [0, 3, 4, 1]
 cdef void answer_reset(relay_door *door, const door_packet *packet) noexcept nogil:
     """RFC 9293 3.10.7.1: what a closed port says to this segment. Nothing says anything to a RST."""
     cdef uint8_t headers[HEADERS_BYTES]
-    cdef uint8_t flags = tcp_flags(packet.l4)
-    cdef uint32_t sequence
     cdef uint8_t *tcp
-    if flags & TCP_RST:
+    if tcp_flags(packet.l4) & TCP_RST:
         return
     tcp = _write_ip(headers, packet, PROTOCOL_TCP, TCP_HEADER_BYTES, packet.dst)
-    memset(tcp, 0, TCP_HEADER_BYTES)
-    store_u16(tcp + TCP_SOURCE_PORT, packet.dst_port)
-    store_u16(tcp + TCP_DESTINATION_PORT, packet.src_port)
-    tcp[TCP_DATA_OFFSET] = (TCP_HEADER_BYTES // 4) << 4
-    if flags & TCP_ACK:
-        tcp[TCP_FLAGS] = TCP_RST
-        memcpy(tcp + TCP_SEQUENCE, packet.l4 + TCP_ACKNOWLEDGMENT, 4)
-    else:
-        tcp[TCP_FLAGS] = TCP_RST | TCP_ACK
-        sequence = load_u32(packet.l4 + TCP_SEQUENCE) + packet.payload_size
-        sequence += (1 if flags & TCP_SYN else 0) + (1 if flags & TCP_FIN else 0)
-        store_u32(tcp + TCP_ACKNOWLEDGMENT, sequence)
+    tcp_write_reset(tcp, packet.l4, packet.payload_size)
     _send(door, headers, tcp, TCP_HEADER_BYTES, NULL, 0, PROTOCOL_TCP, TCP_CHECKSUM, RESETS_SENT)
 
 
@@ -98,10 +82,7 @@ cdef void answer_error(
     icmp = _write_ip(
         headers, packet, PROTOCOL_ICMP if v4 else PROTOCOL_ICMPV6, ICMP_HEADER_BYTES + quote, source
     )
-    icmp[ICMP_TYPE] = icmp_type
-    icmp[ICMP_CODE] = icmp_code
-    store_u16(icmp + ICMP_CHECKSUM, 0)
-    store_u32(icmp + ICMP_REST, info)
+    icmp_write_error(icmp, icmp_type, icmp_code, info)
     _send(
         door, headers, icmp, ICMP_HEADER_BYTES, packet.ip, quote,
         PROTOCOL_ICMP if v4 else PROTOCOL_ICMPV6, ICMP_CHECKSUM, ERRORS_SENT,

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16, store_u16_be
+from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16, store_u16_be, store_u32
 
 cdef enum:
     PROTOCOL_ICMP = 1
@@ -116,3 +116,11 @@ cdef inline void icmp_set_identifier_be(uint8_t *p, uint16_t identifier_be) noex
 
 cdef inline void icmp_set_mtu(uint8_t *p, uint16_t mtu) noexcept nogil:
     store_u16(p + ICMP_MTU, mtu)
+
+
+cdef inline void icmp_write_error(uint8_t *p, uint8_t icmp_type, uint8_t code, uint32_t rest) noexcept nogil:
+    """The header of an error of either version, but for its checksum: that is of the quote too."""
+    p[ICMP_TYPE] = icmp_type
+    p[ICMP_CODE] = code
+    store_u16(p + ICMP_CHECKSUM, 0)
+    store_u32(p + ICMP_REST, rest)

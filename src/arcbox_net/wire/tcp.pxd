@@ -1,8 +1,9 @@
 """TCP header (RFC 9293). After `tcp_check` every getter is within the bytes that were checked."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memset
 
-from arcbox_net.wire.octets cimport load_u16, load_u16_be, load_u32, store_u16_be
+from arcbox_net.wire.octets cimport load_u16, load_u16_be, load_u32, store_u16_be, store_u32
 
 cdef enum:
     PROTOCOL_TCP = 6
@@ -82,3 +83,19 @@ cdef inline void tcp_set_destination_port_be(uint8_t *p, uint16_t port_be) noexc
 
 cdef inline void tcp_set_checksum_be(uint8_t *p, uint16_t checksum_be) noexcept nogil:
     store_u16_be(p + TCP_CHECKSUM, checksum_be)
+
+
+cdef inline void tcp_write_reset(uint8_t *p, const uint8_t *segment, uint32_t payload_size) noexcept nogil:
+    """What a closed port says to *segment*, which is no RST (RFC 9293 3.10.7.1); without its checksum."""
+    cdef uint8_t flags = tcp_flags(segment)
+    memset(p, 0, TCP_HEADER_BYTES)
+    tcp_set_source_port_be(p, tcp_destination_port_be(segment))
+    tcp_set_destination_port_be(p, tcp_source_port_be(segment))
+    p[TCP_DATA_OFFSET] = (TCP_HEADER_BYTES // 4) << 4
+    if flags & TCP_ACK:
+        p[TCP_FLAGS] = TCP_RST
+        store_u32(p + TCP_SEQUENCE, tcp_acknowledgment(segment))
+        return
+    p[TCP_FLAGS] = TCP_RST | TCP_ACK
+    payload_size += (1 if flags & TCP_SYN else 0) + (1 if flags & TCP_FIN else 0)
+    store_u32(p + TCP_ACKNOWLEDGMENT, tcp_sequence(segment) + payload_size)
