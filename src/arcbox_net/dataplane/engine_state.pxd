@@ -5,6 +5,10 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from arcbox_net.dataplane.emitter cimport emitter
+from arcbox_net.dataplane.fragment cimport fragment_ids
+from arcbox_net.dataplane.icmp_refuse cimport icmp_answers
+from arcbox_net.dataplane.reassembly cimport reassembly
 from arcbox_net.dataplane.verdict cimport VERDICTS
 
 cdef enum:
@@ -32,6 +36,10 @@ cdef struct nat_engine:
     nat_settings settings
     uint64_t now_ns  # of the burst that is under way, from the caller's clock; never goes back
     uint32_t now_s
+    emitter emitted
+    icmp_answers answers
+    reassembly fragments
+    fragment_ids ids
     uint64_t verdicts[VERDICTS]  # frames by what became of them
 
 

@@ -1,0 +1,33 @@
+"""Packets that are larger than the MTU, and the identifications of what fragments are made of; see fragment.pyx."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from arcbox_net.dataplane.emitter cimport emitter
+from arcbox_net.dataplane.verdict cimport Direction, Verdict
+from arcbox_net.memory.frame cimport frame
+
+cdef enum:
+    FRAGMENT_IDS = 2048  # counters; addresses and a protocol always use the same
+
+cdef struct fragment_ids:
+    uint64_t seed
+    uint16_t next[FRAGMENT_IDS]
+
+
+cdef void fragment_ids_init(fragment_ids *ids, const uint64_t *seed) noexcept nogil
+cdef Verdict fragment_emit(
+    emitter *e, fragment_ids *ids, frame *packet, Direction towards, uint32_t mtu
+) noexcept nogil
+
+
+cdef inline uint16_t fragment_id_next(
+    fragment_ids *ids, uint32_t source_be, uint32_t destination_be, uint8_t protocol
+) noexcept nogil:
+    """RFC 6864: the one that (source, destination, protocol) has not used for the longest time."""
+    cdef uint64_t mixed = (<uint64_t>source_be << 32 | destination_be) ^ ids.seed
+    cdef uint16_t *counter
+    mixed = (mixed + protocol) * <uint64_t>0x9E3779B97F4A7C15
+    mixed = (mixed ^ (mixed >> 29)) * <uint64_t>0xBF58476D1CE4E5B9
+    counter = &ids.next[mixed >> 53]
+    counter[0] += 1
+    return counter[0]
