@@ -5,3 +5,4 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "bits.h" nogil:
     uint32_t abx_trailing_zeros_u64(uint64_t word)  # of a word that is not 0
+    uint64_t abx_multiply_fold_u64(uint64_t a, uint64_t b)  # the 128-bit product's halves, one xor the other

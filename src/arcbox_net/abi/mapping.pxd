@@ -1,11 +1,11 @@
-"""Memory that is shared by file descriptor: memfd, seals, mmap. Declarations only."""
+"""Memory of whole pages, of our own or shared by file descriptor: mmap, memfd, seals. Declarations only."""
 
 from libc.stdint cimport int64_t
 
 
 cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE
-    int MAP_SHARED
+    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS
     int MADV_HUGEPAGE
     unsigned int MFD_CLOEXEC, MFD_ALLOW_SEALING
     void *MAP_FAILED

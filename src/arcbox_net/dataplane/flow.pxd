@@ -27,6 +27,7 @@ cdef enum:
     TCP_SEEN_ACK = 2  # acknowledged the other way's SYN
     TCP_SEEN_FIN = 4
     TCP_SEEN_RST = 8
+    TCP_SEEN_SCALE = 16  # offered window scaling in its SYN
 
 
 cdef struct half_flow:
@@ -48,6 +49,21 @@ cdef struct half_flow:
 
 
 cdef struct flow_cold:
-    uint32_t timer_next  # the next flow in the same slot of the timer wheel
+    uint32_t timer_next  # in the same slot of the timer wheel; of a free flow, the next free one
+    uint32_t timer_previous  # FLOW_NONE: the flow is free
     uint32_t mapping
     uint32_t created_s
+
+
+cdef inline uint8_t key_protocol(uint64_t key_rest) noexcept nogil:
+    return <uint8_t>(key_rest >> KEY_PROTOCOL_SHIFT)
+
+
+cdef inline uint32_t key_direction(uint64_t key_rest) noexcept nogil:
+    return <uint32_t>(key_rest >> KEY_DIRECTION_SHIFT) & 1
+
+
+cdef inline void half_count(half_flow *half, uint32_t size) noexcept nogil:
+    """One IP packet more, of *size* bytes."""
+    half.packets += 1
+    half.bytes += size
