@@ -7,6 +7,7 @@ import ipaddress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet import IPOption
 
 from arcbox_net.wire._testing_headers import (
     ipv4,
@@ -183,3 +184,15 @@ def test_a_wrong_checksum_is_told() -> None:
         found = ipv4(raw)
         assert found is not None
         assert found["checksum_ok"] is ok
+
+
+@pytest.mark.parametrize("words", range(11))
+def test_options_are_part_of_the_checksum(words: int) -> None:
+    packet = IP(dst="192.0.2.1", options=[IPOption(b"\x94\x04\x12\x34")] * words)
+    found = ipv4(bytes(packet))
+    assert found is not None
+    assert found["checksum_ok"]
+    if words:
+        changed = ipv4(bytes(packet)[:-1] + b"\x35")
+        assert changed is not None
+        assert not changed["checksum_ok"]

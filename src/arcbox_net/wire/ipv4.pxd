@@ -1,6 +1,6 @@
 """IPv4 header and its options (RFC 791). After `ipv4_check` every getter is within the bytes that were checked."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.wire.checksum cimport (
     checksum_add, checksum_apply, checksum_delta16, checksum_fold, checksum_store,
@@ -63,8 +63,17 @@ cdef inline bint ipv4_quote_check(const uint8_t *p, size_t size) noexcept nogil:
     return ipv4_header_size(p) + IPV4_QUOTE_BYTES_MIN <= size
 
 
+cdef inline uint64_t ipv4_sum(const uint8_t *p) noexcept nogil:
+    """Of the header, which nearly always has no options and is summed without a loop."""
+    cdef uint64_t total = <uint64_t>load_u32_be(p) + load_u32_be(p + 4) + load_u32_be(p + 8)
+    total += <uint64_t>load_u32_be(p + 12) + load_u32_be(p + 16)
+    if ipv4_header_size(p) == IPV4_HEADER_BYTES:
+        return total
+    return checksum_add(total, p + IPV4_HEADER_BYTES, ipv4_header_size(p) - IPV4_HEADER_BYTES)
+
+
 cdef inline bint ipv4_checksum_ok(const uint8_t *p) noexcept nogil:
-    return checksum_fold(checksum_add(0, p, ipv4_header_size(p))) == 0xFFFF
+    return checksum_fold(ipv4_sum(p)) == 0xFFFF
 
 
 cdef inline ipv4_options ipv4_walk_options(const uint8_t *p) noexcept nogil:
@@ -153,7 +162,7 @@ cdef inline void ipv4_decrement_ttl(uint8_t *p) noexcept nogil:
 
 cdef inline void ipv4_set_checksum(uint8_t *p) noexcept nogil:
     store_u16(p + IPV4_CHECKSUM, 0)
-    checksum_store(p + IPV4_CHECKSUM, checksum_add(0, p, ipv4_header_size(p)))
+    checksum_store(p + IPV4_CHECKSUM, ipv4_sum(p))
 
 
 cdef inline void ipv4_write(uint8_t *p, uint8_t protocol, uint32_t payload_size) noexcept nogil:
