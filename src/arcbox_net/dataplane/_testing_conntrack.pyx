@@ -29,7 +29,7 @@ cdef class SlotIndex:
     cdef slot_index index
 
     def __cinit__(self, uint32_t ids_max):
-        if not slot_index_init(&self.index, ids_max):
+        if not slot_index_init(&self.index, ids_max, ids_max):
             raise MemoryError
 
     def __dealloc__(self):

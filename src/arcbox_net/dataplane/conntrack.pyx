@@ -40,7 +40,7 @@ cdef bint conntrack_init(
     c.wheel.cold = c.cold
     c.wheel.at_s = 0
     c.wheel.slots = <uint32_t *>table_allocate(WHEEL_SLOTS * sizeof(uint32_t))
-    done = slot_index_init(&c.index, 2 * flows_max)
+    done = slot_index_init(&c.index, 2 * flows_max, 2 * flows_max)
     done = fast_cache_init(&c.cache, cache_entries) and done
     if not done or c.halves == NULL or c.cold == NULL or c.wheel.slots == NULL:
         conntrack_free(c)

@@ -7,6 +7,7 @@ A guest is an inside address. It is known as long as it holds anything; who take
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.port_hold cimport port_list
+from arcbox_net.dataplane.slot_index cimport slot_index
 
 cdef enum:
     GUESTS_MAX = 4096
@@ -40,17 +41,17 @@ cdef struct guest:
     port_list held[PORT_SPACES]  # the ones on hold, of its external address
     uint16_t next_free
     uint8_t external  # the address that it has outside, for as long as it is known; or EXTERNAL_NONE
-    bint known
 
 cdef struct guest_table:
     guest *entries  # GUESTS_MAX
-    uint64_t seed
+    slot_index index
+    uint64_t seed[2]
     guest_quotas quotas
     uint16_t first_free
     uint32_t count
 
 
-cdef bint guests_init(guest_table *table, const guest_quotas *quotas, uint64_t seed) noexcept nogil
+cdef bint guests_init(guest_table *table, const guest_quotas *quotas, const uint64_t *seed) noexcept nogil
 cdef void guests_free(guest_table *table) noexcept nogil
 cdef uint16_t guest_find(const guest_table *table, uint32_t ip_be) noexcept nogil
 cdef uint16_t guest_open(guest_table *table, uint32_t ip_be) noexcept nogil

@@ -20,13 +20,16 @@ Theory of operation
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from arcbox_net.dataplane.contacts cimport contact_table
+from arcbox_net.dataplane.contacts cimport CONTACT_NONE, contact_find, contact_table
 from arcbox_net.dataplane.guests cimport (
     EXTERNAL_NONE, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest_quotas, guest_table,
 )
 from arcbox_net.dataplane.port_hold cimport hold_queue
-from arcbox_net.dataplane.port_pool cimport PLACES, POOL_WORDS, RANGES_MAX, place_of, port_pool, port_range
+from arcbox_net.dataplane.port_pool cimport (
+    PLACES, POOL_WORDS, RANGES_MAX, bit_at, place_of, port_pool, port_range,
+)
 from arcbox_net.dataplane.random_ports cimport random_source
+from arcbox_net.dataplane.slot_index cimport SLOT_NONE, hash_mix, slot_index, slot_next
 from arcbox_net.wire.octets cimport order_u16
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
@@ -34,6 +37,7 @@ from arcbox_net.wire.udp cimport PROTOCOL_UDP
 cdef enum:
     MAPPING_NONE = 0xFFFFFFFF
     EXTERNALS_MAX = 64
+    MAPPING_IDS = EXTERNALS_MAX * PORT_SPACES * PLACES
     HOLD_DOWN_S = 120  # RFC 6888 REQ-8
     # Without a quota a guest gets one of so many parts of its address's ports: three guests that take all they can
     # leave a quarter of them to the others.
@@ -86,10 +90,11 @@ cdef struct mapping_pool:
 cdef struct mapping_table:
     mapping *entries  # PLACES for each pool
     mapping_pool *pools  # PORT_SPACES for each external address; mapping m is of pool m >> 16
+    slot_index outbound  # by inside endpoint
     guest_table guests
     contact_table contacts
     random_source random
-    uint64_t seed
+    uint64_t seed[2]
     uint32_t externals_be[EXTERNALS_MAX]
     uint32_t external_count
     uint32_t mappings
@@ -106,18 +111,24 @@ cdef uint32_t mapping_create(
     mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
     uint8_t *why
 ) noexcept nogil
-cdef uint32_t mapping_find(
-    const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
-) noexcept nogil
 cdef bint mapping_hold(mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong) noexcept nogil
 cdef void mapping_strengthen(mapping_table *table, uint32_t id, uint32_t remote_ip_be) noexcept nogil
 cdef void mapping_drop(
     mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, uint32_t now_s
 ) noexcept nogil
 cdef void mapping_forget(mapping_table *table, uint32_t id) noexcept nogil
-cdef bint mapping_admits(const mapping_table *table, uint32_t id, uint32_t remote_ip_be) noexcept nogil
 cdef uint32_t mapping_expire(mapping_table *table, uint32_t now_s, uint32_t budget) noexcept nogil
 cdef uint32_t mapping_next(const mapping_table *table, uint32_t cursor) noexcept nogil
+
+# For mapping_static.
+cdef void mapping_place(
+    mapping_table *table, uint32_t id, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be,
+    uint16_t owner
+) noexcept nogil
+cdef bint mapping_publish(mapping_table *table, uint32_t id) noexcept nogil
+cdef void mapping_withdraw(mapping_table *table, uint32_t id) noexcept nogil
+cdef void mapping_release(mapping_table *table, uint32_t id, bint used, uint32_t now_s) noexcept nogil
+cdef void hold_release(mapping_table *table, uint32_t number, uint32_t place) noexcept nogil
 
 
 cdef inline uint32_t port_space(uint8_t protocol) noexcept nogil:
@@ -128,6 +139,32 @@ cdef inline uint32_t port_space(uint8_t protocol) noexcept nogil:
 cdef inline bint mapping_alive(const mapping *entry) noexcept nogil:
     """Whether packets from outside may open flows on it."""
     return entry.strong != 0 or (entry.flags & MAPPING_STATIC) != 0
+
+
+cdef inline uint64_t inside_hash(
+    const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
+) noexcept nogil:
+    return hash_mix(inside_ip_be, <uint64_t>protocol << 16 | inside_port_be, table.seed)
+
+
+cdef inline uint32_t mapping_find(
+    const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
+) noexcept nogil:
+    """The mapping of an inside endpoint, dead or alive, or MAPPING_NONE."""
+    cdef uint64_t hashed = inside_hash(table, protocol, inside_ip_be, inside_port_be)
+    cdef uint32_t distance = 0
+    cdef uint32_t id = slot_next(&table.outbound, hashed, &distance)
+    cdef const mapping *entry
+    while id != SLOT_NONE:
+        entry = &table.entries[id]
+        if (
+            entry.inside_ip_be == inside_ip_be
+            and entry.inside_port_be == inside_port_be
+            and entry.protocol == protocol
+        ):
+            break
+        id = slot_next(&table.outbound, hashed, &distance)
+    return id
 
 
 cdef inline uint32_t mapping_outbound(
@@ -173,3 +210,22 @@ cdef inline uint32_t mapping_inbound(
     if id != MAPPING_NONE and not mapping_alive(&table.entries[id]):
         return MAPPING_NONE
     return id
+
+
+cdef inline bint mapping_admits(const mapping_table *table, uint32_t id, uint32_t remote_ip_be) noexcept nogil:
+    """Whether a packet of no known flow may come in from *remote_ip_be* (RFC 4787 REQ-8)."""
+    cdef const mapping *entry = &table.entries[id]
+    if entry.flags & MAPPING_STATIC:
+        return True
+    if entry.strong == 0:
+        return False
+    if table.filter == FILTER_ADDRESS_DEPENDENT:
+        return contact_find(&table.contacts, id, remote_ip_be) != CONTACT_NONE
+    return table.filter == FILTER_ENDPOINT_INDEPENDENT
+
+
+cdef inline bint place_is_held(const mapping_pool *pool, uint32_t place) noexcept nogil:
+    """Whether the port is of a range, and neither free nor anybody's."""
+    return bit_at(pool.ports.usable, place) and not (
+        bit_at(pool.ports.free, place) or bit_at(pool.live, place)
+    )

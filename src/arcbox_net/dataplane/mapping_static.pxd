@@ -19,7 +19,7 @@ cdef enum static_result:
 # STATIC_PORT_TAKEN; whatever the result but STATIC_DONE, nothing was added.
 cdef static_result mapping_add_static(
     mapping_table *table, uint8_t protocol, uint32_t external_ip_be, uint16_t external_port, uint32_t inside_ip_be,
-    uint16_t inside_port, uint32_t count, uint32_t now_s, uint32_t *taken
+    uint16_t inside_port, uint32_t count, uint32_t *taken
 ) noexcept nogil
 # Static ones among the *count* ports from *external_port* on; the number removed. Their flows stay.
 cdef uint32_t mapping_remove_static(

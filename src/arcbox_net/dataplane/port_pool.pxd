@@ -16,6 +16,8 @@ cdef enum:
     POOL_WORDS = 1024
     SUMMARY_WORDS = 16
 
+    LOW_PORTS = 1024
+
     RANGES_MAX = 64  # of ports, of all external addresses together
 
     # Kinds of ports, as bits of a set; a low port is one below 1024.
@@ -76,7 +78,8 @@ cdef inline bint bit_at(const uint64_t *words, uint32_t place) noexcept nogil:
 
 cdef inline uint32_t pool_count(const port_pool *pool, uint32_t kinds) noexcept nogil:
     """The ports of these kinds that the ranges hold."""
-    cdef uint32_t kind, ports = 0
+    cdef uint32_t ports = 0
+    cdef int kind
     for kind in range(KINDS):
         if kinds >> kind & 1:
             ports += pool.kinds[kind].ports
@@ -84,7 +87,8 @@ cdef inline uint32_t pool_count(const port_pool *pool, uint32_t kinds) noexcept 
 
 
 cdef inline uint32_t pool_free_count(const port_pool *pool) noexcept nogil:
-    cdef uint32_t kind, free = 0
+    cdef uint32_t free = 0
+    cdef int kind
     for kind in range(KINDS):
         free += pool.kinds[kind].free
     return free

@@ -37,10 +37,10 @@ cdef inline uint64_t hash_mix(uint64_t k0, uint64_t k1, const uint64_t *seed) no
     return abx_multiply_fold_u64(k0 ^ seed[0], k1 ^ seed[1])
 
 
-cdef inline bint slot_index_init(slot_index *index, uint32_t ids_max) noexcept nogil:
-    """Make room for the entries 0 to *ids_max* - 1 (at most SLOT_IDS_MAX). False: there is no memory."""
+cdef inline bint slot_index_init(slot_index *index, uint32_t entries_max, uint32_t ids_max) noexcept nogil:
+    """Make room for *entries_max* of the entries 0 to *ids_max* - 1 (SLOT_IDS_MAX). False: there is no memory."""
     cdef uint32_t slots = 2
-    while slots < 2 * ids_max:
+    while slots < 2 * entries_max:
         slots *= 2
     index.mask = slots - 1
     index.id_mask = 1

@@ -1,0 +1,188 @@
+"""Port pools, guests and mappings for tests, one C call a method. Addresses are any numbers; ports are host order."""
+
+from cython cimport final
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from arcbox_net.dataplane.guests cimport (
+    GUEST_NONE, GUESTS_MAX as _GUESTS_MAX, guest, guest_find, guest_fragments_drop, guest_fragments_take, guest_open,
+    guest_settle,
+)
+from arcbox_net.dataplane.mapping cimport (
+    EXTERNALS_MAX as _EXTERNALS_MAX, MAPPING_NONE, MAPPING_STATIC, mapping, mapping_admits, mapping_at, mapping_config,
+    mapping_drop, mapping_expire, mapping_find, mapping_forget, mapping_free, mapping_hold, mapping_inbound,
+    mapping_init, mapping_next, mapping_outbound, mapping_strengthen, mapping_table,
+)
+from arcbox_net.dataplane.mapping_static cimport mapping_add_static, mapping_remove_static
+from arcbox_net.dataplane.port_hold cimport port_hold
+from arcbox_net.dataplane.port_pool cimport (
+    PLACE_NONE, RANGES_MAX as _RANGES_MAX, place_of, pool_draw, pool_init, pool_return, pool_take, port_at, port_pool,
+    port_range,
+)
+from arcbox_net.dataplane.random_ports cimport random_source
+from arcbox_net.wire.octets cimport order_u16
+
+GUESTS_MAX = _GUESTS_MAX
+EXTERNALS_MAX = _EXTERNALS_MAX
+RANGES_MAX = _RANGES_MAX
+
+
+@final
+cdef class Pool:
+    cdef port_pool _pool
+    cdef random_source _random
+
+    def __init__(self, ranges, bytes key):
+        cdef port_range given[64]
+        fill_ranges(given, ranges)
+        memset(&self._random, 0, sizeof(random_source))
+        memcpy(self._random.key, <const uint8_t *>key, 16)
+        pool_init(&self._pool, given, len(ranges))
+
+    def draw(self, uint32_t kinds):
+        cdef uint32_t place = pool_draw(&self._pool, kinds, &self._random)
+        return None if place == PLACE_NONE else port_at(place)
+
+    def take(self, uint16_t port):
+        pool_take(&self._pool, place_of(port))
+
+    def give_back(self, uint16_t port):
+        pool_return(&self._pool, place_of(port))
+
+
+cdef void fill_ranges(port_range *given, ranges):
+    for i, (first, last) in enumerate(ranges):
+        given[i].first, given[i].last = first, last
+
+
+@final
+cdef class Mappings:
+    cdef mapping_table _table
+
+    def __init__(
+        self, externals, bytes seed, *, mappings_max, contacts_max, hold_down_s, flows, ports, fragments,
+        fragment_bytes, filtering, preserve_ports, keep_parity,
+    ):
+        cdef mapping_config config
+        memset(&config, 0, sizeof(config))
+        used = 0
+        for i, (address, ranges) in enumerate(externals.items()):
+            config.externals[i].ip_be = address
+            config.externals[i].first_range = used
+            config.externals[i].range_count = len(ranges)
+            fill_ranges(&config.ranges[used], ranges)
+            used += len(ranges)
+        config.external_count = len(externals)
+        config.mappings_max = mappings_max
+        config.contacts_max = contacts_max
+        config.hold_down_s = hold_down_s
+        config.quotas.flows = flows
+        config.quotas.ports = ports
+        config.quotas.fragments = fragments
+        config.quotas.fragment_bytes = fragment_bytes
+        config.filter = filtering
+        config.preserve_ports = preserve_ports
+        config.keep_parity = keep_parity
+        memcpy(config.seed, <const uint8_t *>seed, 32)
+        if not mapping_init(&self._table, &config):
+            raise MemoryError
+
+    def __dealloc__(self):
+        mapping_free(&self._table)
+
+    @property
+    def count(self):
+        return self._table.mappings
+
+    @property
+    def guest_count(self):
+        return self._table.guests.count
+
+    def outbound(self, uint8_t protocol, uint32_t ip, uint16_t port, uint32_t now):
+        """The mapping's number, or minus the drop reason."""
+        cdef uint8_t why = 0
+        cdef uint32_t id = mapping_outbound(&self._table, protocol, ip, order_u16(port), now, &why)
+        return -<int>why if id == MAPPING_NONE else id
+
+    def find(self, uint8_t protocol, uint32_t ip, uint16_t port):
+        return number(mapping_find(&self._table, protocol, ip, order_u16(port)))
+
+    def inbound(self, uint8_t protocol, uint32_t ip, uint16_t port):
+        return number(mapping_inbound(&self._table, protocol, ip, order_u16(port)))
+
+    def at(self, uint8_t protocol, uint32_t ip, uint16_t port):
+        return number(mapping_at(&self._table, protocol, ip, order_u16(port)))
+
+    def admits(self, uint32_t id, uint32_t remote):
+        return bool(mapping_admits(&self._table, id, remote))
+
+    def hold(self, uint32_t id, uint32_t remote, bint strong):
+        return bool(mapping_hold(&self._table, id, remote, strong))
+
+    def strengthen(self, uint32_t id, uint32_t remote):
+        mapping_strengthen(&self._table, id, remote)
+
+    def drop(self, uint32_t id, uint32_t remote, bint strong, uint32_t now):
+        mapping_drop(&self._table, id, remote, strong, now)
+
+    def forget(self, uint32_t id):
+        mapping_forget(&self._table, id)
+
+    def expire(self, uint32_t now, uint32_t budget):
+        return mapping_expire(&self._table, now, budget)
+
+    def next(self, uint32_t cursor):
+        return number(mapping_next(&self._table, cursor))
+
+    def entry(self, uint32_t id):
+        """(protocol, inside, inside port, external, external port, strong, refs, static) of a mapping."""
+        cdef const mapping *entry = &self._table.entries[id]
+        return (
+            entry.protocol, entry.inside_ip_be, order_u16(entry.inside_port_be), entry.external_ip_be,
+            order_u16(entry.external_port_be), entry.strong, entry.refs, bool(entry.flags & MAPPING_STATIC),
+        )
+
+    def add_static(
+        self, uint8_t protocol, uint32_t external, uint16_t external_port, uint32_t inside, uint16_t inside_port,
+        uint32_t count,
+    ):
+        """The result, and the mapping that was looked at last: the one in the way, if one was."""
+        cdef uint32_t taken = MAPPING_NONE
+        cdef int result = mapping_add_static(
+            &self._table, protocol, external, external_port, inside, inside_port, count, &taken
+        )
+        return result, taken
+
+    def remove_static(
+        self, uint8_t protocol, uint32_t external, uint16_t external_port, uint32_t count, uint32_t now
+    ):
+        return mapping_remove_static(&self._table, protocol, external, external_port, count, now)
+
+    def guest(self, uint32_t ip):
+        """(flows, ports of each space, fragments, bytes of them, static mappings), or None for a stranger."""
+        cdef uint16_t id = guest_find(&self._table.guests, ip)
+        cdef guest *who
+        if id == GUEST_NONE:
+            return None
+        who = &self._table.guests.entries[id]
+        return who.flows, tuple(who.ports), who.fragments, who.fragment_bytes, who.statics
+
+    def fragments_take(self, uint32_t ip, uint32_t datagrams, uint32_t size):
+        cdef uint16_t id = guest_open(&self._table.guests, ip)
+        cdef bint taken
+        if id == GUEST_NONE:
+            return None
+        taken = guest_fragments_take(&self._table.guests, id, datagrams, size)
+        guest_settle(&self._table.guests, id)
+        return bool(taken)
+
+    def fragments_drop(self, uint32_t ip, uint32_t datagrams, uint32_t size):
+        guest_fragments_drop(&self._table.guests, guest_find(&self._table.guests, ip), datagrams, size)
+
+    def bytes_per_mapping(self):
+        """The mapping, its port's hold, and the two slots of the index that half load takes."""
+        return sizeof(mapping) + sizeof(port_hold) + 2 * sizeof(uint32_t)
+
+
+cdef number(uint32_t id):
+    return None if id == MAPPING_NONE else id

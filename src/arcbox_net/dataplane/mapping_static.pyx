@@ -1,0 +1,100 @@
+"""Adding and removing the operator's mappings. A port of one may be of no range, and is never anybody else's."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from arcbox_net.dataplane.guests cimport (
+    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, guest_open, guest_settle,
+)
+from arcbox_net.dataplane.mapping cimport (
+    MAPPING_LIVE, MAPPING_NONE, MAPPING_STATIC, external_number, hold_release, mapping, mapping_find, mapping_place,
+    mapping_pool, mapping_publish, mapping_release, mapping_withdraw, place_is_held, port_space,
+)
+from arcbox_net.dataplane.port_pool cimport PLACES, bit_at, place_of, pool_take
+from arcbox_net.wire.octets cimport order_u16
+
+
+cdef static_result mapping_add_static(
+    mapping_table *table, uint8_t protocol, uint32_t external_ip_be, uint16_t external_port, uint32_t inside_ip_be,
+    uint16_t inside_port, uint32_t count, uint32_t *taken
+) noexcept nogil:
+    """Lead *count* external ports from *external_port* on to as many of a guest; a port on hold is free for that.
+
+    Packets that the guest sends from such a port leave by its mapping: by the first, if it has several.
+    """
+    cdef uint32_t external = external_number(table, external_ip_be)
+    cdef uint32_t number, i
+    cdef uint16_t owner
+    if external == EXTERNAL_NONE:
+        return STATIC_NO_EXTERNAL
+    if external_port == 0 or inside_port == 0 or count > <uint32_t>PLACES - max(external_port, inside_port):
+        return STATIC_BAD_RANGE
+    number = external * PORT_SPACES + port_space(protocol)
+    for i in range(count):
+        taken[0] = number << 16 | place_of(<uint16_t>(external_port + i))
+        if table.entries[taken[0]].flags & MAPPING_LIVE:
+            return STATIC_PORT_TAKEN
+    if count > table.mappings_max - table.mappings:
+        return STATIC_MAPPINGS_FULL
+    owner = guest_open(&table.guests, inside_ip_be)
+    if owner == GUEST_NONE:
+        return STATIC_GUESTS_FULL
+    table.guests.entries[owner].statics += count
+    if table.guests.entries[owner].external == EXTERNAL_NONE:
+        table.guests.entries[owner].external = <uint8_t>external
+    for i in range(count):
+        add_one(
+            table, number, place_of(<uint16_t>(external_port + i)), protocol, inside_ip_be,
+            order_u16(<uint16_t>(inside_port + i)), owner,
+        )
+    guest_settle(&table.guests, owner)
+    return STATIC_DONE
+
+
+cdef void add_one(
+    mapping_table *table, uint32_t number, uint32_t place, uint8_t protocol, uint32_t inside_ip_be,
+    uint16_t inside_port_be, uint16_t owner
+) noexcept nogil:
+    cdef mapping_pool *pool = &table.pools[number]
+    cdef uint32_t id = number << 16 | place
+    cdef uint32_t other = mapping_find(table, protocol, inside_ip_be, inside_port_be)
+    if place_is_held(pool, place):
+        hold_release(table, number, place)
+    if bit_at(pool.ports.free, place):
+        pool_take(&pool.ports, place)
+    mapping_place(table, id, protocol, inside_ip_be, inside_port_be, owner)
+    table.entries[id].flags |= MAPPING_STATIC
+    if other != MAPPING_NONE:
+        if table.entries[other].flags & MAPPING_STATIC:
+            return
+        # Its flows stay as they are; new ones leave by the port that the operator chose.
+        mapping_withdraw(table, other)
+    mapping_publish(table, id)
+
+
+cdef uint32_t mapping_remove_static(
+    mapping_table *table, uint8_t protocol, uint32_t external_ip_be, uint16_t external_port, uint32_t count,
+    uint32_t now_s
+) noexcept nogil:
+    cdef uint32_t external = external_number(table, external_ip_be)
+    cdef uint32_t number, i, id
+    cdef uint32_t removed = 0
+    if external == EXTERNAL_NONE:
+        return 0
+    number = external * PORT_SPACES + port_space(protocol)
+    for i in range(min(count, <uint32_t>(PLACES - external_port))):
+        id = number << 16 | place_of(<uint16_t>(external_port + i))
+        if table.entries[id].flags & MAPPING_STATIC:
+            remove_one(table, id, now_s)
+            removed += 1
+    return removed
+
+
+cdef void remove_one(mapping_table *table, uint32_t id, uint32_t now_s) noexcept nogil:
+    """A mapping with flows goes on as the guest's own, for as long as they do."""
+    cdef mapping *entry = &table.entries[id]
+    if entry.refs == 0:
+        mapping_release(table, id, True, now_s)
+        return
+    entry.flags &= ~MAPPING_STATIC
+    table.guests.entries[entry.guest].statics -= 1
+    table.guests.entries[entry.guest].ports[(id >> 16) % PORT_SPACES] += 1

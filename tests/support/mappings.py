@@ -1,0 +1,82 @@
+"""Tables of mappings for tests: addresses are small numbers, and what a test does not name is as by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from arcbox_net.dataplane._testing_mapping import Mappings
+
+ICMP, TCP, UDP = 1, 6, 17
+ENDPOINT_INDEPENDENT, ADDRESS_DEPENDENT, ADDRESS_AND_PORT_DEPENDENT = range(3)
+OUTSIDE, OUTSIDE2 = 101, 102
+GUEST, OTHER = 201, 202
+SERVER, STRANGER = 301, 302
+HOLD_DOWN_S = 120
+DYNAMIC_PORTS = [(49152, 65535)]
+SEED = bytes(range(32))
+
+
+class Entry(NamedTuple):
+    protocol: int
+    inside: int
+    inside_port: int
+    external: int
+    external_port: int
+    strong: int
+    refs: int
+    static: bool
+
+
+def mapping_table(
+    externals: Mapping[int, Sequence[tuple[int, int]]] | None = None,
+    *,
+    ranges: Sequence[tuple[int, int]] = DYNAMIC_PORTS,
+    mappings_max: int = 200_000,
+    contacts_max: int = 0,
+    flows: int = 16_384,
+    ports: int = 0,
+    filtering: int = ADDRESS_AND_PORT_DEPENDENT,
+    preserve_ports: bool = True,
+    keep_parity: bool = False,
+    seed: bytes = SEED,
+) -> Mappings:
+    return Mappings(
+        externals or {OUTSIDE: ranges},
+        seed,
+        mappings_max=mappings_max,
+        contacts_max=contacts_max,
+        hold_down_s=HOLD_DOWN_S,
+        flows=flows,
+        ports=ports,
+        fragments=64,
+        fragment_bytes=1 << 20,
+        filtering=filtering,
+        preserve_ports=preserve_ports,
+        keep_parity=keep_parity,
+    )
+
+
+def entry(table: Mappings, mapping: int) -> Entry:
+    return Entry(*table.entry(mapping))
+
+
+def used(
+    table: Mappings,
+    inside_port: int,
+    *,
+    protocol: int = UDP,
+    guest: int = GUEST,
+    remote: int = SERVER,
+    now: int = 0,
+) -> int:
+    """A mapping with a flow of the guest's own."""
+    mapping = table.outbound(protocol, guest, inside_port, now)
+    assert mapping >= 0, f"refused: {-mapping}"
+    assert table.hold(mapping, remote, True)
+    return mapping
+
+
+def external(table: Mappings, mapping: int) -> tuple[int, int]:
+    found = entry(table, mapping)
+    return found.external, found.external_port
