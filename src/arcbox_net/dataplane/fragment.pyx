@@ -17,7 +17,7 @@ from arcbox_net.wire.ipv4 cimport (
     IPV4_OPTION_NOP, IPV4_TOTAL_LENGTH, ipv4_destination_be, ipv4_header_size, ipv4_protocol,
     ipv4_set_checksum, ipv4_source_be, ipv4_total_length,
 )
-from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16
+from arcbox_net.wire.octets cimport load_u16_be, store_u16
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
 from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NEEDS_CSUM, virtio_net_header
 

@@ -33,7 +33,7 @@ from arcbox_net.dataplane.verdict cimport (
     INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_HELD, Direction, Verdict,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET, FRAME_VNET_BYTES, frame
-from arcbox_net.wire.icmp cimport ICMP_TIME_EXCEEDED, PROTOCOL_ICMP, icmp_check
+from arcbox_net.wire.icmp cimport ICMP_TIME_EXCEEDED
 from arcbox_net.wire.ipv4 cimport (
     IPV4_DF, IPV4_FRAGMENT, IPV4_LENGTH_MAX, IPV4_TOS, IPV4_TOTAL_LENGTH, ipv4_destination_be,
     ipv4_fragment_check, ipv4_fragment_offset, ipv4_header_size, ipv4_identification_be, ipv4_more_fragments,
@@ -41,7 +41,6 @@ from arcbox_net.wire.ipv4 cimport (
 )
 from arcbox_net.wire.octets cimport load_u16, store_u16
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP, TCP_HEADER_BYTES, tcp_check
-from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_HEADER_BYTES
 from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NEEDS_CSUM, virtio_net_header
 
 cdef enum:
@@ -124,11 +123,13 @@ cdef uint32_t reassembly_expire(
 
 
 cdef Verdict _check(const frame *f) noexcept nogil:
-    """VERDICT_HELD for what can be a part of a datagram, of which the first has the whole L4 header (RFC 3128)."""
+    """VERDICT_HELD for what can be a part of a datagram.
+
+    The first has the whole L4 header (RFC 3128): UDP's and ICMP's are no longer than the least part.
+    """
     cdef const uint8_t *ip = f.data + f.l3
     cdef const uint8_t *l4 = ip + ipv4_header_size(ip)
     cdef uint32_t size = ipv4_total_length(ip) - ipv4_header_size(ip), offset = ipv4_fragment_offset(ip)
-    cdef uint8_t protocol = ipv4_protocol(ip)
     cdef virtio_net_header offload
     if f.flags & FRAME_VNET:
         memcpy(&offload, f.data - FRAME_VNET_BYTES, sizeof(offload))
@@ -136,11 +137,7 @@ cdef Verdict _check(const frame *f) noexcept nogil:
             return DROP_BAD_OFFLOAD
     if not ipv4_fragment_check(ip) or f.l3 > LINK_BYTES_MAX:
         return DROP_BAD_FRAGMENT
-    if protocol == PROTOCOL_TCP and (0 < offset < TCP_HEADER_BYTES or offset == 0 and not tcp_check(l4, size)):
-        return DROP_BAD_FRAGMENT
-    if offset == 0 and protocol == PROTOCOL_UDP and size < UDP_HEADER_BYTES:
-        return DROP_BAD_FRAGMENT
-    if offset == 0 and protocol == PROTOCOL_ICMP and not icmp_check(l4, size):
+    if ipv4_protocol(ip) == PROTOCOL_TCP and offset < TCP_HEADER_BYTES and (offset or not tcp_check(l4, size)):
         return DROP_BAD_FRAGMENT
     return VERDICT_HELD
 
