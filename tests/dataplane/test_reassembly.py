@@ -81,7 +81,7 @@ def test_fragments_of_any_sizes_in_any_order_become_the_datagram(data: st.DataOb
     whole = CONTENT[:size]
     cuts = sorted(data.draw(st.sets(st.integers(1, (size + 7) // 8), max_size=20)))
     ends = [end * 8 for end in cuts if end * 8 < size] + [size]
-    parts = [part(a, whole[a:b], more=b < size, proto=99) for a, b in zip([0, *ends], ends)]
+    parts = [part(a, whole[a:b], more=b < size, proto=99) for a, b in zip([0, *ends], ends, strict=False)]
     s = stages()
     *before, last = [s.take(frame) for frame in data.draw(st.permutations(parts))]
     assert before == [(HELD, None)] * len(before)
@@ -91,7 +91,9 @@ def test_fragments_of_any_sizes_in_any_order_become_the_datagram(data: st.DataOb
 
 
 @given(st.data())
-def test_whatever_comes_a_datagram_is_only_made_of_bytes_that_were_in_their_places(data: st.DataObject) -> None:
+def test_whatever_comes_a_datagram_is_only_made_of_bytes_that_were_in_their_places(
+    data: st.DataObject,
+) -> None:
     """Pieces of two contents: what is made of them is what one of each place said, and each byte came once."""
     s = stages()
     contents = [bytes([fill]) * 64 for fill in (1, 2)]
@@ -221,7 +223,10 @@ def test_f4_the_first_fragment_has_the_whole_l4_header(tiny: bytes) -> None:
 def test_f4_the_least_first_fragment_is_taken() -> None:
     s = stages()
     first = b"\0" * 12 + b"\x50" + bytes(11)
-    assert take(s, [part(0, first, more=True, proto=6), part(24, bytes(8), more=False, proto=6)]) == [HELD, WHOLE]
+    assert take(s, [part(0, first, more=True, proto=6), part(24, bytes(8), more=False, proto=6)]) == [
+        HELD,
+        WHOLE,
+    ]
     assert take(s, [part(0, bytes(8), more=True), part(8, bytes(8), more=False)]) == [HELD, WHOLE]
 
 
@@ -346,7 +351,9 @@ def test_expiry_keeps_to_its_budget() -> None:
 def test_any_fragment_is_survived(rests: list[tuple[bytes, int, int]]) -> None:
     s = stages()
     for at, (rest, field, id) in enumerate(rests):
-        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(rest), id, field, 64, id * 5, 0, b"abcd", b"efgh")
+        head = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, 0, 20 + len(rest), id, field, 64, id * 5, 0, b"abcd", b"efgh"
+        )
         s.take(head + rest, at % 2, at * SECOND_NS)
     s.expire(100 * SECOND_NS)
     assert s.counts()["datagrams"] == s.counts()["blocks"] == 0

@@ -133,7 +133,9 @@ class Store(RuleBasedStateMachine):
         guest=st.integers(2, 12), id=st.integers(0, 90), at=st.integers(0, 3), size=st.sampled_from([8, 1480, 65000]),
         direction=st.sampled_from([OUTBOUND, INBOUND]), more=st.booleans(), times=st.integers(1, 90),
     )  # fmt: skip
-    def fragments(self, guest: int, id: int, at: int, size: int, direction: int, more: bool, times: int) -> None:
+    def fragments(
+        self, guest: int, id: int, at: int, size: int, direction: int, more: bool, times: int
+    ) -> None:
         for n in range(times):
             frame = part(
                 at * 1480 if size < 65000 else 0, bytes(size), more=more, id=(id + n) % 91, proto=99,
@@ -159,4 +161,4 @@ class Store(RuleBasedStateMachine):
 
 
 TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=30, stateful_step_count=30)
+TestStore.settings = settings(max_examples=10, stateful_step_count=20)

@@ -9,8 +9,9 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.emitter cimport emit_packet, emit_room, emitter
 from arcbox_net.dataplane.fragment cimport FRAGMENT_IDS, fragment_id_next, fragment_ids
+from arcbox_net.dataplane.offload cimport offload_read
 from arcbox_net.dataplane.verdict cimport DROP_TOO_BIG, VERDICT_FRAGMENTED, Direction, Verdict
-from arcbox_net.memory.frame cimport FRAME_VNET, FRAME_VNET_BYTES, frame
+from arcbox_net.memory.frame cimport FRAME_VNET_BYTES, frame
 from arcbox_net.wire.checksum cimport checksum_add, checksum_store
 from arcbox_net.wire.ipv4 cimport (
     IPV4_FRAGMENT, IPV4_HEADER_BYTES, IPV4_IDENTIFICATION, IPV4_MF, IPV4_MTU_MIN, IPV4_OPTION_END,
@@ -79,9 +80,7 @@ cdef bint _finish_checksum(frame *packet) noexcept nogil:
     cdef uint8_t *ip = packet.data + packet.l3
     cdef uint8_t *field
     cdef uint32_t end = packet.l3 + ipv4_total_length(ip)
-    if not packet.flags & FRAME_VNET:
-        return True
-    memcpy(&offload, packet.data - FRAME_VNET_BYTES, sizeof(offload))
+    offload_read(packet, &offload)
     if offload.gso_type != VIRTIO_GSO_NONE:
         return False
     if offload.flags & VIRTIO_NEEDS_CSUM == 0:

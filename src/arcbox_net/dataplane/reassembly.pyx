@@ -26,6 +26,7 @@ from arcbox_net.dataplane.fragment_store cimport (
     fragment_store_init,
 )
 from arcbox_net.dataplane.icmp_refuse cimport icmp_answers, icmp_refuse
+from arcbox_net.dataplane.offload cimport offload_is_none
 from arcbox_net.dataplane.rate_limit cimport SECOND_NS
 from arcbox_net.dataplane.reassembly cimport REASSEMBLY_S, reassembly
 from arcbox_net.dataplane.verdict cimport (
@@ -41,7 +42,6 @@ from arcbox_net.wire.ipv4 cimport (
 )
 from arcbox_net.wire.octets cimport load_u16, store_u16
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP, TCP_HEADER_BYTES, tcp_check
-from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NEEDS_CSUM, virtio_net_header
 
 cdef enum:
     WHOLE_OFFSET = 128  # of the IP header in the buffer: what is ahead of it in a frame goes in front
@@ -130,11 +130,8 @@ cdef Verdict _check(const frame *f) noexcept nogil:
     cdef const uint8_t *ip = f.data + f.l3
     cdef const uint8_t *l4 = ip + ipv4_header_size(ip)
     cdef uint32_t size = ipv4_total_length(ip) - ipv4_header_size(ip), offset = ipv4_fragment_offset(ip)
-    cdef virtio_net_header offload
-    if f.flags & FRAME_VNET:
-        memcpy(&offload, f.data - FRAME_VNET_BYTES, sizeof(offload))
-        if offload.gso_type != VIRTIO_GSO_NONE or offload.flags & VIRTIO_NEEDS_CSUM:
-            return DROP_BAD_OFFLOAD
+    if not offload_is_none(f):
+        return DROP_BAD_OFFLOAD
     if not ipv4_fragment_check(ip) or f.l3 > LINK_BYTES_MAX:
         return DROP_BAD_FRAGMENT
     if ipv4_protocol(ip) == PROTOCOL_TCP and offset < TCP_HEADER_BYTES and (offset or not tcp_check(l4, size)):

@@ -13,6 +13,7 @@ cdef enum:
     ICMP_CHECKSUM = 2
     ICMP_IDENTIFIER = 4
     ICMP_REST = 4  # an error's own four bytes: the MTU, a pointer, or zero
+    ICMP_LENGTH = 5  # RFC 4884: of the quote, in units of four bytes; 0 where it is all that follows
     ICMP_SEQUENCE = 6
     ICMP_MTU = 6  # of "fragmentation needed" (RFC 1191)
     ICMP_ECHO_REPLY = 0
