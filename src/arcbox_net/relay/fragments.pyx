@@ -6,7 +6,7 @@ leaves through the TUN. So fragments of one packet come in order and complete, a
 different processors at once are interleaved: whatever else comes is dropped, and nothing waits for a timer.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -16,13 +16,13 @@ from arcbox_net.relay.fragments cimport (
 )
 from arcbox_net.wire.ipv4 cimport (
     IPV4_FRAGMENT, IPV4_IDENTIFICATION, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH, ipv4_check,
-    ipv4_header_size, ipv4_set_checksum, ipv4_total_length,
+    ipv4_fragment_offset, ipv4_header_size, ipv4_more_fragments, ipv4_set_checksum, ipv4_total_length,
 )
 from arcbox_net.wire.ipv6 cimport (
     IPV6_FRAGMENT_BYTES, IPV6_FRAGMENT_HEADER, IPV6_HEADER_BYTES, IPV6_NEXT_HEADER, IPV6_PAYLOAD_LENGTH,
-    IPV6_SOURCE, ipv6_check, ipv6_total_length,
+    IPV6_SOURCE, ipv6_check, ipv6_fragment_offset, ipv6_more_fragments, ipv6_total_length,
 )
-from arcbox_net.wire.octets cimport load_u16, store_u16
+from arcbox_net.wire.octets cimport store_u16
 from arcbox_net.wire.virtio_net cimport (
     VIRTIO_DATA_VALID, VIRTIO_GSO_NONE, VIRTIO_NET_HEADER_BYTES, virtio_net_header,
 )
@@ -30,10 +30,6 @@ from arcbox_net.wire.virtio_net cimport (
 cdef enum:
     FRAME_BYTES = 65664
     LENGTH_MAX = 65535
-    MORE_FRAGMENTS4 = 0x2000
-    OFFSET4 = 0x1FFF  # in units of 8 bytes
-    MORE_FRAGMENTS6 = 1
-    OFFSET6 = 0xFFF8
 
 cdef struct fragment:
     uint8_t key[FRAGMENT_KEY_BYTES]
@@ -103,15 +99,13 @@ cdef bint _check(const uint8_t *frame, size_t size, fragment *f) noexcept nogil:
 
 
 cdef bint _check_ipv4(size_t size, fragment *f) noexcept nogil:
-    cdef uint16_t field
     if not ipv4_check(f.ip, size):
         return False
-    field = load_u16(f.ip + IPV4_FRAGMENT)
     f.header_size = ipv4_header_size(f.ip)
     f.part = f.ip + f.header_size
     f.part_size = ipv4_total_length(f.ip) - f.header_size
-    f.offset = <uint32_t>(field & OFFSET4) * 8
-    f.last = field & MORE_FRAGMENTS4 == 0
+    f.offset = ipv4_fragment_offset(f.ip)
+    f.last = not ipv4_more_fragments(f.ip)
     memcpy(f.key, f.ip + IPV4_SOURCE, 8)
     memcpy(f.key + 32, f.ip + IPV4_IDENTIFICATION, 2)
     f.key[FRAGMENT_KEY_BYTES - 2] = 4
@@ -122,17 +116,15 @@ cdef bint _check_ipv4(size_t size, fragment *f) noexcept nogil:
 cdef bint _check_ipv6(size_t size, fragment *f) noexcept nogil:
     """Only of packets without other extension headers ahead of the fragment header."""
     cdef const uint8_t *extension = f.ip + IPV6_HEADER_BYTES
-    cdef uint16_t field
     if not ipv6_check(f.ip, size) or f.ip[IPV6_NEXT_HEADER] != IPV6_FRAGMENT_HEADER:
         return False
     if ipv6_total_length(f.ip) < IPV6_HEADER_BYTES + IPV6_FRAGMENT_BYTES:
         return False
-    field = load_u16(extension + 2)
     f.header_size = IPV6_HEADER_BYTES
     f.part = extension + IPV6_FRAGMENT_BYTES
     f.part_size = ipv6_total_length(f.ip) - IPV6_HEADER_BYTES - IPV6_FRAGMENT_BYTES
-    f.offset = field & OFFSET6
-    f.last = field & MORE_FRAGMENTS6 == 0
+    f.offset = ipv6_fragment_offset(extension)
+    f.last = not ipv6_more_fragments(extension)
     memcpy(f.key, f.ip + IPV6_SOURCE, 32)
     memcpy(f.key + 32, extension + 4, 4)
     f.key[FRAGMENT_KEY_BYTES - 2] = 6
