@@ -22,5 +22,9 @@ cdef extern from "unistd.h" nogil:
     int gettid()
 
 
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
+
 cdef extern from "signal.h" nogil:
     int kill(int thread, int number)  # number 0: whether there is such a process or thread

@@ -4,19 +4,23 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.abi.atomics cimport abx_pause
 from arcbox_net.abi.clock cimport monotonic_ns
+from arcbox_net.abi.threads cimport sched_yield
 from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.memory.ring cimport (
     LockFreeRing, ring_dequeue, ring_dequeue_burst, ring_end, ring_enqueue, ring_enqueue_burst,
 )
 
 cdef enum:
-    SPINS_PER_CLOCK = 1 << 16
+    SPINS_PER_YIELD = 1 << 10  # there may be fewer cores than threads
+    SPINS_PER_CLOCK = 1 << 14
 
 
 cdef inline bint waited_enough(uint32_t *spins, uint64_t deadline) noexcept nogil:
     """Spin once more; now and then look whether the other side has come to an end."""
     spins[0] += 1
     abx_pause()
+    if spins[0] % SPINS_PER_YIELD == 0:
+        sched_yield()
     return spins[0] % SPINS_PER_CLOCK == 0 and monotonic_ns() > deadline
 
 

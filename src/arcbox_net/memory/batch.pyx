@@ -142,6 +142,10 @@ cdef class FrameBatch:
         cdef frame *each = self._at(i)
         return self._view(each.data, each.size)
 
+    def __iter__(self):
+        for i in range(self.count):
+            yield self[i]
+
     def __enter__(self):
         return self
 
