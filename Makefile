@@ -9,7 +9,7 @@ COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 BENCH_PARTS := $(addprefix bench/,common.py contenders.py report.py rootless_tables.py dataplane/slices.py)
 BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py))))
 
-.PHONY: demo test fast e2e lint bench asan build clean
+.PHONY: demo test fast e2e lint bench asan tsan build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -43,6 +43,9 @@ asan: build
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/asan/lib $(BIN)/pytest -m 'not e2e' -p no:cacheprovider $(ARGS)
+
+tsan: build  ## two threads on the packet pool and the ring, under ThreadSanitizer
+	scripts/tsan $(BIN)
 
 build: $(VENV)/.stamp-build
 

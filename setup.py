@@ -1,4 +1,7 @@
-"""Build of the compiled modules. ARCBOX_BUILD=release|debug|asan|tsan selects the flags; C goes to build/."""
+"""Build of the compiled modules. ARCBOX_BUILD=release|debug|asan|tsan selects the flags; C goes to build/.
+
+ARCBOX_MODULES=arcbox_net.memory builds only what is below that package.
+"""
 
 import os
 import sys
@@ -33,9 +36,12 @@ def extensions() -> list[Extension]:
     if flavour not in FLAVOURS:
         sys.exit(f"ARCBOX_BUILD={flavour!r}: expected one of {', '.join(FLAVOURS)}")
     compile_flags, link_flags = FLAVOURS[flavour]
+    wanted = os.environ.get("ARCBOX_MODULES", "arcbox_net")
     found = []
     for path in sorted(Path("src").rglob("*.pyx")):
         module = ".".join(path.relative_to("src").with_suffix("").parts)
+        if not f"{module}.".startswith(f"{wanted}."):
+            continue
         found.append(
             Extension(
                 module,

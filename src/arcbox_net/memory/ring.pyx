@@ -16,7 +16,7 @@ from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
 from arcbox_net.abi.atomics cimport abx_load_acquire_u64, abx_load_relaxed_u32, abx_store_relaxed_u32
-from arcbox_net.abi.clock cimport monotonic_ns
+from arcbox_net.abi.clock cimport monotonic_ns, nanosleep, timespec
 from arcbox_net.abi.epoll cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read
 from arcbox_net.abi.files cimport close, fcntl
 from arcbox_net.abi.mapping cimport F_DUPFD_CLOEXEC
@@ -29,6 +29,7 @@ from arcbox_net.memory.shared import SharedMemory
 cdef enum:
     ENDS_ALIGNMENT = 128
     RING_VERSION = 1
+    JOINED_PAUSES = 500
 
 cdef uint64_t RING_MAGIC = 0x676E69722D786261  # "abx-ring"
 
@@ -43,11 +44,22 @@ cdef bint ring_claim(ring_end *end) noexcept nogil:
     cdef uint32_t owner = abx_load_relaxed_u32(&end.shared.threads[end.role])
     if owner == thread:
         return True
-    if owner != 0 and not (kill(<int>owner, 0) < 0 and errno == ESRCH):
+    if owner != 0 and not _has_ended(<int>owner):
         end.intruder = thread
         return False
     abx_store_relaxed_u32(&end.shared.threads[end.role], thread)
     return True
+
+
+cdef bint _has_ended(int thread) noexcept nogil:
+    """Whether there is no such thread; a thread that was joined needs a moment to be gone."""
+    cdef timespec pause = timespec(tv_sec=0, tv_nsec=100_000)
+    cdef int _
+    for _ in range(JOINED_PAUSES):
+        if kill(thread, 0) < 0 and errno == ESRCH:
+            return True
+        nanosleep(&pause, NULL)
+    return False
 
 
 cdef class LockFreeRing:
@@ -199,7 +211,7 @@ cdef class LockFreeRing:
 
         Fill them from the first on and `commit` them; after that they are the consumer's.
         """
-        cdef uint8_t *span
+        cdef uint8_t *span = NULL
         self.reserved = ring_reserve(self.producer, count, &span)
         self._check(self.producer)
         return self._view(span, self.reserved, False)
@@ -216,7 +228,7 @@ cdef class LockFreeRing:
 
         They stay in the ring until they are given back by `release`; after that they are the producer's.
         """
-        cdef uint8_t *span
+        cdef uint8_t *span = NULL
         self.peeked = ring_peek(self.consumer, count, &span)
         self._check(self.consumer)
         return self._view(span, self.peeked, True)
