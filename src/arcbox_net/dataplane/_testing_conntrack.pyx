@@ -63,9 +63,6 @@ cdef class SlotIndex:
 cdef class Table:
     """A table of flows; `gone` lists those that ended. Timeouts in seconds; *ports* maps UDP ports to theirs."""
 
-    cdef conntrack table
-    cdef readonly list gone
-
     def __cinit__(
         self,
         uint32_t flows_max,
@@ -185,7 +182,7 @@ cdef class Table:
     def stats(self):
         """What the table takes, and what its cache was good for (whole windows)."""
         return {
-            "bytes_per_flow": conntrack_bytes(&self.table) / self.table.flows_max,
+            "bytes_per_flow": <double>conntrack_bytes(&self.table) / self.table.flows_max,
             "indexed": self.table.index.used,
             "cache_lookups": self.table.cache.lookups,
             "cache_hits": self.table.cache.hits,

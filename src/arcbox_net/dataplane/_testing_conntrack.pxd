@@ -1,0 +1,6 @@
+from arcbox_net.dataplane.conntrack cimport conntrack
+
+
+cdef class Table:
+    cdef conntrack table
+    cdef readonly list gone
