@@ -29,6 +29,7 @@ def test_entries_are_found_by_their_hash_whatever_came_and_went(steps: list[tupl
         assert len(index) == len(entries)
         for present, its_hash in entries.items():
             assert present in index.candidates(its_hash)
+            assert index.first(its_hash) in index.candidates(its_hash)
         assert all(found in entries for hash_ in entries.values() for found in index.candidates(hash_))
 
 
@@ -52,8 +53,19 @@ def test_an_entry_is_at_most_so_far_from_home_and_one_further_is_refused() -> No
     assert len(index) == DISTANCE_MAX + 1
 
 
+def test_the_first_candidate_is_found_wherever_it_is() -> None:
+    index = SlotIndex(ENTRIES)
+    last_home = index.slots - 1 << HOME_SHIFT
+    for entry in range(6):  # those of the last home go on at the first
+        assert index.first(last_home | 1 << 20) is None
+        assert index.insert(last_home, entry)
+    assert index.insert(last_home | 1 << 20, 6)
+    assert index.first(last_home) == 0
+    assert index.first(last_home | 1 << 20) == 6
+
+
 def test_slots_are_twice_the_entries_at_least() -> None:
-    assert [SlotIndex(n).slots for n in (1, 2, 3, 1024, 1025)] == [2, 4, 8, 2048, 4096]
+    assert [SlotIndex(n).slots for n in (1, 4, 5, 1024, 1025)] == [8, 8, 16, 2048, 4096]
 
 
 def test_keys_that_differ_in_their_ports_alone_spread_over_homes_and_tags() -> None:

@@ -9,7 +9,7 @@ from arcbox_net.dataplane.conntrack cimport (
 )
 from arcbox_net.dataplane.flow cimport FLOW_NONE, HALF_NONE, half_count, half_flow
 from arcbox_net.dataplane.slot_index cimport (
-    SLOT_NONE, hash_mix, slot_index, slot_index_free, slot_index_init, slot_insert, slot_next, slot_remove,
+    SLOT_NONE, hash_mix, slot_first, slot_index, slot_index_free, slot_index_init, slot_insert, slot_next, slot_remove,
 )
 from arcbox_net.dataplane.tcp_state cimport tcp_state, tcp_track
 from arcbox_net.wire.octets cimport order_u16
@@ -47,9 +47,14 @@ cdef class SlotIndex:
         """All entries that may have this hash, in the order of the search."""
         cdef uint32_t distance = 0
         found = []
-        while (entry := slot_next(&self.index, hash, &distance)) != SLOT_NONE:
+        while (entry := slot_next(&self.index, hash, &distance)) != <uint32_t>SLOT_NONE:
             found.append(entry)
         return found
+
+    def first(self, uint64_t hash):
+        """The first entry that may have this hash, or None."""
+        entry = slot_first(&self.index, hash)
+        return None if entry == <uint32_t>SLOT_NONE else entry
 
     def __len__(self):
         return self.index.used
@@ -105,12 +110,12 @@ cdef class Table:
             templates[i] = half_flow(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
             templates[i].key_addresses, templates[i].key_rest = (original, reply)[i]
         flow = conntrack_open(&self.table, &templates[0], &templates[1], mapping, now)
-        return None if flow == FLOW_NONE else flow
+        return None if flow == <uint32_t>FLOW_NONE else flow
 
     def find(self, tuple key):
         """The half flow with this key, or None."""
         half = conntrack_find(&self.table, key[0], key[1])
-        return None if half == HALF_NONE else half
+        return None if half == <uint32_t>HALF_NONE else half
 
     def find_burst(self, list keys):
         """`find` for each of *keys*, in three rounds."""
@@ -122,7 +127,7 @@ cdef class Table:
             conntrack_verify(&self.table, candidate, hash, key[0], key[1])
             for candidate, hash, key in zip(candidates, hashes, keys, strict=True)
         ]
-        return [None if half == HALF_NONE else half for half in halves]
+        return [None if half == <uint32_t>HALF_NONE else half for half in halves]
 
     def seen(self, uint32_t half, uint32_t now, uint32_t size=0):
         """A datagram of *size* bytes that came the way of *half*."""
@@ -171,7 +176,7 @@ cdef class Table:
         found = []
         while cursor < self.table.begun:
             flow = conntrack_next(&self.table, &cursor, budget)
-            if flow != FLOW_NONE:
+            if flow != <uint32_t>FLOW_NONE:
                 found.append(flow)
         return found
 

@@ -150,12 +150,12 @@ cdef class Packets:
         cdef uint32_t burst, i, half, found = 0
         for burst in range(self.count // <uint32_t>BURST):
             keys = &self.keys[burst * BURST]
-            for i in range(BURST):
+            for i in range(<uint32_t>BURST):
                 hashes[i] = conntrack_hash(c, keys[i].addresses, keys[i].rest)
                 conntrack_prefetch(c, hashes[i])
-            for i in range(BURST):
+            for i in range(<uint32_t>BURST):
                 candidates[i] = conntrack_candidate(c, hashes[i])
-            for i in range(BURST):
+            for i in range(<uint32_t>BURST):
                 half = conntrack_verify(c, candidates[i], hashes[i], keys[i].addresses, keys[i].rest)
                 if half != HALF_NONE:
                     found += 1
@@ -174,9 +174,9 @@ cdef class Packets:
             for burst in range(self.count // <uint32_t>BURST):
                 halves = &self.halves[burst * BURST]
                 if bursts:
-                    for i in range(BURST):
+                    for i in range(<uint32_t>BURST):
                         abx_prefetch_to_write(&c.halves[halves[i]])
-                for i in range(BURST):
+                for i in range(<uint32_t>BURST):
                     c.halves[halves[i]].last_seen_s = now_s
                     half_count(&c.halves[halves[i]], PACKET_BYTES)
             ended = monotonic_ns()

@@ -22,7 +22,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from arcbox_net.abi.prefetch cimport abx_prefetch_to_write
 from arcbox_net.dataplane.fast_cache cimport fast_cache, fast_cache_find, fast_cache_put, fast_cache_turn
 from arcbox_net.dataplane.flow cimport HALF_NONE, flow_cold, half_flow
-from arcbox_net.dataplane.slot_index cimport SLOT_NONE, hash_mix, slot_index, slot_next, slot_prefetch
+from arcbox_net.dataplane.slot_index cimport SLOT_NONE, hash_mix, slot_first, slot_index, slot_prefetch
 from arcbox_net.dataplane.timer_wheel cimport timer_wheel
 
 cdef enum:
@@ -90,7 +90,6 @@ cdef inline void conntrack_prefetch(const conntrack *c, uint64_t hash) noexcept 
 
 cdef inline uint32_t conntrack_candidate(conntrack *c, uint64_t hash) noexcept nogil:
     """The half flow that most likely has this hash, on its way to be written; HALF_NONE: none has it."""
-    cdef uint32_t distance = 0
     cdef uint32_t half
     if c.cache.left == 0:
         fast_cache_turn(&c.cache)
@@ -100,7 +99,7 @@ cdef inline uint32_t conntrack_candidate(conntrack *c, uint64_t hash) noexcept n
         if half != HALF_NONE:
             abx_prefetch_to_write(&c.halves[half])
             return half
-    half = slot_next(&c.index, hash, &distance)
+    half = slot_first(&c.index, hash)
     if half != SLOT_NONE:
         abx_prefetch_to_write(&c.halves[half])
         if c.cache.asked:

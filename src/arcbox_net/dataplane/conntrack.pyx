@@ -103,6 +103,8 @@ cdef uint32_t conntrack_open(
     cdef uint64_t hash = conntrack_hash(c, original.key_addresses, original.key_rest)
     cdef uint64_t reply_hash = conntrack_hash(c, reply.key_addresses, reply.key_rest)
     cdef uint32_t flow
+    conntrack_prefetch(c, hash)
+    conntrack_prefetch(c, reply_hash)
     if (
         c.flows == c.flows_max
         or conntrack_search(c, hash, original.key_addresses, original.key_rest) != HALF_NONE
