@@ -68,3 +68,26 @@ def test_bad_request_names_its_field(table, request_, field):
     with pytest.raises(ConfigError) as caught:
         table.plan(request_, "vm1", "02:00:00:00:00:01", None)
     assert caught.value.field == field
+
+
+def restored(table, name, kind):
+    row = {"kind": kind, "ifname": f"abx-{name}", "mac": "02:00:00:00:00:02", "ips": [], "hostname": None}
+    row |= {"netns": "ns", "attached_ns": 0, "queues": 1, "persist": False}
+    return table.restore(name, row)
+
+
+@pytest.mark.parametrize(
+    ("is_private", "others", "large"),
+    [
+        pytest.param(True, [], True, id="private"),
+        pytest.param(True, ["netns"], True, id="beside-a-namespace"),
+        pytest.param(True, ["netns", "tap"], False, id="beside-a-vm"),
+        pytest.param(False, [], False, id="on-the-host"),
+    ],
+)
+def test_large_frames_are_for_networks_in_which_nobody_has_to_cut_them(is_private, others, large):
+    site = SimpleNamespace(network="dev", config=NetConfig(), is_private=is_private)
+    table = PortTable(site, LAYOUT)
+    for index, kind in enumerate(others):
+        table.add(restored(table, f"other{index}", kind))
+    assert restored(table, "guest", "netns").plan.large_frames is large

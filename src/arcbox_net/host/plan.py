@@ -13,6 +13,8 @@ TUN_VNET_HDR_BYTES = 12  # struct virtio_net_hdr_v1 before each packet of a TUN 
 # Packet marks of relay egress: for a socket of the relay, and (plus the shard's index) for its TUN.
 RELAY_MARK_LOCAL = 0x1
 RELAY_MARK_DOOR = 0x100
+# What a veth takes as one frame of IPv4 TCP (BIG TCP); 65,536 is what other devices take, a TAP among them.
+LARGE_FRAME_BYTES = 131_072
 TXQUEUELEN = 10_000  # the default 500/1000 drops bursts of a guest that is slow to wake
 
 
@@ -63,10 +65,12 @@ class TapPlan(PortPlan):
 @dataclasses.dataclass(frozen=True, slots=True)
 class VethPlan(PortPlan):
     """`address`/`gateway` None: the guest configures itself (DHCP). `address6`: the guest has it at once; its
-    IPv6 routes come from router advertisements in any case, because they change with the host's.
+    IPv6 routes come from router advertisements in any case, because they change with the host's. `large_frames`:
+    both ends and the bridge may send LARGE_FRAME_BYTES at once; what is cut for another device is cut to the MTU.
     """
 
     guest_ifname: str = "eth0"
+    large_frames: bool = False
     address: IPv4Interface | None = None
     gateway: IPv4Address | None = None
     address6: IPv6Interface | None = None

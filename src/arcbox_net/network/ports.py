@@ -266,6 +266,9 @@ class PortTable:
         return VethPlan(
             **common,
             guest_ifname=guest_ifname,
+            # What leaves a private network leaves by sockets. Elsewhere, and for a VM on a TAP, each large frame
+            # would be cut into packets of the MTU.
+            large_frames=self._site.is_private and all(port.kind != TAP for port in self),
             address=address,
             gateway=self._layout.router if address else None,
             address6=IPv6Interface((ip6, 64)) if configured and ip6 else None,

@@ -17,7 +17,7 @@ from arcbox_net.host.linux.netlink import NLM_F_CREATE, NLM_F_REPLACE, attr, att
 from arcbox_net.host.linux.ownership import LINK_GROUP, is_ours
 from arcbox_net.host.linux.rtnl import Link
 from arcbox_net.host.linux.rtsocket import RouteSocket
-from arcbox_net.host.plan import TXQUEUELEN, PortPlan, TapPlan, VethPlan, alias, parse_alias
+from arcbox_net.host.plan import PortPlan, TapPlan, VethPlan, alias, parse_alias
 
 
 def create_tap(kernel: Kernel, plan: TapPlan) -> list[int]:
@@ -107,11 +107,16 @@ def _apply(kernel: Kernel, plan: PortPlan, link: Link) -> None:
         attr(rtnl.IFLA_IFALIAS, alias(plan.network, plan.port).encode()),
         attr_u32(rtnl.IFLA_GROUP, LINK_GROUP),
         attr(rtnl.IFLA_ADDRESS, _host_mac(plan)),
-        attr_u32(rtnl.IFLA_MTU, plan.mtu),
-        attr_u32(rtnl.IFLA_TXQLEN, TXQUEUELEN),
+        messages.port_sizes(plan),
         attr_u32(rtnl.IFLA_MASTER, master),
         operation="configure port",
     )
+    if isinstance(plan, VethPlan) and plan.large_frames:
+        # Refused while a port is there that does not take them. When one comes, the kernel takes them back.
+        with contextlib.suppress(KernelError):
+            kernel.rt.set_link(
+                master, messages.large_frames(), operation="allow large frames on", ifname=plan.bridge
+            )
     kernel.rt.new_link(
         messages.port_flags(plan),
         operation="set bridge flags of",
