@@ -42,22 +42,3 @@ cdef struct nat_engine:
     fragment_ids ids
     uint64_t verdicts[VERDICTS]  # frames by what became of them
 
-
-cdef inline bint nat_prefix_has(const nat_prefix *prefix, uint32_t address_be) noexcept nogil:
-    return address_be & prefix.mask_be == prefix.address_be
-
-
-cdef inline bint nat_is_external(const nat_settings *settings, uint32_t address_be) noexcept nogil:
-    cdef uint32_t i
-    for i in range(settings.external_count):
-        if settings.externals_be[i] == address_be:
-            return True
-    return False
-
-
-cdef inline bint nat_is_untranslated(const nat_settings *settings, uint32_t remote_be) noexcept nogil:
-    cdef uint32_t i
-    for i in range(settings.untranslated_count):
-        if nat_prefix_has(&settings.untranslated[i], remote_be):
-            return True
-    return False

@@ -9,4 +9,3 @@ from arcbox_net.memory.frame cimport frame
 cdef void nat_burst(
     nat_engine *engine, frame *frames, uint32_t count, Direction direction, uint64_t now_ns, uint8_t *verdicts
 ) noexcept nogil
-cdef uint8_t nat_one(nat_engine *engine, frame *packet, Direction direction) noexcept nogil

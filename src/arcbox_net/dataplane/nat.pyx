@@ -1,25 +1,84 @@
-"""A burst of frames through the NAT: check, find the flow, rewrite. What is unusual goes to `nat_slow.pyx`."""
+"""A burst of frames through the NAT: check, find the flow, rewrite.
+
+Theory of operation
+    A burst is taken in chunks, and each step is done for the whole chunk before the next: the memory that a step
+    needs was asked for a step before, so that 32 packets wait for it together.
+
+        check and hash ──▶ where the index says the flow is ──▶ compare the key, track, rewrite, count
+
+    Steps go on in the order of the frames. What is no plain packet of a known flow goes to `nat_slow.pyx` when its
+    turn comes in the last step: it sees what the packets ahead of it did, and packets of a flow stay in order.
+"""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from arcbox_net.dataplane.engine_state cimport nat_engine
-from arcbox_net.dataplane.verdict cimport DROP_NO_FLOW, Direction
+from arcbox_net.abi.prefetch cimport abx_prefetch
+from arcbox_net.dataplane.conntrack cimport (
+    conntrack, conntrack_candidate, conntrack_hash, conntrack_prefetch_slot, conntrack_verify,
+)
+from arcbox_net.dataplane.emitter cimport emitter_reset
+from arcbox_net.dataplane.engine_state cimport nat_engine, nat_set_time
+from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE, half_flow
+from arcbox_net.dataplane.nat_slow cimport nat_slow
+from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check
+from arcbox_net.dataplane.pass_flow cimport pass_flow
+from arcbox_net.dataplane.verdict cimport Direction
 from arcbox_net.memory.frame cimport frame
+
+cdef enum:
+    CHUNK = 32
+    AHEAD = 4  # frames whose headers are on their way while one is checked
 
 
 cdef void nat_burst(
     nat_engine *engine, frame *frames, uint32_t count, Direction direction, uint64_t now_ns, uint8_t *verdicts
 ) noexcept nogil:
-    """Translate up to BURST_MAX frames in place; a verdict for each."""
+    """Translate up to BURST_MAX frames in place; a verdict for each. What it makes is in `engine.emitted` until the
+    next burst.
+    """
+    cdef uint32_t done = 0, size
+    nat_set_time(engine, now_ns)
+    emitter_reset(&engine.emitted)
+    while done < count:
+        size = min(count - done, <uint32_t>CHUNK)
+        _chunk(engine, frames + done, size, direction, verdicts + done)
+        done += size
+
+
+cdef void _chunk(
+    nat_engine *engine, frame *frames, uint32_t count, Direction direction, uint8_t *verdicts
+) noexcept nogil:
+    cdef packet packets[CHUNK]
+    cdef conntrack *flows = &engine.flows
+    cdef uint32_t mtu = engine.settings.mtu[<int>direction]
     cdef uint32_t i
-    if now_ns > engine.now_ns:
-        engine.now_ns = now_ns
-        engine.now_s = <uint32_t>(now_ns // 1_000_000_000)
+    for i in range(min(count, <uint32_t>AHEAD)):
+        abx_prefetch(frames[i].data)
     for i in range(count):
-        verdicts[i] = nat_one(engine, &frames[i], direction)
+        if i + AHEAD < count:
+            abx_prefetch(frames[i + AHEAD].data)
+        verdicts[i] = packet_check(&frames[i], direction, mtu, &packets[i])
+        if verdicts[i] == PACKET_FLOW:
+            packets[i].hash = conntrack_hash(flows, packets[i].key_addresses, packets[i].key_rest)
+            conntrack_prefetch_slot(flows, packets[i].hash)
+    for i in range(count):
+        if verdicts[i] == PACKET_FLOW:
+            packets[i].half = conntrack_candidate(flows, packets[i].hash)
+    for i in range(count):
+        verdicts[i] = _finish(engine, &frames[i], &packets[i], verdicts[i], direction)
         engine.verdicts[verdicts[i]] += 1
 
 
-cdef uint8_t nat_one(nat_engine *engine, frame *packet, Direction direction) noexcept nogil:
-    """Translate one frame in the time of the burst that is under way."""
-    return DROP_NO_FLOW
+cdef inline uint8_t _finish(
+    nat_engine *engine, frame *whole, packet *found, uint8_t kind, Direction direction
+) noexcept nogil:
+    cdef half_flow *half
+    if kind == PACKET_FLOW and found.unusual == 0:
+        found.half = conntrack_verify(
+            &engine.flows, found.half, found.hash, found.key_addresses, found.key_rest
+        )
+        if found.half != HALF_NONE:
+            half = &engine.flows.halves[found.half]
+            if half.flags & (HALF_ATTENTION | HALF_HAIRPIN) == 0:
+                return pass_flow(engine, found, half)
+    return nat_slow(engine, whole, found, kind, direction)

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from arcbox_net.dataplane.flow cimport KEY_DIRECTION_SHIFT, KEY_PROTOCOL_SHIFT, KEY_VALID_SHIFT
 from arcbox_net.dataplane.verdict cimport (
     DROP_BAD_HEADER, DROP_BAD_IP_CHECKSUM, DROP_BAD_L4, DROP_BAD_OFFLOAD, DROP_BAD_TCP_FLAGS, DROP_SOURCE_ROUTE,
-    DROP_UNKNOWN_PROTOCOL, Direction,
+    DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND, Direction,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET, FRAME_VNET_BYTES, frame
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
@@ -48,11 +48,13 @@ cdef struct packet:
     uint8_t *l4
     uint32_t l4_size
     uint32_t size  # of the IP packet
+    uint32_t wire_size  # of the largest packet that this becomes on a wire
     uint32_t half
+    uint8_t direction
     uint8_t protocol
     uint8_t unusual
-    bint partial  # the L4 checksum field holds the pseudo header's sum
-    bint gso
+    uint8_t partial  # the L4 checksum field holds the pseudo header's sum
+    uint8_t gso
 
 
 cdef inline bint _header_sum_ok(const uint8_t *ip) noexcept nogil:
@@ -96,9 +98,9 @@ cdef inline uint8_t _offload_check(const frame *whole, packet *found, uint8_t ki
         if gso != (VIRTIO_GSO_TCPV4 if found.protocol == PROTOCOL_TCP else VIRTIO_GSO_UDP_L4):
             return DROP_BAD_OFFLOAD
         l4_offset = tcp_header_size(found.l4) if found.protocol == PROTOCOL_TCP else UDP_HEADER_BYTES
+        found.wire_size = min(found.size, <uint32_t>(found.l4 - found.ip) + l4_offset + header.gso_size)
         found.unusual &= <uint8_t>~PACKET_TOO_BIG
-        if <uint32_t>(found.l4 - found.ip) + l4_offset + header.gso_size > mtu:
-            found.unusual |= PACKET_TOO_BIG
+        found.unusual |= (found.wire_size > mtu) << 1
     return PACKET_FLOW
 
 
@@ -142,13 +144,15 @@ cdef inline uint8_t packet_check(frame *whole, Direction direction, uint32_t mtu
             return DROP_BAD_IP_CHECKSUM
     else:
         kind = _options_check(ip)
-        if kind:
+        if kind != PACKET_FLOW:
             return kind
     whole.size = whole.l3 + size
     found.ip = ip
     found.l4 = ip + header_size
     found.l4_size = size - header_size
     found.size = size
+    found.wire_size = size
+    found.direction = direction
     found.protocol = ipv4_protocol(ip)
     found.unusual = (ipv4_ttl(ip) < 2) | (size > mtu) << 1
     found.partial = False
@@ -174,3 +178,8 @@ cdef inline uint32_t packet_destination_be(const packet *found) noexcept nogil:
 
 cdef inline bint packet_may_fragment(const packet *found) noexcept nogil:
     return not found.gso and not ipv4_dont_fragment(found.ip)
+
+
+cdef inline Direction packet_back(const packet *found) noexcept nogil:
+    """Where an answer to its sender goes."""
+    return INBOUND if found.direction == OUTBOUND else OUTBOUND

@@ -1,0 +1,134 @@
+"""Packets that are no plain ones of a known flow: bad addresses, fragments, ICMP, the last hop, too large ones, new flows.
+
+`packet_check` has looked at them already. What opens a flow is nat_open.pyx's.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from arcbox_net.dataplane.addresses cimport address_check, is_routed
+from arcbox_net.dataplane.conntrack cimport conntrack_find
+from arcbox_net.dataplane.engine_state cimport nat_engine
+from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE
+from arcbox_net.dataplane.fragment cimport fragment_emit
+from arcbox_net.dataplane.icmp_error cimport icmp_error_translate
+from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
+from arcbox_net.dataplane.nat_open cimport nat_attend, nat_open
+from arcbox_net.dataplane.nat_query cimport query_check
+from arcbox_net.dataplane.packet cimport (
+    PACKET_FRAGMENT, PACKET_ICMP, PACKET_LAST_HOP, PACKET_OTHER, packet, packet_back, packet_check,
+    packet_may_fragment,
+)
+from arcbox_net.dataplane.pass_flow cimport pass_any
+from arcbox_net.dataplane.reassembly cimport reassembly_take
+from arcbox_net.dataplane.rewrite cimport rewrite_ttl
+from arcbox_net.dataplane.verdict cimport (
+    DROP_FIRST, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_FRAGMENTED,
+    VERDICT_HAIRPIN, Direction,
+)
+from arcbox_net.memory.frame cimport frame
+from arcbox_net.wire.icmp cimport (
+    ICMP_FRAGMENTATION_NEEDED, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_is_error,
+)
+from arcbox_net.wire.ipv4 cimport IPV4_LENGTH_MAX
+
+
+cdef uint8_t nat_slow(
+    nat_engine *engine, frame *whole, packet *found, uint8_t kind, Direction direction
+) noexcept nogil:
+    """The verdict on a packet of which `packet_check` said *kind*."""
+    cdef uint8_t verdict
+    if kind >= DROP_FIRST:
+        return kind
+    verdict = address_check(&engine.settings, found)
+    if verdict >= DROP_FIRST:
+        return verdict
+    if kind == PACKET_FRAGMENT and not is_routed(&engine.settings, found):
+        return _gather(engine, whole, direction)
+    verdict = _translate(engine, whole, found, kind, direction, False)
+    if verdict < DROP_FIRST and found.wire_size > engine.settings.mtu[<int>_egress(verdict, direction)]:
+        return _cut(engine, whole, verdict, direction)
+    return verdict
+
+
+cdef Direction _egress(uint8_t verdict, Direction direction) noexcept nogil:
+    """Where a packet with this verdict goes."""
+    return INBOUND if verdict == VERDICT_HAIRPIN else direction
+
+
+cdef uint8_t _cut(nat_engine *engine, frame *whole, uint8_t verdict, Direction direction) noexcept nogil:
+    """Emit a translated packet as fragments that the egress side takes (RFC 4787 REQ-13)."""
+    cdef Direction towards = _egress(verdict, direction)
+    return fragment_emit(
+        &engine.emitted, &engine.fragment_ids, whole, towards, engine.settings.mtu[<int>towards]
+    )
+
+
+cdef uint8_t _gather(nat_engine *engine, const frame *part, Direction direction) noexcept nogil:
+    """Keep a fragment; when it is the last of its datagram, translate that as one packet (RFC 4787 REQ-14)."""
+    cdef frame joined
+    cdef packet found
+    cdef uint8_t verdict = reassembly_take(&engine.fragments, part, direction, engine.now_ns, &joined)
+    if verdict != VERDICT_FORWARD:
+        return verdict
+    verdict = packet_check(&joined, direction, IPV4_LENGTH_MAX, &found)
+    if verdict < DROP_FIRST:
+        verdict = _translate(engine, &joined, &found, verdict, direction, True)
+    if verdict >= DROP_FIRST:
+        return verdict
+    return _cut(engine, &joined, verdict, direction)
+
+
+cdef uint8_t _translate(
+    nat_engine *engine, frame *whole, packet *found, uint8_t kind, Direction direction, bint joined
+) noexcept nogil:
+    """*joined* packets were sent in fragments, and may be cut again whatever they say."""
+    cdef uint8_t verdict
+    if found.unusual & PACKET_LAST_HOP:
+        if direction == OUTBOUND:
+            icmp_refuse(&engine.answers, whole, INBOUND, ICMP_TIME_EXCEEDED, 0, 0, engine.now_ns)
+        return DROP_TTL
+    if is_routed(&engine.settings, found):
+        return _route(engine, whole, found, direction)
+    if kind == PACKET_OTHER:
+        return DROP_UNKNOWN_PROTOCOL
+    if kind == PACKET_ICMP:
+        if icmp_is_error(found.l4):
+            return icmp_error_translate(
+                &engine.flows, whole, direction, engine.settings.mtu[<int>direction]
+            )
+        verdict = query_check(found)
+        if verdict >= DROP_FIRST:
+            return verdict
+    found.half = conntrack_find(&engine.flows, found.key_addresses, found.key_rest)
+    if found.half == HALF_NONE:
+        verdict = nat_open(engine, whole, found)
+    elif engine.flows.halves[found.half].flags & HALF_ATTENTION:
+        verdict = nat_attend(engine, whole, found)
+    else:
+        verdict = VERDICT_FORWARD
+    if verdict >= DROP_FIRST:
+        return verdict
+    if engine.flows.halves[found.half].flags & HALF_HAIRPIN:
+        direction = INBOUND
+    if not joined and not _fits(engine, whole, found, direction):
+        return DROP_TOO_BIG
+    return pass_any(engine, found)
+
+
+cdef bint _fits(nat_engine *engine, const frame *whole, const packet *found, Direction towards) noexcept nogil:
+    """Whether a packet can go out, whole or cut. Its sender is told if not (RFC 1191)."""
+    cdef uint32_t mtu = engine.settings.mtu[<int>towards]
+    if found.wire_size <= mtu or packet_may_fragment(found):
+        return True
+    icmp_refuse(
+        &engine.answers, whole, packet_back(found), ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, mtu, engine.now_ns
+    )
+    return False
+
+
+cdef uint8_t _route(nat_engine *engine, const frame *whole, packet *found, Direction direction) noexcept nogil:
+    """Without translation, whatever the protocol (RFC 6888 REQ-6)."""
+    if not _fits(engine, whole, found, direction):
+        return DROP_TOO_BIG
+    rewrite_ttl(found.ip, 0)
+    return VERDICT_FORWARD

@@ -1,0 +1,46 @@
+"""A packet of a known flow: whether its state allows it, then the rewrite, and the counters."""
+
+from libc.stdint cimport uint8_t
+
+from arcbox_net.dataplane.conntrack cimport tcp_track
+from arcbox_net.dataplane.engine_state cimport nat_engine
+from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, half_flow
+from arcbox_net.dataplane.packet cimport packet
+from arcbox_net.dataplane.rewrite cimport rewrite_flow, rewrite_query
+from arcbox_net.dataplane.verdict cimport DROP_FIRST, VERDICT_FORWARD, VERDICT_HAIRPIN
+from arcbox_net.wire.icmp cimport PROTOCOL_ICMP
+from arcbox_net.wire.tcp cimport PROTOCOL_TCP
+
+
+cdef inline void pass_count(packet *found, half_flow *half) noexcept nogil:
+    half.bytes += found.size
+    half.packets += 1
+
+
+cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half) noexcept nogil:
+    """TCP or UDP of `found.half`; *half* is that one."""
+    cdef uint8_t verdict
+    if found.protocol == PROTOCOL_TCP:
+        verdict = tcp_track(&engine.flows, found.half, found.l4, found.l4_size, engine.now_s)
+        if verdict >= DROP_FIRST:
+            return verdict
+    else:
+        half.last_seen_s = engine.now_s
+    pass_count(found, half)
+    rewrite_flow(found, half)
+    return VERDICT_FORWARD
+
+
+cdef inline uint8_t pass_any(nat_engine *engine, packet *found) noexcept nogil:
+    """Of any flow: ICMP queries and hairpins too."""
+    cdef half_flow *half = &engine.flows.halves[found.half]
+    cdef uint8_t verdict = VERDICT_FORWARD
+    if found.protocol == PROTOCOL_ICMP:
+        half.last_seen_s = engine.now_s
+        pass_count(found, half)
+        rewrite_query(found, half)
+    else:
+        verdict = pass_flow(engine, found, half)
+    if verdict == VERDICT_FORWARD and half.flags & HALF_HAIRPIN:
+        return VERDICT_HAIRPIN
+    return verdict
