@@ -5,14 +5,16 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from arcbox_net.dataplane.conntrack cimport conntrack
 from arcbox_net.dataplane.emitter cimport emitter
 from arcbox_net.dataplane.fragment cimport fragment_ids
 from arcbox_net.dataplane.icmp_refuse cimport icmp_answers
+from arcbox_net.dataplane.mapping cimport EXTERNALS_MAX, mapping_table
 from arcbox_net.dataplane.reassembly cimport reassembly
+from arcbox_net.dataplane.unsolicited cimport unsolicited_table
 from arcbox_net.dataplane.verdict cimport VERDICTS
 
 cdef enum:
-    EXTERNALS_MAX = 64
     UNTRANSLATED_MAX = 64
 
 cdef struct nat_prefix:
@@ -36,9 +38,17 @@ cdef struct nat_engine:
     nat_settings settings
     uint64_t now_ns  # of the burst that is under way, from the caller's clock; never goes back
     uint32_t now_s
-    emitter emitted
+    conntrack flows
+    mapping_table mappings
+    emitter emitted  # by the last burst or expiry
     icmp_answers answers
     reassembly fragments
     fragment_ids ids
+    unsolicited_table unsolicited
     uint64_t verdicts[VERDICTS]  # frames by what became of them
 
+
+cdef inline void nat_set_time(nat_engine *engine, uint64_t now_ns) noexcept nogil:
+    if now_ns > engine.now_ns:
+        engine.now_ns = now_ns
+        engine.now_s = <uint32_t>(now_ns // 1_000_000_000)

@@ -15,9 +15,11 @@ L3_OFFSETS = (0, 14)
 EXTERNAL_ADDRESSES_MAX = 64
 PORT_RANGES_MAX = 64  # of all external addresses together
 UNTRANSLATED_MAX = 64
-PORT_TIMEOUTS_MAX = 64
+PORT_TIMEOUTS_MAX = 16
 CONNTRACK_SIZE_MAX = 1 << 23
 FAST_CACHE_SIZE_MAX = 1 << 16
+FRAGMENTS_MAX = 4096
+FRAGMENT_BYTES_MAX = 1 << 26
 MTU_MIN = 68
 MTU_MAX = 65535
 
@@ -57,7 +59,9 @@ class NatEngineConfig:
         "address-and-port-dependent"  # or "address-dependent", "endpoint-independent" (RFC 4787 5)
     )
     flows_per_guest: int = 16_384
-    ports_per_guest: int = 4_096  # mappings, of all protocols together
+    ports_per_guest: int | None = None  # of each protocol, those on hold included; None: a quarter of its address's
+    fragments_per_guest: int = 64  # datagrams that wait for the rest of their fragments
+    fragment_bytes_per_guest: int = 1 << 20
     preserve_ports: bool = True
     port_parity: bool = False
     inbound_refresh: bool = False  # RFC 4787 REQ-6: whether an inbound datagram keeps a flow alive
@@ -109,11 +113,14 @@ class NatEngineConfig:
             ("conntrack_size", 1, CONNTRACK_SIZE_MAX),
             ("fast_cache_size", 0, FAST_CACHE_SIZE_MAX),
             ("flows_per_guest", 1, CONNTRACK_SIZE_MAX),
-            ("ports_per_guest", 1, CONNTRACK_SIZE_MAX),
+            ("fragments_per_guest", 0, FRAGMENTS_MAX),
+            ("fragment_bytes_per_guest", 0, FRAGMENT_BYTES_MAX),
             ("mtu", MTU_MIN, MTU_MAX),
             ("uplink_mtu", MTU_MIN, MTU_MAX),
         ):
             _within(name, getattr(self, name), low, high)
+        if self.ports_per_guest is not None:
+            _within("ports_per_guest", self.ports_per_guest, 1, 65535)
         if self.fast_cache_size & (self.fast_cache_size - 1):
             raise ConfigError(
                 f"fast_cache_size {self.fast_cache_size} is no power of two",
@@ -207,7 +214,7 @@ def _ranges(ranges: PortRanges) -> list[PortRange]:
     try:
         if len(ranges) == 2 and isinstance(ranges[0], int):
             ranges = [ranges]  # type: ignore[list-item]
-        return [(int(low), int(high)) for low, high in ranges]  # type: ignore[misc,union-attr]
+        return [(int(low), int(high)) for low, high in ranges]  # type: ignore[misc]
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"{ranges!r} is no port range", fix="write (first, last)", field="port_range", value=ranges

@@ -64,11 +64,13 @@ cdef uint8_t nat_open(nat_engine *engine, const frame *whole, packet *found) noe
     return verdict
 
 
-cdef uint8_t nat_attend(nat_engine *engine, const frame *whole, packet *found) noexcept nogil:
+cdef uint8_t nat_attend(nat_engine *engine, packet *found) noexcept nogil:
     """Whether a packet of a flow with HALF_ATTENTION may pass; its flow may be another one afterwards."""
     cdef uint32_t flow = found.half >> 1
     cdef half_flow *original = &engine.flows.halves[2 * flow]
     if _is_waiting(original):
+        if found.direction == INBOUND:
+            return _filtered(found)
         return _open_hairpin(
             engine, found, pair_source(found.key_addresses, found.key_rest),
             pair_destination(found.key_addresses, found.key_rest),

@@ -59,7 +59,7 @@ cdef uint8_t _cut(nat_engine *engine, frame *whole, uint8_t verdict, Direction d
     """Emit a translated packet as fragments that the egress side takes (RFC 4787 REQ-13)."""
     cdef Direction towards = _egress(verdict, direction)
     return fragment_emit(
-        &engine.emitted, &engine.fragment_ids, whole, towards, engine.settings.mtu[<int>towards]
+        &engine.emitted, &engine.ids, whole, towards, engine.settings.mtu[<int>towards]
     )
 
 
@@ -103,7 +103,7 @@ cdef uint8_t _translate(
     if found.half == HALF_NONE:
         verdict = nat_open(engine, whole, found)
     elif engine.flows.halves[found.half].flags & HALF_ATTENTION:
-        verdict = nat_attend(engine, whole, found)
+        verdict = nat_attend(engine, found)
     else:
         verdict = VERDICT_FORWARD
     if verdict >= DROP_FIRST:

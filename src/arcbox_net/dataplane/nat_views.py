@@ -24,9 +24,11 @@ class NatFlow(NamedTuple):
     reply_destination: Endpoint
     opened_by: Direction
     hairpin: bool
-    state: str  # TCP: "partial", "established", "closing", "reset"; else "open". "weak": opened from outside
+    # TCP: "opening", "established", "half-closed", "closing", "reset"; else "open". Whatever the protocol: "weak", opened
+    # from outside and not yet answered; "waiting", for another guest whose filter does not let it in.
+    state: str
     age_s: int
-    idle_s: int  # since the last packet that counts for its timer
+    idle_s: int  # since the last packet of either way
     bytes: int  # of IP packets, from the side that opened it
     packets: int
     reply_bytes: int
@@ -51,7 +53,7 @@ class NatForward(NamedTuple):
     external_port: int
     inside_ip: str
     inside_port: int
-    count: int
+    port_count: int
 
 
 class Emission(NamedTuple):

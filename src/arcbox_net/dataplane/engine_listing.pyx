@@ -1,0 +1,79 @@
+"""Flows and mappings as Python sees them: `NatFlow` and `NatMapping`."""
+
+from ipaddress import IPv4Address
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from arcbox_net.dataplane.engine_state cimport nat_engine
+from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, flow_cold, half_flow
+from arcbox_net.dataplane.half_pair cimport (
+    endpoint, half_direction, half_protocol, pair_destination, pair_source,
+)
+from arcbox_net.dataplane.mapping cimport MAPPING_STATIC, mapping
+from arcbox_net.dataplane.tcp_state cimport (
+    TCP_CLOSING, TCP_ESTABLISHED, TCP_HALF_CLOSED, TCP_OPENING, TCP_RESET, tcp_state,
+)
+from arcbox_net.dataplane.verdict cimport INBOUND
+from arcbox_net.wire.icmp cimport PROTOCOL_ICMP
+from arcbox_net.wire.octets cimport load_u32, order_u16
+from arcbox_net.wire.tcp cimport PROTOCOL_TCP
+from arcbox_net.wire.udp cimport PROTOCOL_UDP
+
+from arcbox_net.dataplane.nat_views import Endpoint, NatFlow, NatMapping
+from arcbox_net.dataplane.verdict import Direction
+
+_PROTOCOLS = {PROTOCOL_ICMP: "icmp", PROTOCOL_TCP: "tcp", PROTOCOL_UDP: "udp"}
+_TCP_STATES = {
+    <int>TCP_OPENING: "opening",
+    <int>TCP_ESTABLISHED: "established",
+    <int>TCP_HALF_CLOSED: "half-closed",
+    <int>TCP_CLOSING: "closing",
+    <int>TCP_RESET: "reset",
+}
+
+
+cdef object flow_view(const nat_engine *engine, uint32_t flow):
+    """The live flow of that number."""
+    cdef const half_flow *original = &engine.flows.halves[2 * flow]
+    cdef const half_flow *reply = original + 1
+    cdef const flow_cold *cold = &engine.flows.cold[flow]
+    return NatFlow(
+        _PROTOCOLS[half_protocol(original)],
+        _endpoint(pair_source(original.key_addresses, original.key_rest)),
+        _endpoint(pair_destination(original.key_addresses, original.key_rest)),
+        _endpoint(pair_source(reply.key_addresses, reply.key_rest)),
+        _endpoint(pair_destination(reply.key_addresses, reply.key_rest)),
+        Direction(<int>half_direction(original)),
+        original.flags & HALF_HAIRPIN != 0,
+        _state(original),
+        engine.now_s - cold.created_s,
+        engine.now_s - max(original.last_seen_s, reply.last_seen_s),
+        original.bytes,
+        original.packets,
+        reply.bytes,
+        reply.packets,
+    )
+
+
+cdef object mapping_view(const nat_engine *engine, uint32_t id):
+    """The live mapping of that number."""
+    cdef const mapping *entry = &engine.mappings.entries[id]
+    return NatMapping(
+        _PROTOCOLS[entry.protocol],
+        _endpoint(endpoint(entry.inside_ip_be, entry.inside_port_be)),
+        _endpoint(endpoint(entry.external_ip_be, entry.external_port_be)),
+        entry.refs,
+        entry.flags & MAPPING_STATIC != 0,
+    )
+
+
+cdef object _endpoint(endpoint end):
+    return Endpoint(str(IPv4Address(load_u32(<const unsigned char *>&end.ip_be))), order_u16(end.number_be))
+
+
+cdef object _state(const half_flow *original):
+    if original.flags & HALF_ATTENTION:
+        return "weak" if half_direction(original) == INBOUND or original.flags & HALF_HAIRPIN else "waiting"
+    if half_protocol(original) != PROTOCOL_TCP:
+        return "open"
+    return _TCP_STATES[<int>tcp_state(original[0].tcp, original[1].tcp)]

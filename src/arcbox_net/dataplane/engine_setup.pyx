@@ -1,0 +1,143 @@
+"""From a `NatEngineConfig`, which is checked already, to an engine's state, and back to free memory."""
+
+import os
+from hashlib import shake_256
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from arcbox_net.dataplane.conntrack cimport conntrack_free, conntrack_init, flow_timeouts
+from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
+from arcbox_net.dataplane.engine_state cimport nat_engine, nat_prefix, nat_settings
+from arcbox_net.dataplane.fragment cimport fragment_ids_init
+from arcbox_net.dataplane.mapping cimport (
+    FILTER_ADDRESS_AND_PORT_DEPENDENT, FILTER_ADDRESS_DEPENDENT, FILTER_ENDPOINT_INDEPENDENT, mapping_config,
+    mapping_free, mapping_init,
+)
+from arcbox_net.dataplane.nat_open cimport nat_flow_gone
+from arcbox_net.dataplane.reassembly cimport reassembly_free, reassembly_init
+from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND
+from arcbox_net.wire.icmp cimport ICMP_HOST_UNREACHABLE, ICMP_PROHIBITED
+from arcbox_net.wire.octets cimport order_u16
+
+cdef enum:
+    # conntrack 2, mappings 4, reassembly 2, identifications 1
+    SEED_WORDS = 9
+    # Ports that forwards may take beside those of the flows.
+    STATIC_PORTS_MAX = 65536
+
+_FILTERS = {
+    "endpoint-independent": FILTER_ENDPOINT_INDEPENDENT,
+    "address-dependent": FILTER_ADDRESS_DEPENDENT,
+    "address-and-port-dependent": FILTER_ADDRESS_AND_PORT_DEPENDENT,
+}
+
+
+cdef int engine_make(nat_engine *engine, config) except -1:
+    """Fill *engine*, which is all zero. When it raises, `engine_free` is due all the same."""
+    cdef uint64_t seed[SEED_WORDS]
+    cdef flow_timeouts timeouts
+    cdef mapping_config mappings
+    cdef const unsigned char[::1] random = (
+        os.urandom(sizeof(seed)) if config.seed is None else shake_256(config.seed).digest(sizeof(seed))
+    )
+    memcpy(seed, &random[0], sizeof(seed))
+    setup_settings(&engine.settings, config)
+    setup_timeouts(&timeouts, config)
+    setup_mappings(&mappings, config)
+    memcpy(mappings.seed, &seed[2], sizeof(mappings.seed))
+    if not conntrack_init(&engine.flows, config.conntrack_size, config.fast_cache_size, &seed[0], &timeouts):
+        raise MemoryError(f"{config.conntrack_size} flows")
+    engine.flows.gone = nat_flow_gone
+    engine.flows.owner = engine
+    if not mapping_init(&engine.mappings, &mappings):
+        raise MemoryError(f"{mappings.mappings_max} mappings")
+    if not emitter_init(&engine.emitted):
+        raise MemoryError("frames that the engine makes")
+    if not reassembly_init(&engine.fragments, &seed[6]):
+        raise MemoryError("fragments")
+    fragment_ids_init(&engine.ids, &seed[8])
+    engine.answers.out = &engine.emitted
+    engine.answers.gateway_be = engine.settings.gateway_be
+    return 0
+
+
+cdef void engine_free(nat_engine *engine) noexcept nogil:
+    conntrack_free(&engine.flows)
+    mapping_free(&engine.mappings)
+    emitter_free(&engine.emitted)
+    reassembly_free(&engine.fragments)
+
+
+cdef int setup_settings(nat_settings *settings, config) except -1:
+    memset(settings, 0, sizeof(nat_settings))
+    settings.inside = _prefix(config.inside_network)
+    settings.gateway_be = _address_be(config.gateway_address)
+    for address, _ranges in config.externals():
+        settings.externals_be[settings.external_count] = _address_be(address)
+        settings.external_count += 1
+    for network in config.untranslated_networks:
+        settings.untranslated[settings.untranslated_count] = _prefix(network)
+        settings.untranslated_count += 1
+    settings.mtu[<int>OUTBOUND] = config.uplink_mtu
+    settings.mtu[<int>INBOUND] = config.mtu
+    settings.exhausted_code = ICMP_PROHIBITED if config.exhausted == "prohibited" else ICMP_HOST_UNREACHABLE
+    settings.refuse_unsolicited = config.unsolicited_syn == "refuse"
+    settings.reset_unknown = config.reset_unknown
+    return 0
+
+
+cdef int setup_timeouts(flow_timeouts *timeouts, config) except -1:
+    memset(timeouts, 0, sizeof(flow_timeouts))
+    timeouts.tcp_opening_s = config.tcp_partial_timeout_s
+    timeouts.tcp_established_s = config.tcp_established_timeout_s
+    timeouts.tcp_closing_s = config.tcp_closing_timeout_s
+    timeouts.tcp_reset_s = config.tcp_reset_timeout_s
+    timeouts.udp_s = config.udp_timeout_s
+    timeouts.icmp_s = config.icmp_timeout_s
+    timeouts.inbound_refresh = config.inbound_refresh
+    for number, timeout_s in config.udp_port_timeouts_s.items():
+        timeouts.ports[timeouts.port_count].port_be = order_u16(number)
+        timeouts.ports[timeouts.port_count].timeout_s = timeout_s
+        timeouts.port_count += 1
+    return 0
+
+
+cdef int setup_mappings(mapping_config *mappings, config) except -1:
+    """All but the seed."""
+    cdef uint32_t external, place = 0
+    memset(mappings, 0, sizeof(mapping_config))
+    for external, (address, ranges) in enumerate(config.externals()):
+        mappings.externals[external].ip_be = _address_be(address)
+        mappings.externals[external].first_range = place
+        mappings.externals[external].range_count = len(ranges)
+        mappings.external_count += 1
+        for first, last in ranges:
+            mappings.ranges[place].first = first
+            mappings.ranges[place].last = last
+            place += 1
+    mappings.mappings_max = config.conntrack_size + STATIC_PORTS_MAX
+    mappings.contacts_max = config.conntrack_size
+    mappings.hold_down_s = config.port_hold_s
+    mappings.quotas.flows = config.flows_per_guest
+    mappings.quotas.ports = config.ports_per_guest or 0
+    mappings.quotas.fragments = config.fragments_per_guest
+    mappings.quotas.fragment_bytes = config.fragment_bytes_per_guest
+    mappings.filter = _FILTERS[config.filtering]
+    mappings.preserve_ports = config.preserve_ports
+    mappings.keep_parity = config.port_parity
+    return 0
+
+
+cdef nat_prefix _prefix(network) except *:
+    cdef nat_prefix prefix
+    prefix.address_be = _address_be(network.network_address)
+    prefix.mask_be = _address_be(network.netmask)
+    return prefix
+
+
+cdef uint32_t _address_be(address) except? 0:
+    cdef uint32_t address_be
+    cdef const unsigned char[::1] packed = address.packed
+    memcpy(&address_be, &packed[0], 4)
+    return address_be
