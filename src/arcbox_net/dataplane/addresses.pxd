@@ -34,17 +34,19 @@ cdef inline bint is_unicast(uint32_t address_be) noexcept nogil:
     return first != 0 and first != 127 and first < 224
 
 
-cdef inline bint is_routed(const nat_settings *settings, const packet *found) noexcept nogil:
-    """Whether the packet's remote address is one that is not translated for."""
-    cdef uint32_t remote_be
+cdef inline bint is_untranslated(const nat_settings *settings, uint32_t remote_be) noexcept nogil:
     cdef uint32_t i
-    if settings.untranslated_count == 0:
-        return False
-    remote_be = packet_destination_be(found) if found.direction == OUTBOUND else packet_source_be(found)
     for i in range(settings.untranslated_count):
         if prefix_has(&settings.untranslated[i], remote_be):
             return True
     return False
+
+
+cdef inline bint is_routed(const nat_settings *settings, const packet *found) noexcept nogil:
+    """Whether the packet's remote address is one that is not translated for."""
+    return is_untranslated(
+        settings, packet_destination_be(found) if found.direction == OUTBOUND else packet_source_be(found)
+    )
 
 
 cdef inline uint8_t address_check(const nat_settings *settings, const packet *found) noexcept nogil:

@@ -30,7 +30,7 @@ class NatEngine:
         inside_ip: str,
         inside_port: int | None = None,
         *,
-        count: int = 1,
+        port_count: int = 1,
         external_ip: str | None = None,
     ) -> NatForward: ...
     def remove_forward(self, forward: NatForward) -> None: ...

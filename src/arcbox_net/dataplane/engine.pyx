@@ -1,19 +1,40 @@
 """The NAT engine for Python programs: batches in, verdicts out, and everything that is known of its flows."""
 
-from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport calloc, free
+import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
+from arcbox_net.dataplane.addresses cimport is_guest
+from arcbox_net.dataplane.conntrack cimport (
+    conntrack_bytes, conntrack_close, conntrack_next, conntrack_rearm,
+)
+from arcbox_net.dataplane.engine_forwards cimport forward_add, forward_remove
+from arcbox_net.dataplane.engine_listing cimport address_be_of, flow_view, mapping_view, protocol_of
+from arcbox_net.dataplane.engine_setup cimport engine_free, engine_make, setup_settings, setup_timeouts
 from arcbox_net.dataplane.engine_state cimport nat_engine
-from arcbox_net.dataplane.nat cimport nat_burst
+from arcbox_net.dataplane.flow cimport FLOW_NONE
+from arcbox_net.dataplane.flow_filter cimport flow_filter, flow_is_allowed, flow_matches
+from arcbox_net.dataplane.mapping cimport MAPPING_NONE, mapping_next
+from arcbox_net.dataplane.nat cimport nat_burst, nat_expire
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND, VERDICTS, Direction
 from arcbox_net.memory.batch cimport FrameBatch
 
-import time
-
+from arcbox_net.dataplane.nat_views import Emission, NatForward
+from arcbox_net.dataplane.verdict import Direction as _Direction
 from arcbox_net.dataplane.verdict import Verdict as _Verdict
-from arcbox_net.errors import ConfigError, NotRunning
+from arcbox_net.errors import ConfigError, ForwardNotFound, NotRunning
+
+cdef enum:
+    STEP = 1024  # places of a table that are looked at before other threads get their turn
+
+# What the tables were made for.
+_FOR_LIFE = (
+    "conntrack_size", "fast_cache_size", "external_ip", "port_range", "l3_offset", "seed", "filtering",
+    "flows_per_guest", "ports_per_guest", "preserve_ports", "port_parity", "port_hold_s",
+)
 
 
 cdef class NatEngine:
@@ -29,6 +50,8 @@ cdef class NatEngine:
         if self.state is NULL:
             raise MemoryError
         self.config = config
+        self._forwards = []
+        engine_make(self.state, config)
 
     def __dealloc__(self):
         self.close()
@@ -40,6 +63,8 @@ cdef class NatEngine:
 
     def close(self):
         """Forget every flow and free the tables; more calls raise NotRunning. Closing twice is fine."""
+        if self.state is not NULL:
+            engine_free(self.state)
         free(self.state)
         self.state = NULL
 
@@ -70,26 +95,42 @@ cdef class NatEngine:
 
     def emitted(self):
         """The frames that the last `translate` or `expire` made, oldest first: fragments, ICMP errors, RSTs."""
-        self._open()
-        return []
+        cdef nat_engine *state = self._open()
+        made = []
+        for i in range(state.emitted.count):
+            made.append(
+                Emission(
+                    _Direction(state.emitted.towards[i]),
+                    (<char *>state.emitted.frames[i].data)[: state.emitted.frames[i].size],
+                )
+            )
+        return made
 
     def expire(self, now=None, budget=4096):
-        """Close flows whose time is over, at most *budget* looked at; how many were closed.
-
-        Call it about once a second. Without `budget` work left it returns at once.
+        """Close flows whose time is over, looking at *budget* at most; how many were closed. Once a second is enough:
+        a call without work returns at once, and nothing ends early.
         """
-        self._open()
-        return 0
+        return nat_expire(self._open(), _now_ns(now), budget)
 
     def flows(self):
         """Iterate the live flows as `NatFlow`. One that opens or closes meanwhile may be missed or seen."""
-        self._open()
-        yield from ()
+        cdef uint32_t cursor = 0, flow
+        while True:
+            flow = conntrack_next(&self._open().flows, &cursor, STEP)
+            if flow != FLOW_NONE:
+                yield flow_view(self.state, flow)
+            elif cursor >= self.state.flows.begun:
+                return
 
     def mappings(self):
-        """Iterate the mappings as `NatMapping`."""
-        self._open()
-        yield from ()
+        """Iterate the mappings as `NatMapping`. One that comes or goes meanwhile may be missed or seen."""
+        cdef uint32_t id = 0
+        while True:
+            id = mapping_next(&self._open().mappings, id)
+            if id == MAPPING_NONE:
+                return
+            yield mapping_view(self.state, id)
+            id += 1
 
     def stats(self):
         """Counters since the start, and what is in the tables now.
@@ -103,41 +144,118 @@ cdef class NatEngine:
             if verdict != VERDICTS:
                 name = verdict.name.removeprefix("VERDICT_").removeprefix("DROP_").lower()
                 counted[name] = state.verdicts[<int>verdict]
-        return counted
+        return counted | {
+            "flows": state.flows.flows,
+            "mappings": state.mappings.mappings,
+            "guests": state.mappings.guests.count,
+            "cache_lookups": state.flows.cache.lookups,
+            "cache_hits": state.flows.cache.hits,
+            "cache_bypassed": state.flows.cache.bypassed,
+            "bytes_per_flow": conntrack_bytes(&state.flows) // state.flows.flows_max,
+            "answers_limited": state.answers.limited,
+            "emit_overflows": state.emitted.overflows,
+            "datagrams_joined": state.fragments.joined,
+            "datagrams_refused": state.fragments.refused,
+            "datagrams_timed_out": state.fragments.timeouts,
+        }
 
     def flush(self, *, guest=None, protocol=None, forward=None):
         """Close the flows of a guest's address, a protocol ("tcp", "udp", "icmp"), a `NatForward`, or what all that is
         given matches; every flow when nothing is. How many were closed.
         """
-        self._open()
-        return 0
+        cdef flow_filter wanted
+        memset(&wanted, 0, sizeof(wanted))
+        if guest is not None:
+            wanted.guest_be = address_be_of(guest)
+        if protocol is not None:
+            wanted.protocol = protocol_of(protocol)
+        if forward is not None:
+            wanted.protocol = protocol_of(forward.protocol)
+            wanted.external_be = address_be_of(forward.external_ip)
+            wanted.first_port = forward.external_port
+            wanted.last_port = forward.external_port + forward.port_count - 1
+        return self._sweep(&wanted)
 
-    def add_forward(self, protocol, external_port, inside_ip, inside_port=None, *, count=1, external_ip=None):
-        """Lead *count* external ports to a guest's, number by number; the `NatForward` that `remove_forward` takes.
+    def add_forward(self, protocol, external_port, inside_ip, inside_port=None, *, port_count=1, external_ip=None):
+        """Lead *port_count* external ports to a guest's, number by number; the `NatForward` for `remove_forward`.
 
         *protocol* is "tcp" or "udp", *inside_port* is *external_port* and *external_ip* the first address when None.
         Raises ForwardExists, with nothing added, when one of the ports is in use.
         """
-        self._open()
-        raise NotImplementedError
+        cdef nat_engine *state = self._open()
+        if external_ip is None:
+            external_ip = str(next(self.config.externals())[0])
+        if protocol not in ("tcp", "udp"):
+            raise ConfigError(f"{protocol!r} has no ports", fix="use tcp or udp", field="protocol", value=protocol)
+        if not is_guest(&state.settings, address_be_of(inside_ip)):
+            raise ConfigError(f"{inside_ip} can be no guest's address", field="inside_ip", value=inside_ip)
+        forward = NatForward(
+            protocol,
+            external_ip,
+            external_port,
+            inside_ip,
+            external_port if inside_port is None else inside_port,
+            port_count,
+        )
+        forward_add(state, forward)
+        self._forwards.append(forward)
+        return forward
 
     def remove_forward(self, forward):
         """Take a forward away and close exactly its flows. Raises ForwardNotFound."""
-        self._open()
-        raise NotImplementedError
+        if forward not in self._forwards:
+            raise ForwardNotFound(f"no such forward: {forward}", rule=forward)
+        self._forwards.remove(forward)
+        forward_remove(self._open(), forward)
+        self.flush(forward=forward)
 
     def forwards(self):
         """The forwards, in the order they were added."""
         self._open()
-        return []
+        return list(self._forwards)
 
     def reconfigure(self, config):
         """Swap the configuration. Flows that it still allows stay, the others are closed.
 
-        Table sizes, `l3_offset` and `seed` are an engine's for life: ConfigError if they differ.
+        What the tables were made for is an engine's for life (sizes, external addresses and ports, filtering, quotas,
+        `l3_offset`, `seed`): ConfigError if it differs.
         """
-        self._open()
+        cdef nat_engine *state = self._open()
+        for name in _FOR_LIFE:
+            if getattr(config, name) != getattr(self.config, name):
+                raise ConfigError(
+                    f"{name} cannot change while the engine runs",
+                    fix="make another engine",
+                    field=name,
+                    value=getattr(config, name),
+                )
+        setup_settings(&state.settings, config)
+        setup_timeouts(&state.flows.timeouts, config)
+        state.answers.gateway_be = state.settings.gateway_be
         self.config = config
+        self._sweep(NULL)
+
+    cdef _sweep(self, const flow_filter *wanted):
+        """Close the flows that *wanted* matches; for NULL, those that the settings do not allow any more."""
+        cdef nat_engine *state
+        cdef uint32_t cursor = 0, flow, closed = 0, looked
+        cdef bint more = True
+        while more:
+            state = self._open()
+            looked = cursor + STEP
+            while cursor < looked:
+                flow = conntrack_next(&state.flows, &cursor, looked - cursor)
+                if flow == FLOW_NONE:
+                    more = cursor < state.flows.begun
+                    break
+                if flow_matches(state, flow, wanted) if wanted else not flow_is_allowed(state, flow):
+                    conntrack_close(&state.flows, flow)
+                    closed += 1
+                elif wanted is NULL:
+                    conntrack_rearm(&state.flows, flow)
+            with nogil:  # other threads' turn
+                pass
+        return closed
 
 
 cdef Direction _direction(direction) except *:

@@ -1,8 +1,9 @@
-"""Flows and mappings as Python sees them: `NatFlow` and `NatMapping`."""
+"""Flows and mappings as Python sees them, and what Python says of them."""
 
-from ipaddress import IPv4Address
+from ipaddress import AddressValueError, IPv4Address
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
 
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, flow_cold, half_flow
@@ -21,6 +22,7 @@ from arcbox_net.wire.udp cimport PROTOCOL_UDP
 
 from arcbox_net.dataplane.nat_views import Endpoint, NatFlow, NatMapping
 from arcbox_net.dataplane.verdict import Direction
+from arcbox_net.errors import ConfigError
 
 _PROTOCOLS = {PROTOCOL_ICMP: "icmp", PROTOCOL_TCP: "tcp", PROTOCOL_UDP: "udp"}
 _TCP_STATES = {
@@ -30,6 +32,24 @@ _TCP_STATES = {
     <int>TCP_CLOSING: "closing",
     <int>TCP_RESET: "reset",
 }
+
+
+cdef uint8_t protocol_of(name) except 0:
+    for number, known in _PROTOCOLS.items():
+        if name == known:
+            return number
+    raise ConfigError(f"{name!r} is no protocol", fix="use tcp, udp or icmp", field="protocol", value=name)
+
+
+cdef uint32_t address_be_of(text) except? 0:
+    cdef uint32_t address_be
+    cdef const uint8_t[::1] packed
+    try:
+        packed = IPv4Address(text).packed
+    except AddressValueError as error:
+        raise ConfigError(f"{text!r} is no IPv4 address", field="address", value=text) from error
+    memcpy(&address_be, &packed[0], 4)
+    return address_be
 
 
 cdef object flow_view(const nat_engine *engine, uint32_t flow):

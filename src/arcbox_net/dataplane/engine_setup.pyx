@@ -3,11 +3,12 @@
 import os
 from hashlib import shake_256
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.conntrack cimport conntrack_free, conntrack_init, flow_timeouts
 from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
+from arcbox_net.dataplane.engine_listing cimport address_be_of
 from arcbox_net.dataplane.engine_state cimport nat_engine, nat_prefix, nat_settings
 from arcbox_net.dataplane.fragment cimport fragment_ids_init
 from arcbox_net.dataplane.mapping cimport (
@@ -72,9 +73,9 @@ cdef void engine_free(nat_engine *engine) noexcept nogil:
 cdef int setup_settings(nat_settings *settings, config) except -1:
     memset(settings, 0, sizeof(nat_settings))
     settings.inside = _prefix(config.inside_network)
-    settings.gateway_be = _address_be(config.gateway_address)
+    settings.gateway_be = address_be_of(config.gateway_address)
     for address, _ranges in config.externals():
-        settings.externals_be[settings.external_count] = _address_be(address)
+        settings.externals_be[settings.external_count] = address_be_of(address)
         settings.external_count += 1
     for network in config.untranslated_networks:
         settings.untranslated[settings.untranslated_count] = _prefix(network)
@@ -108,7 +109,7 @@ cdef int setup_mappings(mapping_config *mappings, config) except -1:
     cdef uint32_t external, place = 0
     memset(mappings, 0, sizeof(mapping_config))
     for external, (address, ranges) in enumerate(config.externals()):
-        mappings.externals[external].ip_be = _address_be(address)
+        mappings.externals[external].ip_be = address_be_of(address)
         mappings.externals[external].first_range = place
         mappings.externals[external].range_count = len(ranges)
         mappings.external_count += 1
@@ -121,8 +122,6 @@ cdef int setup_mappings(mapping_config *mappings, config) except -1:
     mappings.hold_down_s = config.port_hold_s
     mappings.quotas.flows = config.flows_per_guest
     mappings.quotas.ports = config.ports_per_guest or 0
-    mappings.quotas.fragments = config.fragments_per_guest
-    mappings.quotas.fragment_bytes = config.fragment_bytes_per_guest
     mappings.filter = _FILTERS[config.filtering]
     mappings.preserve_ports = config.preserve_ports
     mappings.keep_parity = config.port_parity
@@ -131,13 +130,6 @@ cdef int setup_mappings(mapping_config *mappings, config) except -1:
 
 cdef nat_prefix _prefix(network) except *:
     cdef nat_prefix prefix
-    prefix.address_be = _address_be(network.network_address)
-    prefix.mask_be = _address_be(network.netmask)
+    prefix.address_be = address_be_of(network.network_address)
+    prefix.mask_be = address_be_of(network.netmask)
     return prefix
-
-
-cdef uint32_t _address_be(address) except? 0:
-    cdef uint32_t address_be
-    cdef const unsigned char[::1] packed = address.packed
-    memcpy(&address_be, &packed[0], 4)
-    return address_be

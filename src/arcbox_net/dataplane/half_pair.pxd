@@ -1,8 +1,9 @@
 """The two halves of a flow from its endpoints: as packets arrive, and as they leave."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 
-from arcbox_net.dataplane.flow cimport KEY_DIRECTION_SHIFT, KEY_PROTOCOL_SHIFT, half_flow
+from arcbox_net.dataplane.flow cimport half_flow, key_direction, key_protocol
 from arcbox_net.dataplane.packet cimport packet_key
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND, Direction
 from arcbox_net.wire.checksum cimport checksum_delta16, checksum_delta32, checksum_fold
@@ -49,7 +50,7 @@ cdef inline void half_make(
         checksum_delta16(source.number_be, new_source.number_be)
         + checksum_delta16(destination.number_be, new_destination.number_be)
     )
-    half[0] = half_flow()
+    memset(half, 0, sizeof(half_flow))
     half.key_addresses = pair_addresses(source, destination)
     half.key_rest = packet_key(pair_numbers(source, destination), protocol, direction)
     half.new_addresses = pair_addresses(new_source, new_destination)
@@ -62,8 +63,8 @@ cdef inline void half_make(
 
 cdef inline Direction half_direction(const half_flow *half) noexcept nogil:
     """The side that its packets come from."""
-    return INBOUND if half.key_rest >> KEY_DIRECTION_SHIFT & 1 else OUTBOUND
+    return INBOUND if key_direction(half.key_rest) else OUTBOUND
 
 
 cdef inline uint8_t half_protocol(const half_flow *half) noexcept nogil:
-    return <uint8_t>(half.key_rest >> KEY_PROTOCOL_SHIFT)
+    return key_protocol(half.key_rest)

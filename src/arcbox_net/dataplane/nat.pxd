@@ -9,3 +9,4 @@ from arcbox_net.memory.frame cimport frame
 cdef void nat_burst(
     nat_engine *engine, frame *frames, uint32_t count, Direction direction, uint64_t now_ns, uint8_t *verdicts
 ) noexcept nogil
+cdef uint32_t nat_expire(nat_engine *engine, uint64_t now_ns, uint32_t budget) noexcept nogil

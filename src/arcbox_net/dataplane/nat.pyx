@@ -14,14 +14,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.dataplane.conntrack cimport (
-    conntrack, conntrack_candidate, conntrack_hash, conntrack_prefetch_slot, conntrack_verify,
+    conntrack, conntrack_candidate, conntrack_expire, conntrack_hash, conntrack_prefetch, conntrack_verify,
 )
 from arcbox_net.dataplane.emitter cimport emitter_reset
 from arcbox_net.dataplane.engine_state cimport nat_engine, nat_set_time
 from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE, half_flow
+from arcbox_net.dataplane.mapping cimport mapping_expire
 from arcbox_net.dataplane.nat_slow cimport nat_slow
 from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check
 from arcbox_net.dataplane.pass_flow cimport pass_flow
+from arcbox_net.dataplane.reassembly cimport reassembly_expire
+from arcbox_net.dataplane.unsolicited cimport unsolicited_refuse
 from arcbox_net.dataplane.verdict cimport Direction
 from arcbox_net.memory.frame cimport frame
 
@@ -45,6 +48,16 @@ cdef void nat_burst(
         done += size
 
 
+cdef uint32_t nat_expire(nat_engine *engine, uint64_t now_ns, uint32_t budget) noexcept nogil:
+    """Close flows, mappings and datagrams whose time is over, looking at *budget* of each; the flows closed."""
+    nat_set_time(engine, now_ns)
+    emitter_reset(&engine.emitted)
+    mapping_expire(&engine.mappings, engine.now_s, budget)
+    reassembly_expire(&engine.fragments, &engine.answers, engine.now_ns, budget)
+    unsolicited_refuse(&engine.unsolicited, &engine.answers, engine.now_ns, budget)
+    return conntrack_expire(&engine.flows, engine.now_s, budget)
+
+
 cdef void _chunk(
     nat_engine *engine, frame *frames, uint32_t count, Direction direction, uint8_t *verdicts
 ) noexcept nogil:
@@ -60,7 +73,7 @@ cdef void _chunk(
         verdicts[i] = packet_check(&frames[i], direction, mtu, &packets[i])
         if verdicts[i] == PACKET_FLOW:
             packets[i].hash = conntrack_hash(flows, packets[i].key_addresses, packets[i].key_rest)
-            conntrack_prefetch_slot(flows, packets[i].hash)
+            conntrack_prefetch(flows, packets[i].hash)
     for i in range(count):
         if verdicts[i] == PACKET_FLOW:
             packets[i].half = conntrack_candidate(flows, packets[i].hash)

@@ -18,8 +18,6 @@ UNTRANSLATED_MAX = 64
 PORT_TIMEOUTS_MAX = 16
 CONNTRACK_SIZE_MAX = 1 << 23
 FAST_CACHE_SIZE_MAX = 1 << 16
-FRAGMENTS_MAX = 4096
-FRAGMENT_BYTES_MAX = 1 << 26
 MTU_MIN = 68
 MTU_MAX = 65535
 
@@ -60,8 +58,6 @@ class NatEngineConfig:
     )
     flows_per_guest: int = 16_384
     ports_per_guest: int | None = None  # of each protocol, those on hold included; None: a quarter of its address's
-    fragments_per_guest: int = 64  # datagrams that wait for the rest of their fragments
-    fragment_bytes_per_guest: int = 1 << 20
     preserve_ports: bool = True
     port_parity: bool = False
     inbound_refresh: bool = False  # RFC 4787 REQ-6: whether an inbound datagram keeps a flow alive
@@ -113,8 +109,6 @@ class NatEngineConfig:
             ("conntrack_size", 1, CONNTRACK_SIZE_MAX),
             ("fast_cache_size", 0, FAST_CACHE_SIZE_MAX),
             ("flows_per_guest", 1, CONNTRACK_SIZE_MAX),
-            ("fragments_per_guest", 0, FRAGMENTS_MAX),
-            ("fragment_bytes_per_guest", 0, FRAGMENT_BYTES_MAX),
             ("mtu", MTU_MIN, MTU_MAX),
             ("uplink_mtu", MTU_MIN, MTU_MAX),
         ):

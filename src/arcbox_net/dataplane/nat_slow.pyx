@@ -67,7 +67,9 @@ cdef uint8_t _gather(nat_engine *engine, const frame *part, Direction direction)
     """Keep a fragment; when it is the last of its datagram, translate that as one packet (RFC 4787 REQ-14)."""
     cdef frame joined
     cdef packet found
-    cdef uint8_t verdict = reassembly_take(&engine.fragments, part, direction, engine.now_ns, &joined)
+    cdef uint8_t verdict = reassembly_take(
+        &engine.fragments, &engine.answers, part, direction, engine.now_ns, &joined
+    )
     if verdict != VERDICT_FORWARD:
         return verdict
     verdict = packet_check(&joined, direction, IPV4_LENGTH_MAX, &found)

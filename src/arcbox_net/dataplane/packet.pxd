@@ -12,12 +12,11 @@ from arcbox_net.dataplane.verdict cimport (
     DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND, Direction,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET, FRAME_VNET_BYTES, frame
-from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
 from arcbox_net.wire.ethernet cimport ETHERNET_HEADER_BYTES, ETHERTYPE_IPV4, ethernet_type
 from arcbox_net.wire.icmp cimport ICMP_HEADER_BYTES, PROTOCOL_ICMP
 from arcbox_net.wire.ipv4 cimport (
     IPV4_DESTINATION, IPV4_HEADER_BYTES, IPV4_OPTIONS_BAD, IPV4_OPTIONS_OK, IPV4_OPTIONS_SOURCE_ROUTE, IPV4_SOURCE,
-    ipv4_check, ipv4_dont_fragment, ipv4_header_size, ipv4_is_fragment, ipv4_options, ipv4_protocol,
+    ipv4_check, ipv4_checksum_ok, ipv4_dont_fragment, ipv4_header_size, ipv4_is_fragment, ipv4_options, ipv4_protocol,
     ipv4_total_length, ipv4_ttl, ipv4_walk_options,
 )
 from arcbox_net.wire.octets cimport load_u16_be, load_u32_be
@@ -57,20 +56,8 @@ cdef struct packet:
     uint8_t gso
 
 
-cdef inline bint _header_sum_ok(const uint8_t *ip) noexcept nogil:
-    """For the one header size that nearly all packets have."""
-    cdef uint32_t words[5]
-    cdef uint64_t total
-    memcpy(words, ip, IPV4_HEADER_BYTES)
-    total = <uint64_t>words[0] + words[1] + words[2] + words[3] + words[4]
-    return checksum_fold(total) == 0xFFFF
-
-
 cdef inline uint8_t _options_check(const uint8_t *ip) noexcept nogil:
-    cdef ipv4_options options
-    if checksum_fold(checksum_add(0, ip, ipv4_header_size(ip))) != 0xFFFF:
-        return DROP_BAD_IP_CHECKSUM
-    options = ipv4_walk_options(ip)
+    cdef ipv4_options options = ipv4_walk_options(ip)
     if options == IPV4_OPTIONS_OK:
         return PACKET_FLOW
     return DROP_SOURCE_ROUTE if options == IPV4_OPTIONS_SOURCE_ROUTE else DROP_BAD_HEADER
@@ -139,10 +126,9 @@ cdef inline uint8_t packet_check(frame *whole, Direction direction, uint32_t mtu
         return DROP_BAD_HEADER
     header_size = ipv4_header_size(ip)
     size = ipv4_total_length(ip)
-    if header_size == IPV4_HEADER_BYTES:
-        if not _header_sum_ok(ip):
-            return DROP_BAD_IP_CHECKSUM
-    else:
+    if not ipv4_checksum_ok(ip):
+        return DROP_BAD_IP_CHECKSUM
+    if header_size != IPV4_HEADER_BYTES:
         kind = _options_check(ip)
         if kind != PACKET_FLOW:
             return kind

@@ -2,19 +2,14 @@
 
 from libc.stdint cimport uint8_t
 
-from arcbox_net.dataplane.conntrack cimport tcp_track
+from arcbox_net.dataplane.tcp_state cimport tcp_track
 from arcbox_net.dataplane.engine_state cimport nat_engine
-from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, half_flow
+from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, half_count, half_flow
 from arcbox_net.dataplane.packet cimport packet
 from arcbox_net.dataplane.rewrite cimport rewrite_flow, rewrite_query
 from arcbox_net.dataplane.verdict cimport DROP_FIRST, VERDICT_FORWARD, VERDICT_HAIRPIN
 from arcbox_net.wire.icmp cimport PROTOCOL_ICMP
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP
-
-
-cdef inline void pass_count(packet *found, half_flow *half) noexcept nogil:
-    half.bytes += found.size
-    half.packets += 1
 
 
 cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half) noexcept nogil:
@@ -26,7 +21,7 @@ cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half
             return verdict
     else:
         half.last_seen_s = engine.now_s
-    pass_count(found, half)
+    half_count(half, found.size)
     rewrite_flow(found, half)
     return VERDICT_FORWARD
 
@@ -37,7 +32,7 @@ cdef inline uint8_t pass_any(nat_engine *engine, packet *found) noexcept nogil:
     cdef uint8_t verdict = VERDICT_FORWARD
     if found.protocol == PROTOCOL_ICMP:
         half.last_seen_s = engine.now_s
-        pass_count(found, half)
+        half_count(half, found.size)
         rewrite_query(found, half)
     else:
         verdict = pass_flow(engine, found, half)

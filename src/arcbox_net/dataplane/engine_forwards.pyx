@@ -1,0 +1,55 @@
+"""A `NatForward` in an engine's tables: added as a whole or not at all."""
+
+from libc.stdint cimport uint32_t
+
+from arcbox_net.dataplane.engine_listing cimport address_be_of, mapping_view, protocol_of
+from arcbox_net.dataplane.engine_state cimport nat_engine
+from arcbox_net.dataplane.mapping_static cimport (
+    STATIC_BAD_RANGE, STATIC_DONE, STATIC_GUESTS_FULL, STATIC_NO_EXTERNAL, STATIC_PORT_TAKEN,
+    mapping_add_static, mapping_remove_static, static_result,
+)
+
+from arcbox_net.errors import ConfigError, ForwardExists, LimitReached
+
+
+cdef int forward_add(nat_engine *engine, forward) except -1:
+    """Lead the forward's ports to its guest. Raises with nothing added."""
+    cdef uint32_t taken = 0
+    cdef static_result result = mapping_add_static(
+        &engine.mappings, protocol_of(forward.protocol), address_be_of(forward.external_ip), forward.external_port,
+        address_be_of(forward.inside_ip), forward.inside_port, forward.port_count, &taken,
+    )
+    if result != STATIC_DONE:
+        raise _error(engine, forward, result, taken)
+    return 0
+
+
+cdef void forward_remove(nat_engine *engine, forward):
+    """Take the forward's ports away. Their flows stay."""
+    mapping_remove_static(
+        &engine.mappings, protocol_of(forward.protocol), address_be_of(forward.external_ip), forward.external_port,
+        forward.port_count, engine.now_s,
+    )
+
+
+cdef object _error(nat_engine *engine, forward, static_result result, uint32_t taken):
+    if result == STATIC_PORT_TAKEN:
+        existing = mapping_view(engine, taken)
+        return ForwardExists(
+            f"{forward.protocol} port {existing.external.number} of {forward.external_ip} is in use by "
+            f"{existing.inside.address}",
+            rule=forward,
+            existing=existing,
+        )
+    if result == STATIC_NO_EXTERNAL:
+        return ConfigError(
+            f"{forward.external_ip} is no external address", field="external_ip", value=forward.external_ip
+        )
+    if result == STATIC_BAD_RANGE:
+        return ConfigError(
+            f"{forward.port_count} ports from {forward.external_port} to {forward.inside_port} leave 1-65535",
+            field="external_port",
+            value=forward.external_port,
+        )
+    limit = "guests" if result == STATIC_GUESTS_FULL else "mappings"
+    return LimitReached(f"the table of {limit} is full", limit=limit, value=forward.port_count)
