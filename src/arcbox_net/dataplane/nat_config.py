@@ -57,7 +57,9 @@ class NatEngineConfig:
         "address-and-port-dependent"  # or "address-dependent", "endpoint-independent" (RFC 4787 5)
     )
     flows_per_guest: int = 16_384
-    ports_per_guest: int | None = None  # of each protocol, those on hold included; None: a quarter of its address's
+    ports_per_guest: int | None = (
+        None  # of each protocol, those on hold included; None: a quarter of its address's
+    )
     preserve_ports: bool = True
     port_parity: bool = False
     inbound_refresh: bool = False  # RFC 4787 REQ-6: whether an inbound datagram keeps a flow alive

@@ -96,7 +96,7 @@ cdef uint8_t _translate(
     if kind == PACKET_ICMP:
         if icmp_is_error(found.l4):
             return icmp_error_translate(
-                &engine.flows, whole, direction, engine.settings.mtu[<int>direction]
+                &engine.flows, whole, direction, engine.settings.mtu[<int>packet_back(found)]
             )
         verdict = query_check(found)
         if verdict >= DROP_FIRST:
