@@ -156,7 +156,7 @@ cdef class NatEngine:
             "emit_overflows": state.emitted.overflows,
             "datagrams_joined": state.fragments.joined,
             "datagrams_refused": state.fragments.refused,
-            "datagrams_timed_out": state.fragments.timeouts,
+            "datagrams_evicted": state.fragments.store.evicted,
         }
 
     def flush(self, *, guest=None, protocol=None, forward=None):

@@ -25,7 +25,7 @@ from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check
 from arcbox_net.dataplane.pass_flow cimport pass_flow
 from arcbox_net.dataplane.reassembly cimport reassembly_expire
 from arcbox_net.dataplane.unsolicited cimport unsolicited_refuse
-from arcbox_net.dataplane.verdict cimport Direction
+from arcbox_net.dataplane.verdict cimport DROP_FRAGMENT_TIMEOUT, Direction
 from arcbox_net.memory.frame cimport frame
 
 cdef enum:
@@ -53,7 +53,9 @@ cdef uint32_t nat_expire(nat_engine *engine, uint64_t now_ns, uint32_t budget) n
     nat_set_time(engine, now_ns)
     emitter_reset(&engine.emitted)
     mapping_expire(&engine.mappings, engine.now_s, budget)
-    reassembly_expire(&engine.fragments, &engine.answers, engine.now_ns, budget)
+    engine.verdicts[<int>DROP_FRAGMENT_TIMEOUT] += reassembly_expire(
+        &engine.fragments, &engine.answers, engine.now_ns, budget
+    )
     unsolicited_refuse(&engine.unsolicited, &engine.answers, engine.now_ns, budget)
     return conntrack_expire(&engine.flows, engine.now_s, budget)
 

@@ -1,4 +1,4 @@
-"""Packets that are no plain ones of a known flow: bad addresses, fragments, ICMP, the last hop, too large ones, new flows.
+"""Packets that are no plain ones of a known flow: martians, fragments, ICMP, the last hop, too large ones, new flows.
 
 `packet_check` has looked at them already. What opens a flow is nat_open.pyx's.
 """
@@ -22,8 +22,8 @@ from arcbox_net.dataplane.pass_flow cimport pass_any
 from arcbox_net.dataplane.reassembly cimport reassembly_take
 from arcbox_net.dataplane.rewrite cimport rewrite_ttl
 from arcbox_net.dataplane.verdict cimport (
-    DROP_FIRST, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_FRAGMENTED,
-    VERDICT_HAIRPIN, Direction,
+    DROP_FIRST, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_HAIRPIN,
+    Direction,
 )
 from arcbox_net.memory.frame cimport frame
 from arcbox_net.wire.icmp cimport (

@@ -24,8 +24,8 @@ class NatFlow(NamedTuple):
     reply_destination: Endpoint
     opened_by: Direction
     hairpin: bool
-    # TCP: "opening", "established", "half-closed", "closing", "reset"; else "open". Whatever the protocol: "weak", opened
-    # from outside and not yet answered; "waiting", for another guest whose filter does not let it in.
+    # TCP: "opening", "established", "half-closed", "closing", "reset"; else "open". Whatever the protocol: "weak",
+    # opened from outside and not yet answered; "waiting", for another guest whose filter does not let it in.
     state: str
     age_s: int
     idle_s: int  # since the last packet of either way
