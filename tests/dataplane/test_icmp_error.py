@@ -321,15 +321,28 @@ def test_n12_i4_no_error_changes_a_flow(
 
 @pytest.mark.parametrize(
     ("mtu", "verdict"),
-    [(0, BAD), (67, BAD), (68, FORWARD), (1280, FORWARD), (1500, FORWARD), (1501, BAD), (65535, BAD)],
+    [(0, BAD), (67, BAD), (68, FORWARD), (1280, FORWARD), (1427, FORWARD), (1428, BAD), (65535, BAD)],
 )
 @pytest.mark.parametrize("direction", [INBOUND, OUTBOUND])
-def test_i11_an_mtu_that_no_path_has_is_ignored(mtu: int, verdict: Verdict, direction: int) -> None:
+def test_i11_an_mtu_that_the_packet_did_not_exceed_is_ignored(
+    mtu: int, verdict: Verdict, direction: int
+) -> None:
     inbound = direction == INBOUND
     quoted = packet(UDP, LEFT if inbound else SENT.turned(), 1400, flags="DF")
     source, destination = (ROUTER, EXTERNAL) if inbound else (GUEST, REMOTE)
     sent = error(quoted, source, destination, code=4, rest=mtu)
     assert flows().translate(sent, direction)[0] == verdict
+
+
+@pytest.mark.parametrize(("mtu", "verdict"), [(1299, FORWARD), (1300, BAD), (1400, BAD)])
+def test_i11_an_mtu_that_our_own_link_does_not_exceed_is_ignored(mtu: int, verdict: Verdict) -> None:
+    sent = error(packet(UDP, LEFT, 1400), code=4, rest=mtu)
+    assert flows().translate(sent, INBOUND, mtu=1300)[0] == verdict
+
+
+def segment(seq: int) -> bytes:
+    """As it left, of 1,500 bytes."""
+    return bytes(IP(src=EXTERNAL, dst=REMOTE) / TCP(sport=61000, dport=80, seq=seq) / Raw(bytes(1460)))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +359,7 @@ def test_i11_an_mtu_that_no_path_has_is_ignored(mtu: int, verdict: Verdict, dire
 def test_i11_a_quoted_sequence_number_that_is_not_in_flight_is_ignored(seq: int, verdict: Verdict) -> None:
     f = flows()
     f.acknowledge(1, 0xFFFFFF00, 0x10000)
-    quoted = bytes(IP(src=EXTERNAL, dst=REMOTE, flags="DF") / TCP(sport=61000, dport=80, seq=seq))
+    quoted = segment(seq)
     assert f.translate(error(quoted, code=4, rest=1400), INBOUND)[0] == verdict
     assert f.translate(error(quoted, code=1), INBOUND)[0] == FORWARD
 
@@ -355,13 +368,11 @@ def test_i11_a_probe_of_a_closed_window_is_in_flight() -> None:
     f = flows()
     f.acknowledge(1, 1000, 1000)
     for seq, verdict in ((1000, FORWARD), (1001, BAD)):
-        quoted = bytes(IP(src=EXTERNAL, dst=REMOTE) / TCP(sport=61000, dport=80, seq=seq))
-        assert f.translate(error(quoted, code=4, rest=1400), INBOUND)[0] == verdict
+        assert f.translate(error(segment(seq), code=4, rest=1400), INBOUND)[0] == verdict
 
 
 def test_i11_nothing_is_in_flight_before_anything_was_acknowledged() -> None:
-    quoted = packet(TCP, LEFT)
-    assert flows().translate(error(quoted, code=4, rest=1400), INBOUND)[0] == BAD
+    assert flows().translate(error(segment(0), code=4, rest=1400), INBOUND)[0] == BAD
 
 
 @pytest.mark.parametrize(("ttl", "verdict"), [(0, Verdict.DROP_TTL), (1, Verdict.DROP_TTL), (2, FORWARD)])

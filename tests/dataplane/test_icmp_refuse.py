@@ -147,8 +147,8 @@ def test_i7_a_guest_gets_a_hundred_errors_in_a_second() -> None:
 
 def test_i7_a_guest_that_waited_a_second_may_be_told_at_once_again() -> None:
     s = stages()
-    assert errors_in(s, [GUEST], TO_GUEST, 0, 50) == 20
-    assert errors_in(s, [GUEST], TO_GUEST, SECOND_NS, 50) == 20
+    assert errors_in(s, [GUEST], TO_GUEST, 0, 50) == 25
+    assert errors_in(s, [GUEST], TO_GUEST, SECOND_NS, 50) == 25
 
 
 def test_i7_a_thousand_errors_are_sent_in_a_second_to_all_guests() -> None:
@@ -170,7 +170,7 @@ def test_i7_what_the_outside_is_told_leaves_enough_for_guests() -> None:
         now_ns = at * SECOND_NS // 1000
         outside = errors_in(s, [REMOTE], TO_UPLINK, now_ns, 1)
         assert outside <= 1
-    assert errors_in(s, [GUEST], TO_GUEST, SECOND_NS, 20) == 20
+    assert errors_in(s, [GUEST], TO_GUEST, SECOND_NS, 25) == 25
 
 
 def tcp(flags: str, payload: bytes = b"", seq: int = 0xFFFFFFF0, ack: int = 7, **fields: object) -> bytes:

@@ -10,8 +10,8 @@ address that it comes from does not matter. It is dropped when its checksum or t
 is not for the quoted packet's sender, and when it quotes an error, a later fragment, or a packet of no flow.
 
 "Fragmentation needed" makes its receiver send smaller packets, so forged ones are worth sending: one is dropped that
-names an MTU which no IPv4 link has or which is larger than that of our own link, or that quotes a TCP sequence number
-which is not in flight (RFC 5927 7.2).
+names an MTU which no IPv4 link has, or which our own link and the quoted packet show to be none of the path, or that
+quotes a TCP sequence number which is not in flight (RFC 5927 7.2).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -67,7 +67,8 @@ cdef Verdict icmp_error_translate(conntrack *flows, frame *f, Direction directio
     if half == HALF_NONE:
         return DROP_ICMP_NO_FLOW
     if icmp_type(icmp) == ICMP_UNREACHABLE and icmp_code(icmp) == ICMP_FRAGMENTATION_NEEDED:
-        if not IPV4_MTU_MIN <= icmp_mtu(icmp) <= mtu or not _is_in_flight(&flows.halves[half], &quoted):
+        mtu = min(mtu, ipv4_total_length(quoted.ip))
+        if not IPV4_MTU_MIN <= icmp_mtu(icmp) < mtu or not _is_in_flight(&flows.halves[half], &quoted):
             return DROP_BAD_ICMP
     if ipv4_ttl(ip) <= 1:
         return DROP_TTL

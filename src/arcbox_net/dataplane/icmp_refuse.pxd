@@ -9,10 +9,8 @@ from arcbox_net.memory.frame cimport frame
 
 cdef enum:
     ERRORS_PER_SECOND = 1000
-    ERRORS_BURST = 50
     ERRORS_OUTSIDE_PER_SECOND = 500  # of these: so that nobody outside can use up what guests need
     ERRORS_GUEST_PER_SECOND = 100
-    ERRORS_GUEST_BURST = 20
     GUEST_LIMITS = 4096  # guests whose addresses differ in their last 12 bits share no limit
 
 cdef struct icmp_answers:

@@ -10,8 +10,7 @@ from libc.string cimport memcpy
 
 from arcbox_net.dataplane.emitter cimport emit_answer
 from arcbox_net.dataplane.icmp_refuse cimport (
-    ERRORS_BURST, ERRORS_GUEST_BURST, ERRORS_GUEST_PER_SECOND, ERRORS_OUTSIDE_PER_SECOND, ERRORS_PER_SECOND,
-    GUEST_LIMITS, icmp_answers,
+    ERRORS_GUEST_PER_SECOND, ERRORS_OUTSIDE_PER_SECOND, ERRORS_PER_SECOND, GUEST_LIMITS, icmp_answers,
 )
 from arcbox_net.dataplane.rate_limit cimport rate, rate_allows, rate_limit, rate_of, rate_take
 from arcbox_net.dataplane.verdict cimport INBOUND, Direction
@@ -98,15 +97,15 @@ cdef bint _may_be_told(const frame *offending) noexcept nogil:
 
 
 cdef bint _within_limits(icmp_answers *a, uint32_t sender_be, Direction towards, uint64_t now_ns) noexcept nogil:
-    cdef rate all_rate = rate_of(ERRORS_PER_SECOND, ERRORS_BURST)
+    cdef rate all_rate = rate_of(ERRORS_PER_SECOND)
     cdef rate own_rate
     cdef rate_limit *own
     if towards == INBOUND:
         own = &a.guests[load_u32(<const uint8_t *>&sender_be) % GUEST_LIMITS]
-        own_rate = rate_of(ERRORS_GUEST_PER_SECOND, ERRORS_GUEST_BURST)
+        own_rate = rate_of(ERRORS_GUEST_PER_SECOND)
     else:
         own = &a.outside
-        own_rate = rate_of(ERRORS_OUTSIDE_PER_SECOND, ERRORS_BURST)
+        own_rate = rate_of(ERRORS_OUTSIDE_PER_SECOND)
     if not rate_allows(own, &own_rate, now_ns) or not rate_allows(&a.all, &all_rate, now_ns):
         a.limited += 1
         return False

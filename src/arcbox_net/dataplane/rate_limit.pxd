@@ -1,7 +1,7 @@
 """Token buckets of eight bytes: how many answers may be sent, in all and to one guest.
 
-A bucket holds the time at which it would be full again (the generic cell rate algorithm). What it holds when full
-counts towards the first second, so that no second has more than its rate: refill and burst add up to it.
+A bucket holds the time at which it would be full again (the generic cell rate algorithm). Full, it is worth a quarter
+of what a second may bring, and the other three come back within a second: so no second brings more than the rate.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -17,9 +17,10 @@ cdef struct rate:
     uint64_t burst_ns  # intervals that a full bucket is worth, less one
 
 
-cdef inline rate rate_of(uint32_t per_second, uint32_t burst) noexcept nogil:
-    """At most *per_second* in any second, *burst* of them at once. *burst* is below *per_second*."""
+cdef inline rate rate_of(uint32_t per_second) noexcept nogil:
+    """At most *per_second* in any second, a quarter of them at once."""
     cdef rate r
+    cdef uint32_t burst = per_second // 4
     r.interval_ns = <uint64_t>SECOND_NS // (per_second - burst)
     r.burst_ns = (burst - 1) * r.interval_ns
     return r
