@@ -28,33 +28,33 @@ class Entry(NamedTuple):
     static: bool
 
 
+DEFAULTS = {
+    "mappings_max": 200_000,
+    "contacts_max": 0,
+    "hold_down_s": HOLD_DOWN_S,
+    "flows": 16_384,
+    "ports": 0,
+    "fragments": 64,
+    "fragment_bytes": 1 << 20,
+    "filtering": ADDRESS_AND_PORT_DEPENDENT,
+    "preserve_ports": True,
+    "keep_parity": False,
+}
+
+
 def mapping_table(
     externals: Mapping[int, Sequence[tuple[int, int]]] | None = None,
     *,
     ranges: Sequence[tuple[int, int]] = DYNAMIC_PORTS,
-    mappings_max: int = 200_000,
-    contacts_max: int = 0,
-    flows: int = 16_384,
-    ports: int = 0,
-    filtering: int = ADDRESS_AND_PORT_DEPENDENT,
-    preserve_ports: bool = True,
-    keep_parity: bool = False,
     seed: bytes = SEED,
+    **options: int,
 ) -> Mappings:
-    return Mappings(
-        externals or {OUTSIDE: ranges},
-        seed,
-        mappings_max=mappings_max,
-        contacts_max=contacts_max,
-        hold_down_s=HOLD_DOWN_S,
-        flows=flows,
-        ports=ports,
-        fragments=64,
-        fragment_bytes=1 << 20,
-        filtering=filtering,
-        preserve_ports=preserve_ports,
-        keep_parity=keep_parity,
-    )
+    """Options are those of DEFAULTS; *ranges* are of the one external address where no others are given."""
+    return Mappings(externals or {OUTSIDE: ranges}, seed, **DEFAULTS | options)
+
+
+def reconfigure(table: Mappings, externals: Mapping[int, Sequence[tuple[int, int]]], **options: int) -> bool:
+    return table.reconfigure(externals, **DEFAULTS | options)
 
 
 def entry(table: Mappings, mapping: int) -> Entry:

@@ -15,21 +15,9 @@ class Pool:
 @final
 class Mappings:
     def __init__(
-        self,
-        externals: Mapping[int, Sequence[tuple[int, int]]],
-        seed: bytes,
-        *,
-        mappings_max: int,
-        contacts_max: int,
-        hold_down_s: int,
-        flows: int,
-        ports: int,
-        fragments: int,
-        fragment_bytes: int,
-        filtering: int,
-        preserve_ports: bool,
-        keep_parity: bool,
+        self, externals: Mapping[int, Sequence[tuple[int, int]]], seed: bytes, **options: int
     ) -> None: ...
+    def reconfigure(self, externals: Mapping[int, Sequence[tuple[int, int]]], **options: int) -> bool: ...
     @property
     def count(self) -> int: ...
     @property

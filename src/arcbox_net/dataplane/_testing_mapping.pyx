@@ -10,9 +10,10 @@ from arcbox_net.dataplane.guests cimport (
 )
 from arcbox_net.dataplane.mapping cimport (
     EXTERNALS_MAX as _EXTERNALS_MAX, MAPPING_NONE, MAPPING_STATIC, mapping, mapping_admits, mapping_at, mapping_config,
-    mapping_drop, mapping_expire, mapping_find, mapping_forget, mapping_free, mapping_hold, mapping_inbound,
-    mapping_init, mapping_next, mapping_outbound, mapping_strengthen, mapping_table,
+    mapping_drop, mapping_expire, mapping_find, mapping_forget, mapping_hold, mapping_inbound, mapping_next,
+    mapping_outbound, mapping_strengthen, mapping_table,
 )
+from arcbox_net.dataplane.mapping_setup cimport mapping_free, mapping_init, mapping_reconfigure
 from arcbox_net.dataplane.mapping_static cimport mapping_add_static, mapping_remove_static
 from arcbox_net.dataplane.port_hold cimport port_hold
 from arcbox_net.dataplane.port_pool cimport (
@@ -59,33 +60,17 @@ cdef void fill_ranges(port_range *given, ranges):
 cdef class Mappings:
     cdef mapping_table _table
 
-    def __init__(
-        self, externals, bytes seed, *, mappings_max, contacts_max, hold_down_s, flows, ports, fragments,
-        fragment_bytes, filtering, preserve_ports, keep_parity,
-    ):
+    def __init__(self, externals, bytes seed, **options):
         cdef mapping_config config
-        memset(&config, 0, sizeof(config))
-        used = 0
-        for i, (address, ranges) in enumerate(externals.items()):
-            config.externals[i].ip_be = address
-            config.externals[i].first_range = used
-            config.externals[i].range_count = len(ranges)
-            fill_ranges(&config.ranges[used], ranges)
-            used += len(ranges)
-        config.external_count = len(externals)
-        config.mappings_max = mappings_max
-        config.contacts_max = contacts_max
-        config.hold_down_s = hold_down_s
-        config.quotas.flows = flows
-        config.quotas.ports = ports
-        config.quotas.fragments = fragments
-        config.quotas.fragment_bytes = fragment_bytes
-        config.filter = filtering
-        config.preserve_ports = preserve_ports
-        config.keep_parity = keep_parity
+        fill_config(&config, externals, options)
         memcpy(config.seed, <const uint8_t *>seed, 32)
         if not mapping_init(&self._table, &config):
             raise MemoryError
+
+    def reconfigure(self, externals, **options):
+        cdef mapping_config config
+        fill_config(&config, externals, options)
+        return bool(mapping_reconfigure(&self._table, &config))
 
     def __dealloc__(self):
         mapping_free(&self._table)
@@ -186,3 +171,25 @@ cdef class Mappings:
 
 cdef number(uint32_t id):
     return None if id == MAPPING_NONE else id
+
+
+cdef fill_config(mapping_config *config, dict externals, dict options):
+    cdef int used = 0
+    memset(config, 0, sizeof(mapping_config))
+    for i, (address, ranges) in enumerate(externals.items()):
+        config.externals[i].ip_be = address
+        config.externals[i].first_range = used
+        config.externals[i].range_count = len(ranges)
+        fill_ranges(&config.ranges[used], ranges)
+        used += len(ranges)
+    config.external_count = len(externals)
+    config.mappings_max = options["mappings_max"]
+    config.contacts_max = options["contacts_max"]
+    config.hold_down_s = options["hold_down_s"]
+    config.quotas.flows = options["flows"]
+    config.quotas.ports = options["ports"]
+    config.quotas.fragments = options["fragments"]
+    config.quotas.fragment_bytes = options["fragment_bytes"]
+    config.filter = options["filtering"]
+    config.preserve_ports = options["preserve_ports"]
+    config.keep_parity = options["keep_parity"]

@@ -96,6 +96,7 @@ cdef struct mapping_table:
     random_source random
     uint64_t seed[2]
     uint32_t externals_be[EXTERNALS_MAX]
+    bint configured[EXTERNALS_MAX]  # False: its ports go as their mappings end, and none is given out
     uint32_t external_count
     uint32_t mappings
     uint32_t mappings_max
@@ -105,8 +106,6 @@ cdef struct mapping_table:
     bint keep_parity
 
 
-cdef bint mapping_init(mapping_table *table, const mapping_config *config) noexcept nogil
-cdef void mapping_free(mapping_table *table) noexcept nogil
 cdef uint32_t mapping_create(
     mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
     uint8_t *why
@@ -120,7 +119,7 @@ cdef void mapping_forget(mapping_table *table, uint32_t id) noexcept nogil
 cdef uint32_t mapping_expire(mapping_table *table, uint32_t now_s, uint32_t budget) noexcept nogil
 cdef uint32_t mapping_next(const mapping_table *table, uint32_t cursor) noexcept nogil
 
-# For mapping_static.
+# The steps of making and ending a mapping, for `mapping_static`.
 cdef void mapping_place(
     mapping_table *table, uint32_t id, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be,
     uint16_t owner
@@ -128,7 +127,6 @@ cdef void mapping_place(
 cdef bint mapping_publish(mapping_table *table, uint32_t id) noexcept nogil
 cdef void mapping_withdraw(mapping_table *table, uint32_t id) noexcept nogil
 cdef void mapping_release(mapping_table *table, uint32_t id, bint used, uint32_t now_s) noexcept nogil
-cdef void hold_release(mapping_table *table, uint32_t number, uint32_t place) noexcept nogil
 
 
 cdef inline uint32_t port_space(uint8_t protocol) noexcept nogil:

@@ -6,9 +6,10 @@ from arcbox_net.dataplane.guests cimport (
     EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, guest_open, guest_settle,
 )
 from arcbox_net.dataplane.mapping cimport (
-    MAPPING_LIVE, MAPPING_NONE, MAPPING_STATIC, external_number, hold_release, mapping, mapping_find, mapping_place,
+    MAPPING_LIVE, MAPPING_NONE, MAPPING_STATIC, external_number, mapping, mapping_find, mapping_place,
     mapping_pool, mapping_publish, mapping_release, mapping_withdraw, place_is_held, port_space,
 )
+from arcbox_net.dataplane.port_choice cimport hold_release
 from arcbox_net.dataplane.port_pool cimport PLACES, bit_at, place_of, pool_take
 from arcbox_net.wire.octets cimport order_u16
 
@@ -24,7 +25,7 @@ cdef static_result mapping_add_static(
     cdef uint32_t external = external_number(table, external_ip_be)
     cdef uint32_t number, i
     cdef uint16_t owner
-    if external == EXTERNAL_NONE:
+    if external == EXTERNAL_NONE or not table.configured[external]:
         return STATIC_NO_EXTERNAL
     if external_port == 0 or inside_port == 0 or count > <uint32_t>PLACES - max(external_port, inside_port):
         return STATIC_BAD_RANGE
