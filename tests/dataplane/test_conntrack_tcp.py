@@ -274,3 +274,13 @@ def test_a_flow_that_is_closed_by_hand_leaves_no_state_to_the_next() -> None:
     assert tcp.table.open(*ways(1, 6), 0) == tcp.flow
     assert tcp.state == "opening"
     assert tcp.table.window(tcp.client.half) == (0, 0)
+
+
+def test_an_ack_of_a_way_that_sent_no_syn_is_of_another_connection() -> None:
+    tcp = connection()
+    tcp.send(tcp.client, SYN)
+    tcp.now = 100
+    assert tcp.send(tcp.server, ACK, seq=77, ack=1001) == FORWARD
+    assert tcp.table.expires(tcp.flow) == 242
+    tcp.send(tcp.server, RST | ACK, seq=0, ack=1001)
+    assert tcp.state == "reset"

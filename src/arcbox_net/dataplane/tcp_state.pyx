@@ -59,7 +59,7 @@ cdef Verdict tcp_track_slow(
         return VERDICT_FORWARD
     if flags & TCP_SYN and state != TCP_OPENING:
         return VERDICT_FORWARD
-    if flags & TCP_ACK and not way.tcp & TCP_SEEN_ACK and not acknowledges_syn(way, other, tcp):
+    if flags & TCP_ACK and not way.tcp & TCP_SEEN_ACK and not first_ack_counts(way, other, tcp):
         return VERDICT_FORWARD
     way.last_seen_s = now_s
     if flags & TCP_SYN:
@@ -78,11 +78,16 @@ cdef inline bint in_window(const half_flow *receiver, uint32_t sequence) noexcep
 
 
 cdef inline bint acknowledges_syn(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
-    """Whether a way's first acknowledgment is for something that the other way's SYN took."""
+    """Whether the segment of a way that has acknowledged nothing yet is for something that the other's SYN took."""
     return (
         other.tcp & TCP_SEEN_SYN != 0
         and tcp_acknowledgment(tcp) - way.ack_next - 1 < way.window_end - way.ack_next
     )
+
+
+cdef inline bint first_ack_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
+    """An ACK without a SYN before it is of another connection, whatever its number."""
+    return (way.tcp & TCP_SEEN_SYN or tcp_flags(tcp) & TCP_SYN) and acknowledges_syn(way, other, tcp)
 
 
 cdef inline bint reset_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
