@@ -13,8 +13,8 @@ from arcbox_net.dataplane.engine_state cimport nat_engine, nat_prefix, nat_setti
 from arcbox_net.dataplane.fragment cimport fragment_ids_init
 from arcbox_net.dataplane.mapping cimport (
     FILTER_ADDRESS_AND_PORT_DEPENDENT, FILTER_ADDRESS_DEPENDENT, FILTER_ENDPOINT_INDEPENDENT, mapping_config,
-    mapping_free, mapping_init,
 )
+from arcbox_net.dataplane.mapping_setup cimport mapping_free, mapping_init
 from arcbox_net.dataplane.nat_open cimport nat_flow_gone
 from arcbox_net.dataplane.reassembly cimport reassembly_free, reassembly_init
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND
