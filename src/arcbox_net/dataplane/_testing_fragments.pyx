@@ -8,7 +8,7 @@ from arcbox_net.dataplane.emitter cimport emitter, emitter_free, emitter_init, e
 from arcbox_net.dataplane.fragment cimport fragment_emit, fragment_id_next, fragment_ids, fragment_ids_init
 from arcbox_net.dataplane.fragment_store cimport (
     BLOCK_BYTES, BLOCKS_MAX, BLOCKS_OWNER, BLOCKS_SHARE, DATAGRAMS_MAX, DATAGRAMS_OWNER, DATAGRAMS_SHARE,
-    PARTS_MAX,
+    PARTS_MAX, SHARES,
 )
 from arcbox_net.dataplane.icmp_refuse cimport icmp_answers, icmp_refuse, tcp_refuse
 from arcbox_net.dataplane.reassembly cimport (
@@ -132,6 +132,7 @@ cdef class Stages:
         return found
 
     def counts(self):
+        shares = [(self.fragments.store.shares[i].count, self.fragments.store.shares[i].blocks) for i in range(SHARES)]
         return {
             "overflows": self.out.overflows,
             "limited": self.answers.limited,
@@ -139,6 +140,6 @@ cdef class Stages:
             "refused": self.fragments.refused,
             "timeouts": self.fragments.timeouts,
             "evicted": self.fragments.store.evicted,
-            "datagrams": self.fragments.store.shares[0].count + self.fragments.store.shares[1].count,
-            "blocks": self.fragments.store.shares[0].blocks + self.fragments.store.shares[1].blocks,
+            "datagrams": sum(count for count, _ in shares),
+            "blocks": sum(blocks for _, blocks in shares),
         }

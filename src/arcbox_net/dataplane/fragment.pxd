@@ -10,8 +10,8 @@ cdef enum:
     FRAGMENT_IDS = 2048  # counters; addresses and a protocol always use the same
 
 cdef struct fragment_ids:
-    uint64_t seed
-    uint16_t next[FRAGMENT_IDS]
+    uint64_t seed[2]
+    uint32_t next[FRAGMENT_IDS]
 
 
 cdef void fragment_ids_init(fragment_ids *ids, const uint64_t *seed) noexcept nogil
@@ -20,14 +20,18 @@ cdef Verdict fragment_emit(
 ) noexcept nogil
 
 
+cdef inline uint32_t fragment_id_of(fragment_ids *ids, uint64_t ends) noexcept nogil:
+    """RFC 6864: the one that has not been used between these *ends* for the longest time."""
+    cdef uint32_t *counter
+    ends = (ends ^ ids.seed[0]) * <uint64_t>0x9E3779B97F4A7C15
+    ends = (ends ^ (ends >> 29)) * <uint64_t>0xBF58476D1CE4E5B9
+    counter = &ids.next[ends >> 53]
+    counter[0] += 1
+    return counter[0]
+
+
 cdef inline uint16_t fragment_id_next(
     fragment_ids *ids, uint32_t source_be, uint32_t destination_be, uint8_t protocol
 ) noexcept nogil:
-    """RFC 6864: the one that (source, destination, protocol) has not used for the longest time."""
-    cdef uint64_t mixed = (<uint64_t>source_be << 32 | destination_be) ^ ids.seed
-    cdef uint16_t *counter
-    mixed = (mixed + protocol) * <uint64_t>0x9E3779B97F4A7C15
-    mixed = (mixed ^ (mixed >> 29)) * <uint64_t>0xBF58476D1CE4E5B9
-    counter = &ids.next[mixed >> 53]
-    counter[0] += 1
-    return counter[0]
+    """An IPv4 identification, of (source, destination, protocol)."""
+    return <uint16_t>fragment_id_of(ids, (<uint64_t>source_be << 32 | destination_be) + protocol)

@@ -1,15 +1,15 @@
-"""Cuts packets to the MTU (RFC 791 3.2): all fragments of one are emitted, in order, or none is.
+"""Cuts packets to the MTU (RFC 791 3.2, RFC 8200 4.5): all fragments of one are emitted, in order, or none is.
 
 Fragments get an identification of their own, for behind one external address there are several senders who know
-nothing of each other's (RFC 6864 5.3, RFC 7857 11).
+nothing of each other's (RFC 6864 5.3, RFC 7857 11). Of IPv6 only datagrams that came in fragments are cut.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.emitter cimport emit_packet, emit_room, emitter
-from arcbox_net.dataplane.fragment cimport FRAGMENT_IDS, fragment_id_next, fragment_ids
-from arcbox_net.dataplane.offload cimport offload_read
+from arcbox_net.dataplane.fragment cimport FRAGMENT_IDS, fragment_id_next, fragment_id_of, fragment_ids
+from arcbox_net.dataplane.offload cimport offload_is_none, offload_read
 from arcbox_net.dataplane.verdict cimport DROP_TOO_BIG, VERDICT_FRAGMENTED, Direction, Verdict
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES, frame
 from arcbox_net.wire.checksum cimport checksum_add, checksum_store
@@ -18,7 +18,13 @@ from arcbox_net.wire.ipv4 cimport (
     IPV4_OPTION_NOP, IPV4_TOTAL_LENGTH, ipv4_destination_be, ipv4_header_size, ipv4_protocol,
     ipv4_set_checksum, ipv4_source_be, ipv4_total_length,
 )
-from arcbox_net.wire.octets cimport load_u16_be, store_u16
+from arcbox_net.wire.ipv6 cimport (
+    IPV6_ADDRESS_BYTES, IPV6_FRAGMENT_BYTES, IPV6_FRAGMENT_FIELD, IPV6_FRAGMENT_HEADER, IPV6_FRAGMENT_IDENTIFICATION,
+    IPV6_FRAGMENT_NEXT_HEADER, IPV6_HEADER_BYTES, IPV6_HOP_BY_HOP, IPV6_MF, IPV6_MTU_MIN, IPV6_NEXT_HEADER,
+    IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, ipv6_total_length,
+)
+from arcbox_net.wire.octets cimport load_u16_be, store_u16, store_u32
+from arcbox_net.wire.siphash cimport siphash13
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
 from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NEEDS_CSUM, virtio_net_header
 
@@ -26,14 +32,22 @@ cdef enum:
     OPTION_COPIED = 0x80  # every fragment has the option, not only the first
 
 
+cdef struct cut:
+    uint32_t header_size  # of what all fragments have
+    uint32_t extension_size  # of the fragment header, if there is one
+    uint32_t size  # of the rest
+    uint32_t part_max  # bytes of the rest in a fragment
+    uint32_t identification
+
+
 cdef void fragment_ids_init(fragment_ids *ids, const uint64_t *seed) noexcept nogil:
     """Counters that begin anywhere: nobody can tell from one how many packets were sent."""
     cdef uint64_t mixed = seed[1]
     cdef int i
-    ids.seed = seed[0]
+    ids.seed[0], ids.seed[1] = seed[0], seed[1]
     for i in range(FRAGMENT_IDS):
         mixed = mixed * <uint64_t>6364136223846793005 + <uint64_t>1442695040888963407
-        ids.next[i] = <uint16_t>(mixed >> 48)
+        ids.next[i] = <uint32_t>(mixed >> 32)
 
 
 cdef Verdict fragment_emit(
@@ -43,35 +57,86 @@ cdef Verdict fragment_emit(
 
     Its partial checksum is finished first. `DROP_TOO_BIG` for a super-frame, and when there is no room.
     """
-    cdef const uint8_t *ip = packet.data + packet.l3
-    cdef uint32_t header_size = ipv4_header_size(ip), size = ipv4_total_length(ip) - header_size
-    cdef uint32_t part_max, part, at = 0
-    cdef uint16_t identification
-    cdef uint8_t *out
-    if not _finish_checksum(packet):
-        return DROP_TOO_BIG
-    mtu = max(mtu, <uint32_t>IPV4_MTU_MIN)
-    if header_size + size <= mtu:
-        part_max = size
+    cdef cut c
+    if packet.data[packet.l3] >> 4 == 4:
+        if not _finish_checksum(packet):
+            return DROP_TOO_BIG
+        _cut_ipv4(&c, ids, packet.data + packet.l3, mtu)
     else:
-        part_max = (mtu - header_size) & ~<uint32_t>7
-    if not emit_room(e, (size + part_max - 1) // part_max if size else 1, packet.l3 + header_size + part_max):
+        if not offload_is_none(packet):
+            return DROP_TOO_BIG
+        _cut_ipv6(&c, ids, packet.data + packet.l3, mtu)
+    return _emit(e, &c, packet, towards)
+
+
+cdef void _cut_ipv4(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) noexcept nogil:
+    c.header_size = ipv4_header_size(ip)
+    c.extension_size = 0
+    c.size = ipv4_total_length(ip) - c.header_size
+    c.identification = fragment_id_next(ids, ipv4_source_be(ip), ipv4_destination_be(ip), ipv4_protocol(ip))
+    _fit(c, max(mtu, <uint32_t>IPV4_MTU_MIN))
+
+
+cdef void _cut_ipv6(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) noexcept nogil:
+    """Hop-by-hop options stay ahead of the fragment header."""
+    c.header_size = IPV6_HEADER_BYTES
+    if ip[IPV6_NEXT_HEADER] == IPV6_HOP_BY_HOP:
+        c.header_size += (<uint32_t>ip[IPV6_HEADER_BYTES + 1] + 1) * 8
+    c.extension_size = IPV6_FRAGMENT_BYTES
+    c.size = ipv6_total_length(ip) - c.header_size
+    c.identification = fragment_id_of(
+        ids, siphash13(ids.seed[0], ids.seed[1], ip + IPV6_SOURCE, 2 * IPV6_ADDRESS_BYTES)
+    )
+    mtu = max(mtu, <uint32_t>IPV6_MTU_MIN)
+    if c.header_size + c.size <= mtu:
+        c.extension_size = 0
+    _fit(c, max(mtu, c.header_size + IPV6_FRAGMENT_BYTES + 8))
+
+
+cdef void _fit(cut *c, uint32_t mtu) noexcept nogil:
+    cdef uint32_t ahead = c.header_size + c.extension_size
+    c.part_max = c.size if ahead + c.size <= mtu else (mtu - ahead) & ~<uint32_t>7
+
+
+cdef Verdict _emit(emitter *e, const cut *c, const frame *packet, Direction towards) noexcept nogil:
+    cdef const uint8_t *ip = packet.data + packet.l3
+    cdef uint32_t ahead = c.header_size + c.extension_size, part, at = 0
+    cdef uint8_t *out
+    if not emit_room(e, (c.size + c.part_max - 1) // c.part_max if c.size else 1, packet.l3 + ahead + c.part_max):
         return DROP_TOO_BIG
-    identification = fragment_id_next(ids, ipv4_source_be(ip), ipv4_destination_be(ip), ipv4_protocol(ip))
     while True:  # at most 65,535 / 8 turns: a part has 8 bytes at least
-        part = min(part_max, size - at)
-        out = emit_packet(e, packet, towards, header_size + part)
-        memcpy(out, ip, header_size)
-        if at:
-            _drop_options(out, header_size)
-        memcpy(out + header_size, ip + header_size + at, part)
-        store_u16(out + IPV4_TOTAL_LENGTH, header_size + part)
-        store_u16(out + IPV4_IDENTIFICATION, identification)
-        store_u16(out + IPV4_FRAGMENT, (IPV4_MF if at + part < size else 0) | at // 8)
-        ipv4_set_checksum(out)
+        part = min(c.part_max, c.size - at)
+        out = emit_packet(e, packet, towards, ahead + part)
+        memcpy(out, ip, c.header_size)
+        memcpy(out + ahead, ip + c.header_size + at, part)
+        if ip[0] >> 4 == 4:
+            _finish_ipv4(out, c, at, part)
+        else:
+            _finish_ipv6(out, c, at, part)
         at += part
-        if at >= size:
+        if at >= c.size:
             return VERDICT_FRAGMENTED
+
+
+cdef void _finish_ipv4(uint8_t *out, const cut *c, uint32_t at, uint32_t part) noexcept nogil:
+    if at:
+        _drop_options(out, c.header_size)
+    store_u16(out + IPV4_TOTAL_LENGTH, c.header_size + part)
+    store_u16(out + IPV4_IDENTIFICATION, c.identification)
+    store_u16(out + IPV4_FRAGMENT, (IPV4_MF if at + part < c.size else 0) | at // 8)
+    ipv4_set_checksum(out)
+
+
+cdef void _finish_ipv6(uint8_t *out, const cut *c, uint32_t at, uint32_t part) noexcept nogil:
+    cdef uint8_t *extension = out + c.header_size
+    cdef uint8_t *field = out + (IPV6_NEXT_HEADER if c.header_size == IPV6_HEADER_BYTES else IPV6_HEADER_BYTES)
+    store_u16(out + IPV6_PAYLOAD_LENGTH, c.header_size - IPV6_HEADER_BYTES + c.extension_size + part)
+    if c.extension_size:
+        extension[IPV6_FRAGMENT_NEXT_HEADER] = field[0]
+        extension[1] = 0
+        store_u16(extension + IPV6_FRAGMENT_FIELD, at | (IPV6_MF if at + part < c.size else 0))
+        store_u32(extension + IPV6_FRAGMENT_IDENTIFICATION, c.identification)
+        field[0] = IPV6_FRAGMENT_HEADER
 
 
 cdef bint _finish_checksum(frame *packet) noexcept nogil:

@@ -2,19 +2,19 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from arcbox_net.wire.ipv4 cimport IPV4_HEADER_BYTES_MAX
-
 cdef enum:
     FRAGMENT_NONE = 0xFFFF  # no datagram, block or owner
-    DATAGRAMS_MAX = 1024
-    DATAGRAMS_SHARE = 512  # of those, for each direction
+    SHARES = 4  # by direction and IP version
+    DATAGRAMS_MAX = 2048
+    DATAGRAMS_SHARE = 512  # of those, for each share
     DATAGRAMS_OWNER = 64  # of those, for a guest, or for an address outside
     BLOCK_BYTES = 1536  # holds what an Ethernet frame can carry
-    BLOCKS_MAX = 8192
+    BLOCKS_MAX = 16384
     BLOCKS_SHARE = 4096
     BLOCKS_OWNER = (1 << 20) // BLOCK_BYTES
     PARTS_MAX = 128  # 65,535 bytes in packets of 576
     LINK_BYTES_MAX = 32  # what may be ahead of the IP header
+    HEADERS_BYTES_MAX = 128  # what may be ahead of a part: the IP header, options, the fragment header
     BUCKETS = 1024
 
 cdef enum:  # links: each datagram is in two lists
@@ -35,7 +35,7 @@ cdef struct datagram_part:
     uint16_t block  # first of a chain
 
 cdef struct datagram:
-    uint64_t key_addresses
+    uint64_t key_addresses  # of IPv6 a hash that nobody finds a second pair of addresses for
     uint64_t key_rest  # as a flow's, with the identification in place of the ports
     uint64_t started_ns
     uint32_t held  # payload bytes that are there
@@ -47,9 +47,9 @@ cdef struct datagram:
     uint8_t refused  # fragments overlapped: it will never be whole
     uint8_t ecn  # bits by the ECN fields that were seen
     uint8_t link_size
-    uint8_t header_size  # of the first fragment's; 0 until it is there
+    uint8_t header_size  # of what the first fragment has ahead of its part; 0 until it is there
     uint8_t link[LINK_BYTES_MAX]
-    uint8_t header[IPV4_HEADER_BYTES_MAX]
+    uint8_t header[HEADERS_BYTES_MAX]
     datagram_part part[PARTS_MAX]  # by offset
 
 cdef struct fragment_owner:
@@ -75,7 +75,7 @@ cdef struct fragment_store:
     uint16_t free_datagram  # chained by its link in the share
     uint16_t free_owner
     uint16_t free_block
-    fragment_share shares[2]  # by direction
+    fragment_share shares[SHARES]
     uint16_t buckets[BUCKETS]
     uint16_t owner_buckets[BUCKETS]
 
@@ -97,5 +97,5 @@ cdef bint datagram_part_is(
 cdef void datagram_read(const fragment_store *s, const datagram_part *part, uint8_t *out) noexcept nogil
 
 
-cdef inline uint16_t datagram_oldest(const fragment_store *s, int direction) noexcept nogil:
-    return s.shares[direction].datagrams.head
+cdef inline uint16_t datagram_oldest(const fragment_store *s, int share) noexcept nogil:
+    return s.shares[share].datagrams.head

@@ -2,7 +2,8 @@
 
 Whoever is at a limit loses the datagram that waits longest, and nobody else does: a guest that loses some of its
 fragments on their way can go on sending. A datagram is its owner's: the guest's that sends it, or that of the
-address outside that it comes from. Each direction has half of the memory, so nothing from outside takes a guest's.
+address outside that it comes from. Each direction of each IP version has its share of the memory, so nothing from
+outside takes a guest's.
 
 All memory is one allocation each at the start, and is touched only as far as it is used.
 """
@@ -14,7 +15,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 from arcbox_net.dataplane.flow cimport KEY_DIRECTION_SHIFT
 from arcbox_net.dataplane.fragment_store cimport (
     BLOCK_BYTES, BLOCKS_MAX, BLOCKS_OWNER, BLOCKS_SHARE, BUCKETS, DATAGRAMS_MAX, DATAGRAMS_OWNER,
-    DATAGRAMS_SHARE, FRAGMENT_NONE, LINK_OWNER, LINK_SHARE, PARTS_MAX, datagram, datagram_link, datagram_list,
+    DATAGRAMS_SHARE, FRAGMENT_NONE, LINK_OWNER, LINK_SHARE, PARTS_MAX, SHARES, datagram, datagram_link, datagram_list,
     datagram_part, fragment_owner, fragment_share, fragment_store,
 )
 from arcbox_net.wire.siphash cimport siphash13
@@ -26,8 +27,9 @@ cdef bint fragment_store_init(fragment_store *s, const uint64_t *seed) noexcept 
     memset(s, 0, sizeof(fragment_store))
     memset(s.buckets, 0xFF, sizeof(s.buckets))
     memset(s.owner_buckets, 0xFF, sizeof(s.owner_buckets))
-    for i in range(2):
+    for i in range(SHARES):
         s.shares[i].datagrams.head = s.shares[i].datagrams.tail = FRAGMENT_NONE
+    for i in range(2):
         s.links[i] = <datagram_link *>calloc(DATAGRAMS_MAX, sizeof(datagram_link))
         s.seed[i] = seed[i]
     s.datagrams = <datagram *>calloc(DATAGRAMS_MAX, sizeof(datagram))
@@ -291,4 +293,4 @@ cdef uint32_t _bucket(const fragment_store *s, uint64_t first, uint64_t second) 
 
 
 cdef fragment_share *_share_of(fragment_store *s, uint64_t key_rest) noexcept nogil:
-    return &s.shares[key_rest >> KEY_DIRECTION_SHIFT & 1]
+    return &s.shares[key_rest >> KEY_DIRECTION_SHIFT & (SHARES - 1)]  # KEY_IPV6_SHIFT is the next

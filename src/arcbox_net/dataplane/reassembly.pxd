@@ -9,10 +9,12 @@ from arcbox_net.memory.frame cimport frame
 
 cdef enum:
     REASSEMBLY_S = 30  # RFC 791 3.2 says fifteen seconds at least
+    REASSEMBLY_IPV6_S = 60  # RFC 8200 4.5
 
 cdef struct reassembly:
     fragment_store store
     uint8_t *whole  # the datagram that was completed last
+    uint32_t largest  # bytes of the largest packet that brought a part of it
     uint64_t joined  # datagrams
     uint64_t refused  # datagrams whose fragments cannot be of one
     uint64_t timeouts  # datagrams
