@@ -253,3 +253,12 @@ def test_any_packet_with_a_fragment_header_is_survived(rests: list[tuple[int, by
         s.take(bytes(head(nh=next_header) / Raw(rest)))
     s.expire(TIMEOUT_NS + 1)
     assert s.counts()["datagrams"] == s.counts()["blocks"] == 0
+
+
+def test_the_largest_packet_that_brought_a_part_is_known() -> None:
+    s = Stages()
+    frames = cut(4000, at=1440)
+    take(s, frames[::-1])
+    assert s.counts()["largest"] == len(frames[0])
+    s.take(part(0, bytes(100), more=False))
+    assert s.counts()["largest"] == 148

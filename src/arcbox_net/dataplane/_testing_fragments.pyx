@@ -137,6 +137,7 @@ cdef class Stages:
             "overflows": self.out.overflows,
             "limited": self.answers.limited,
             "joined": self.fragments.joined,
+            "largest": self.fragments.largest,
             "refused": self.fragments.refused,
             "timeouts": self.fragments.timeouts,
             "evicted": self.fragments.store.evicted,
