@@ -73,7 +73,7 @@ cdef inline void unsolicited_refuse(
         table.cursor = (table.cursor + 1) % UNSOLICITED_MAX
         if place.due_ns == 0 or place.due_ns > now_ns:
             continue
-        syn = frame(place.bytes, place.size, 0, place.l3, 0)
+        syn = frame(&place.bytes[0], place.size, 0, place.l3, 0)  # the array itself would be copied to where data leads
         icmp_refuse(answers, &syn, OUTBOUND, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE, 0, now_ns)
         place.due_ns = 0
         table.count -= 1
