@@ -23,7 +23,7 @@ from arcbox_net.wire.octets cimport order_u16
 
 cdef enum:
     # conntrack 2, mappings 4, reassembly 2, identifications 1
-    SEED_WORDS = 9
+    SEED_WORDS = 10
     # Ports that forwards may take beside those of the flows.
     STATIC_PORTS_MAX = 65536
 
