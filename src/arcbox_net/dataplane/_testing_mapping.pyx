@@ -22,6 +22,7 @@ from arcbox_net.dataplane.port_pool cimport (
 )
 from arcbox_net.dataplane.random_ports cimport random_source
 from arcbox_net.wire.octets cimport order_u16
+from arcbox_net.wire.udp cimport PROTOCOL_UDP
 
 GUESTS_MAX = _GUESTS_MAX
 EXTERNALS_MAX = _EXTERNALS_MAX
@@ -163,6 +164,41 @@ cdef class Mappings:
 
     def fragments_drop(self, uint32_t ip, uint32_t datagrams, uint32_t size):
         guest_fragments_drop(&self._table.guests, guest_find(&self._table.guests, ip), datagrams, size)
+
+    def find_all(self, const uint32_t[::1] endpoints):
+        """How many of the UDP *endpoints* (a guest's number above its port of 16 bits) have a mapping."""
+        cdef Py_ssize_t i
+        cdef uint32_t found = 0
+        with nogil:
+            for i in range(endpoints.shape[0]):
+                found += mapping_find(
+                    &self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i]
+                ) != MAPPING_NONE
+        return found
+
+    def open_all(self, const uint32_t[::1] endpoints, uint32_t now):
+        """A mapping with a flow for each of the endpoints; how many there were to be had."""
+        cdef Py_ssize_t i
+        cdef uint32_t id
+        cdef uint32_t opened = 0
+        cdef uint8_t why
+        with nogil:
+            for i in range(endpoints.shape[0]):
+                id = mapping_outbound(
+                    &self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i], now, &why
+                )
+                opened += id != MAPPING_NONE and mapping_hold(&self._table, id, 1, True)
+        return opened
+
+    def close_all(self, const uint32_t[::1] endpoints, uint32_t now):
+        """End what `open_all` opened."""
+        cdef Py_ssize_t i
+        with nogil:
+            for i in range(endpoints.shape[0]):
+                mapping_drop(
+                    &self._table,
+                    mapping_find(&self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i]), 1, True, now,
+                )
 
     def bytes_per_mapping(self):
         """The mapping, its port's hold, and the two slots of the index that half load takes."""
