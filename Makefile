@@ -9,7 +9,7 @@ COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 BENCH_PARTS := $(addprefix bench/,common.py contenders.py report.py rootless_tables.py dataplane/slices.py)
 BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py))))
 
-.PHONY: demo test fast e2e lint bench asan tsan build clean
+.PHONY: demo test fast e2e lint bench asan tsan fuzz build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -46,6 +46,21 @@ asan: build
 
 tsan: build  ## two threads on the packet pool and the ring, under ThreadSanitizer
 	scripts/tsan $(BIN)
+
+FUZZ_TARGETS ?= conntrack nat
+FUZZED := arcbox_net.dataplane arcbox_net.memory arcbox_net.wire
+ABX_FUZZ_SECONDS ?= 120
+
+fuzz: build/fuzz/libfuzzer.so build  ## each of FUZZ_TARGETS for ABX_FUZZ_SECONDS, all at once
+	CC=clang LDSHARED='clang -shared' ARCBOX_BUILD=fuzz ARCBOX_MODULES='$(FUZZED)' \
+	$(BIN)/python setup.py -q build --build-base build/fuzz --build-lib build/fuzz/lib
+	scripts/fuzz $(ABX_FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+build/fuzz/libfuzzer.so:
+	@scripts/system-packages fuzz
+	mkdir -p $(@D)
+	clang -shared -o $@ -Wl,--whole-archive "$$(clang -print-file-name=libclang_rt.fuzzer_no_main-x86_64.a)" \
+	-Wl,--no-whole-archive -l:libstdc++.so.6 -lpthread -lm
 
 build: $(VENV)/.stamp-build
 

@@ -1,6 +1,6 @@
-"""Build of the compiled modules. ARCBOX_BUILD=release|debug|asan|tsan selects the flags; C goes to build/.
+"""Build of the compiled modules. ARCBOX_BUILD=release|debug|asan|tsan|fuzz selects the flags; C goes to build/.
 
-ARCBOX_MODULES=arcbox_net.memory builds only what is below that package.
+ARCBOX_MODULES="arcbox_net.memory arcbox_net.wire" builds only what is below those packages.
 """
 
 import os
@@ -18,6 +18,11 @@ FLAVOURS: dict[str, tuple[list[str], list[str]]] = {
         ["-fsanitize=address,undefined"],
     ),
     "tsan": (["-O1", "-g", "-DABX_DEBUG=1", "-fsanitize=thread"], ["-fsanitize=thread"]),
+    # For clang (CC=clang): counts what each input reaches, for the libFuzzer that tests/fuzz/run.py loads.
+    "fuzz": (
+        ["-O1", "-g", "-DABX_DEBUG=1", "-fsanitize=fuzzer-no-link,address,undefined", "-shared-libasan"],
+        ["-fsanitize=address,undefined", "-shared-libasan"],
+    ),
 }
 WARNINGS = ["-Wall", "-Wextra", "-Wsign-compare", "-Wno-unused-parameter", "-Wno-unused-function"]
 DIRECTIVES = {
@@ -36,11 +41,11 @@ def extensions() -> list[Extension]:
     if flavour not in FLAVOURS:
         sys.exit(f"ARCBOX_BUILD={flavour!r}: expected one of {', '.join(FLAVOURS)}")
     compile_flags, link_flags = FLAVOURS[flavour]
-    wanted = os.environ.get("ARCBOX_MODULES", "arcbox_net")
+    wanted = tuple(f"{package}." for package in os.environ.get("ARCBOX_MODULES", "arcbox_net").split())
     found = []
     for path in sorted(Path("src").rglob("*.pyx")):
         module = ".".join(path.relative_to("src").with_suffix("").parts)
-        if not f"{module}.".startswith(f"{wanted}."):
+        if not f"{module}.".startswith(wanted):
             continue
         found.append(
             Extension(

@@ -1,0 +1,221 @@
+"""Arbitrary frames and pauses through a NAT engine: what comes out is self-consistent, what is dropped is untouched.
+
+An input is a byte of configuration, then steps: a byte that says what (`STEPS`), and what that step reads.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from arcbox_net.dataplane.engine import NatEngine
+from arcbox_net.dataplane.nat_config import NatEngineConfig
+from arcbox_net.dataplane.verdict import Direction, Verdict
+from arcbox_net.memory.batch import FrameBatch
+from arcbox_net.wire.checksums import checksum, pseudo_header_checksum
+from tests.fuzz.reader import Input
+from tests.support.frames import ICMP_ECHO, echo, icmp, tcp, udp
+from tests.support.nat import E2, E3, EXTERNAL, A, B
+
+FILTERING = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+FORWARDED = (Verdict.VERDICT_FORWARD, Verdict.VERDICT_HAIRPIN)
+STEPS_MAX = 64
+VNET_BYTES = 12
+ETHERNET = bytes.fromhex("020000000001020000000002") + b"\x08\x00"
+GUESTS, REMOTES = (A, B, "192.168.64.77", "10.0.0.1"), (E2, E3, EXTERNAL, A)
+PORTS = (80, 4000, 50000, 50001, 53, 0, 8080, 65535)
+ICMP_PROTOCOL, TCP_PROTOCOL, UDP_PROTOCOL = 1, 6, 17
+
+
+class Session:
+    """One engine, and the packets that it forwarded last: later steps answer or quote them."""
+
+    def __init__(self, options: int) -> None:
+        self.engine = NatEngine(
+            NatEngineConfig(
+                EXTERNAL,
+                port_range=(50000, 50015),
+                ports_per_guest=12,
+                conntrack_size=16,
+                fast_cache_size=8,
+                filtering=FILTERING[options % 3],
+                inbound_refresh=bool(options & 4),
+                port_parity=bool(options & 8),
+                unsolicited_syn="refuse" if options & 16 else "drop",
+                uplink_mtu=1280 if options & 32 else 1500,
+                seed=bytes(32),
+            )
+        )
+        self.engine.add_forward("tcp", 8080, B, 80)
+        self.now = 1000.0
+        self.last = bytes(udp((A, 4000), (E2, 80)))
+
+    def give(self, packet: bytes, direction: Direction, vnet: bytes = b"") -> None:
+        """Translate *packet*, an IP packet, behind an Ethernet header and the virtio-net header *vnet*."""
+        ahead = len(vnet) + len(ETHERNET)
+        frame = bytearray(vnet + ETHERNET + packet)
+        batch = FrameBatch.over([frame], vnet=bool(vnet), l3=len(ETHERNET))
+        verdict = Verdict(self.engine.translate(batch, direction, self.now)[0])
+        batch.clear()
+        if verdict in FORWARDED:
+            after = bytes(frame[ahead:])
+            check(after, l4=not vnet and whole(packet))
+            self.last = after
+        elif verdict >= Verdict.DROP_FIRST:
+            assert frame[ahead:] == packet, f"{verdict.name}, and rewritten"
+        self.look_at_emitted()
+
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+        self.engine.expire(self.now, 64)
+        self.look_at_emitted()
+
+    def look_at_emitted(self) -> None:
+        for one in self.engine.emitted():
+            packet = bytes(one.frame[len(ETHERNET) :])
+            check(packet, l4=not struct.unpack_from("!H", packet, 6)[0] & 0x3FFF)
+
+    def end(self) -> None:
+        assert len(list(self.engine.flows())) == self.engine.stats()["flows"] <= 16
+        list(self.engine.mappings())
+        self.engine.close()
+
+
+def translate(body: bytes) -> None:
+    """The target: parse and NAT."""
+    read = Input(body)
+    session = Session(read.number())
+    for _ in range(STEPS_MAX):
+        if not read:
+            break
+        STEPS[read.number() % len(STEPS)](session, read)
+    session.end()
+
+
+def any_packet(session: Session, read: Input) -> None:
+    """Bytes as they are."""
+    direction = Direction(read.number() & 1)
+    session.give(read.take(read.number()), direction)
+
+
+def repaired_packet(session: Session, read: Input) -> None:
+    """Bytes whose lengths and checksums are put right, so that more than the first check sees them."""
+    options = read.number()
+    packet = bytearray(read.take(20 + read.number()).ljust(28, b"\0"))
+    if options & 2:
+        packet[12:16] = bytes(map(int, GUESTS[options >> 2 & 3].split(".")))
+        packet[16:20] = bytes(map(int, REMOTES[options >> 4 & 3].split(".")))
+    repair(packet)
+    session.give(bytes(packet), Direction(options & 1))
+
+
+def offloaded_packet(session: Session, read: Input) -> None:
+    """A built packet with any virtio-net header."""
+    vnet = read.take(VNET_BYTES).ljust(VNET_BYTES, b"\0")
+    session.give(built(read), Direction.OUTBOUND, vnet)
+
+
+def built_packet(session: Session, read: Input) -> None:
+    session.give(built(read), Direction.OUTBOUND)
+
+
+def answer(session: Session, read: Input) -> None:
+    """The last forwarded packet turned round, with some of its bytes changed and its checksums right."""
+    options = read.number()
+    packet = bytearray(session.last)
+    packet[12:20] = packet[16:20] + packet[12:16]
+    header = (packet[0] & 15) * 4
+    if packet[9] in (TCP_PROTOCOL, UDP_PROTOCOL):
+        packet[header : header + 4] = packet[header + 2 : header + 4] + packet[header : header + 2]
+    elif packet[header] == ICMP_ECHO:
+        packet[header] = 0
+    for _ in range(options >> 1 & 3):
+        packet[read.number() % len(packet)] = read.number()
+    if options & 8:
+        repair(packet)
+    session.give(bytes(packet), Direction(options & 1 ^ 1))
+
+
+def error(session: Session, read: Input) -> None:
+    """An ICMP error that quotes the last forwarded packet, or its answer."""
+    options, kind, code, mtu = read.number(), read.number(), read.number(), read.number(2)
+    quote = session.last[: read.number()]
+    outbound = bool(options & 1)
+    ends = (A, E2) if outbound else (E3, EXTERNAL)
+    session.give(bytes(icmp(*ends, kind, code, mtu, quote)), Direction(not outbound))
+
+
+def fragment(session: Session, read: Input) -> None:
+    """A fragment with any offset and identification, and a right header checksum."""
+    options, offset = read.number(), read.number(2)
+    payload = read.take(read.number())
+    packet = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), options >> 6, offset, 64, 17, 0))
+    ends = ((A, B)[options >> 1 & 1], E2) if options & 1 == Direction.OUTBOUND else (E2, EXTERNAL)
+    packet += b"".join(bytes(map(int, end.split("."))) for end in ends) + payload
+    packet[10:12] = checksum(bytes(packet[:20])).to_bytes(2, "big")
+    session.give(bytes(packet), Direction(options & 1))
+
+
+def pause(session: Session, read: Input) -> None:
+    session.wait(read.number(2))
+
+
+STEPS = (any_packet, repaired_packet, offloaded_packet, built_packet, answer, error, fragment, pause)
+
+
+def built(read: Input) -> bytes:
+    """A packet of a guest: protocol, ends, flags and sequence number as the input says."""
+    options, ports, size = read.number(), read.number(), read.number()
+    guest, remote = (A, B)[options & 1], REMOTES[options >> 1 & 3]
+    source, destination = (guest, PORTS[ports & 7]), (remote, PORTS[ports >> 3 & 7])
+    kind = options >> 3 & 3
+    if kind == 0:
+        return bytes(udp(source, destination, bytes(size * 8), fragment=options >> 5 & 2))
+    if kind == 1:
+        return bytes(echo(guest, remote, ports, bytes(size)))
+    flags, seq, ack = read.number(), read.number(4), read.number(4)
+    return bytes(tcp(source, destination, flags, bytes(size), seq=seq, ack=ack))
+
+
+def repair(packet: bytearray) -> None:
+    """Put the lengths and checksums of *packet* right, as far as its header size lets one find them."""
+    header = (packet[0] & 15) * 4
+    if header < 20 or header + 8 > len(packet):
+        return
+    struct.pack_into("!H", packet, 2, len(packet))
+    packet[10:12] = b"\0\0"
+    packet[10:12] = checksum(bytes(packet[:header])).to_bytes(2, "big")
+    at = {ICMP_PROTOCOL: 2, TCP_PROTOCOL: 16, UDP_PROTOCOL: 6}.get(packet[9])
+    l4 = packet[header:]
+    if at is None or len(l4) < at + 2:
+        return
+    if packet[9] == UDP_PROTOCOL:
+        l4[4:6] = len(l4).to_bytes(2, "big")
+    l4[at : at + 2] = b"\0\0"
+    l4[at : at + 2] = l4_sum(packet, l4).to_bytes(2, "big")
+    packet[header:] = l4
+
+
+def l4_sum(packet: bytes | bytearray, l4: bytes | bytearray) -> int:
+    if packet[9] == ICMP_PROTOCOL:
+        return checksum(bytes(l4))
+    ends = bytes(packet[12:16]), bytes(packet[16:20])
+    return checksum(bytes(l4), pseudo_header_checksum(*ends, packet[9], len(l4)))
+
+
+def whole(packet: bytes) -> bool:
+    """Whether *packet* is no fragment and its L4 checksum holds."""
+    header, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
+    l4 = packet[header:total]
+    if packet[9] == UDP_PROTOCOL:
+        size, written = struct.unpack_from("!HH", l4, 4)
+        if size != len(l4) or written == 0:
+            return False
+    return l4_sum(packet, l4) == 0
+
+
+def check(packet: bytes, *, l4: bool) -> None:
+    """A packet that leaves the engine: real lengths, a right header checksum, and a right one of L4 if *l4*."""
+    header, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
+    assert packet[0] >> 4 == 4 and 20 <= header <= total <= len(packet), "lengths"
+    assert checksum(packet[:header]) == 0, "header checksum"
+    assert not l4 or l4_sum(packet, packet[header:total]) == 0, "L4 checksum"

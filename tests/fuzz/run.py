@@ -1,0 +1,47 @@
+"""Run a fuzz target under libFuzzer: `python -m tests.fuzz.run TARGET [libFuzzer's options and corpora]`.
+
+`make fuzz` loads libFuzzer and the sanitizer's runtime ahead of Python, and puts modules on the path that clang built
+to count what an input reaches. An exception of the target is a crash: libFuzzer saves the input and exits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from tests.fuzz.targets import TARGETS
+
+
+def main() -> int:
+    name, *options = sys.argv[1:]
+    target = TARGETS[name]
+    # libFuzzer calls itself by these words, through a shell, to merge corpora.
+    words = [f"{sys.executable} -m tests.fuzz.run {name}".encode(), *(word.encode() for word in options)]
+    argc = ctypes.c_int(len(words))
+    argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
+    driver = ctypes.PyDLL(None).LLVMFuzzerRunDriver
+    driver.restype = ctypes.c_int
+    entry = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)(one_input(target))
+    return int(driver(ctypes.byref(argc), ctypes.byref(ctypes.cast(argv, ctypes.c_void_p)), entry))
+
+
+def one_input(target: Callable[[bytes], None]) -> Callable[[object, int], int]:
+    """*target* as libFuzzer calls it. It cannot return an exception: that ends the process, as a crash."""
+
+    def entry(body: object, size: int) -> int:
+        try:
+            target(ctypes.string_at(body, size))  # type: ignore[arg-type]
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os.abort()
+        return 0
+
+    return entry
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""What is fuzzed: each target takes any bytes, and raises when something is wrong that they caused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.fuzz.conntrack import operate
+from tests.fuzz.nat import translate
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"conntrack": operate, "nat": translate}
