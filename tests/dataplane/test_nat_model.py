@@ -43,7 +43,7 @@ guests = st.builds(Endpoint, st.sampled_from([A, B]), st.sampled_from([80, *rang
 peers = st.builds(Endpoint, st.sampled_from([E2, E3]), st.sampled_from([53, 80, 81]))
 externals = st.builds(Endpoint, st.just(EXTERNAL), st.sampled_from([8080, *range(RANGE[0], RANGE[1] + 1)]))
 protocols = st.sampled_from(["udp", "tcp", "tcp", "icmp"])
-BURST_MAX = 6
+BURST_MAX = 4
 
 
 def packets(
@@ -176,4 +176,4 @@ def seen(frame: bytearray) -> Packet:
 
 
 TestNatModel = NatMachine.TestCase
-TestNatModel.settings = settings(stateful_step_count=40, deadline=None)
+TestNatModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -129,10 +129,9 @@ class NatOracle:
             return
         mapping = self._mapping(packet.protocol, inside=packet.source)
         if verdict != Verdict.VERDICT_FORWARD:
-            # A hold that ends this second may or may not be over.
-            assert verdict in self._refusals(packet, mapping, now - 1), verdict.name
+            assert verdict in self._refusals(packet, mapping, now, may=True), verdict.name
             return
-        assert not list(self._refusals(packet, mapping, now)), "N24, N27: a limit is exceeded"
+        assert not list(self._refusals(packet, mapping, now, may=False)), "N24, N27: a limit is exceeded"
         assert out is not None
         if mapping is None:
             mapping = self._adopt(packet, out.source, now)
@@ -229,22 +228,31 @@ class NatOracle:
             if one.inside.ip == guest and not one.static:
                 assert one.external.ip == external.ip, "N2: a guest keeps one external address"
         assert self._fits(packet, external), "N4: another parity"
+        self.held = [one for one in self.held if (one.protocol, one.external) != (packet.protocol, external)]
         mapping = Mapping(packet.protocol, packet.source, external)
         self.mappings.append(mapping)
         return mapping
 
-    def _refusals(self, packet: Packet, mapping: Mapping | None, now: int) -> Iterator[Verdict]:
-        """The reasons, any of which is right, not to open a flow for *packet*."""
+    def _refusals(self, packet: Packet, mapping: Mapping | None, now: int, *, may: bool) -> Iterator[Verdict]:
+        """The reasons that there *may* be, any of which is right, not to open a flow for *packet*, or must be.
+
+        A hold that ends this second may be over, and a guest's own port on hold may count as one that it has.
+        """
         guest = packet.source.ip
         yield from self._full(guest)
         if mapping is not None:
             return
-        held = [one for one in self.held if now - one.ended < self.config.port_hold_s]
-        ports = [one for one in [*self.mappings, *held] if one.protocol == packet.protocol]
+        live = [one for one in self.mappings if one.protocol == packet.protocol]
+        held = [
+            one
+            for one in self.held
+            if one.protocol == packet.protocol and now - one.ended < self.config.port_hold_s + may
+        ]
+        counted = [*live, *held] if may else live
         quota = self.config.ports_per_guest
-        if quota is not None and sum(one.inside.ip == guest and not one.static for one in ports) >= quota:
+        if quota is not None and sum(one.inside.ip == guest and not one.static for one in counted) >= quota:
             yield Verdict.DROP_GUEST_PORTS
-        used = {one.external for one in ports if one not in held or one.inside.ip != guest}
+        used = {one.external for one in live} | {one.external for one in held if one.inside.ip != guest}
         if not any(self._fits(packet, one) for one in self._ports() if one not in used):
             yield Verdict.DROP_PORTS_EXHAUSTED
 
@@ -260,8 +268,9 @@ class NatOracle:
                 yield from (Endpoint(str(address), number) for number in range(low, high + 1))
 
     def _fits(self, packet: Packet, external: Endpoint) -> bool:
-        """N4: parity is kept where it is asked for and there is one."""
-        return not self.config.port_parity or external.number % 2 == packet.source.number % 2
+        """N4: the parity of a port is kept where that is asked for. An ICMP identifier has none."""
+        free = packet.protocol == "icmp" or not self.config.port_parity
+        return free or external.number % 2 == packet.source.number % 2
 
     def flow(
         self,
