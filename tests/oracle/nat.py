@@ -153,13 +153,12 @@ class NatOracle:
         if mapping is None:
             assert verdict == Verdict.DROP_NO_MAPPING, verdict.name
             return
+        if packet.protocol == "icmp":
+            assert verdict == Verdict.DROP_NO_MAPPING, "a reply opens nothing"
+            return
         contacted = [one.remote for one in mapping.flows if one.strong]
-        if packet.protocol == "icmp" or not (
-            mapping.static or ADMITS[self.config.filtering](contacted, packet.source)
-        ):
-            assert verdict in (Verdict.DROP_FILTERED, Verdict.DROP_UNSOLICITED_SYN, Verdict.DROP_NO_FLOW), (
-                verdict.name
-            )
+        if not (mapping.static or ADMITS[self.config.filtering](contacted, packet.source)):
+            assert verdict in (Verdict.DROP_FILTERED, Verdict.DROP_UNSOLICITED_SYN), verdict.name
             return
         if packet.protocol == "tcp" and packet.flags & (SYN | ACK | RST | FIN) != SYN:
             assert verdict == Verdict.DROP_NO_FLOW, verdict.name
