@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.conntrack cimport (
-    conntrack, conntrack_bytes, conntrack_candidate, conntrack_close, conntrack_expire, conntrack_expires_s,
-    conntrack_find, conntrack_free, conntrack_hash, conntrack_init, conntrack_is_behind, conntrack_next, conntrack_open,
+    conntrack_bytes, conntrack_candidate, conntrack_close, conntrack_expire, conntrack_expires_s, conntrack_find,
+    conntrack_free, conntrack_hash, conntrack_init, conntrack_is_behind, conntrack_next, conntrack_open,
     conntrack_prefetch, conntrack_verify, flow_timeouts,
 )
 from arcbox_net.dataplane.flow cimport FLOW_NONE, HALF_NONE, half_count, half_flow

@@ -8,9 +8,9 @@ Theory of operation
            │◀─────────────────────── SYN with a higher sequence number (RFC 9293 3.6.1) ────────────┘
            │◀──SYN── reset ◀── RST within the window, from every other state
 
-    A half flow knows up to where its way has acknowledged the other's bytes and how far the window goes that it offered.
-    A RST or FIN only counts with a sequence number in that range, which nobody off the path knows. Until a way has
-    acknowledged anything its half holds what the other way's SYN took: from `ack_next` to `window_end`.
+    A half flow knows up to where its way has acknowledged the other's bytes, and how far the window goes that it
+    offered. A RST or FIN only counts with a sequence number in that range, which nobody off the path knows. Until a way
+    has acknowledged anything its half holds what the other way's SYN took: from `ack_next` to `window_end`.
     What does not count is passed on, so that the ends can find out that they disagree (RFC 9293 3.5.1), and refreshes
     nothing. One thing is dropped: a RST outside a window that is known, as its receiver would (RFC 5961 3.2).
     After a RST only what a guest sends refreshes, and no further RST does (RFC 7857 2.2, 8): a forged one inside the
