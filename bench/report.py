@@ -25,6 +25,7 @@ BENCHMARKS = {
     "dns": "DNS: ours and dnsmasq",
     "rootless": "Without root: ours, pasta, slirp4netns and gvproxy",
     "dataplane.checksum": "Internet checksums, full and incremental",
+    "dataplane.conntrack": "The table of flows",
     "start": "Start, listing and memory",
 }
 
