@@ -8,7 +8,7 @@ from arcbox_net.dataplane.fast_cache cimport (
 )
 from arcbox_net.dataplane.flow cimport FLOW_NONE, HALF_NONE, half_flow, key_direction, key_protocol
 from arcbox_net.dataplane.slot_index cimport (
-    SLOT_NONE, slot_index_bytes, slot_index_free, slot_index_init, slot_insert, slot_next, slot_remove,
+    SLOT_NONE, slot_first, slot_index_bytes, slot_index_free, slot_index_init, slot_insert, slot_next, slot_remove,
 )
 from arcbox_net.dataplane.tcp_state cimport (
     TCP_CLOSING, TCP_OPENING, TCP_RESET, TcpState, tcp_state,
@@ -107,8 +107,8 @@ cdef uint32_t conntrack_open(
     conntrack_prefetch(c, reply_hash)
     if (
         c.flows == c.flows_max
-        or conntrack_search(c, hash, original.key_addresses, original.key_rest) != HALF_NONE
-        or conntrack_search(c, reply_hash, reply.key_addresses, reply.key_rest) != HALF_NONE
+        or is_taken(c, hash, original)
+        or is_taken(c, reply_hash, reply)
     ):
         return FLOW_NONE
     flow = c.begun if c.free == FLOW_NONE else c.free
@@ -128,6 +128,11 @@ cdef uint32_t conntrack_open(
     c.flows += 1
     wheel_arm(&c.wheel, flow, conntrack_expires_s(c, flow))
     return flow
+
+
+cdef inline bint is_taken(conntrack *c, uint64_t hash, const half_flow *template) noexcept nogil:
+    cdef uint32_t half = slot_first(&c.index, hash)
+    return conntrack_verify(c, half, hash, template.key_addresses, template.key_rest) != HALF_NONE
 
 
 cdef inline void half_begin(half_flow *half, const half_flow *template, uint32_t now_s) noexcept nogil:

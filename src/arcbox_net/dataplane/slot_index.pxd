@@ -108,7 +108,14 @@ cdef inline uint32_t slot_first(const slot_index *index, uint64_t hash) noexcept
         entry = (slots[abx_trailing_zeros_u64(matches)] & index.id_mask) - 1
         if entry != SLOT_NONE:
             return entry
+    elif slot_empties(slots):
+        return SLOT_NONE
     return slot_next(index, hash, &distance)
+
+
+cdef inline uint32_t slot_empties(const uint32_t *slots) noexcept nogil:
+    """Which slots of a group are empty, a bit for each."""
+    return (slots[0] == 0) | (slots[1] == 0) << 1 | (slots[2] == 0) << 2 | (slots[3] == 0) << 3
 
 
 cdef inline void slot_store(slot_index *index, uint32_t at, uint32_t slot) noexcept nogil:
@@ -120,14 +127,15 @@ cdef inline void slot_store(slot_index *index, uint32_t at, uint32_t slot) noexc
 cdef inline bint slot_insert(slot_index *index, uint64_t hash, uint32_t entry) noexcept nogil:
     """Add *entry*, which is not in the index. False: no free slot within SLOT_DISTANCE_MAX of its home."""
     cdef uint32_t home = slot_home(index, hash)
-    cdef uint32_t distance, at
-    for distance in range(SLOT_DISTANCE_MAX + 1):
-        at = (home + distance) & index.mask
-        if index.slots[at] == 0:
-            slot_store(index, at, (<uint32_t>hash & ~index.id_mask) | (entry + 1))
-            index.used += 1
-            return True
-    return False
+    cdef uint32_t empties = slot_empties(&index.slots[home])
+    cdef uint32_t distance = abx_trailing_zeros_u64(empties) if empties else SLOT_GROUP
+    while index.slots[(home + distance) & index.mask] != 0:
+        distance += 1
+        if distance > SLOT_DISTANCE_MAX:
+            return False
+    slot_store(index, (home + distance) & index.mask, (<uint32_t>hash & ~index.id_mask) | (entry + 1))
+    index.used += 1
+    return True
 
 
 cdef inline bint slot_remove(slot_index *index, uint64_t hash, uint32_t entry) noexcept nogil:
