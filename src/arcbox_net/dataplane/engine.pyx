@@ -13,11 +13,14 @@ from arcbox_net.dataplane.conntrack cimport (
 )
 from arcbox_net.dataplane.engine_forwards cimport forward_add, forward_remove
 from arcbox_net.dataplane.engine_listing cimport address_be_of, flow_view, mapping_view, protocol_of
-from arcbox_net.dataplane.engine_setup cimport engine_free, engine_make, setup_settings, setup_timeouts
+from arcbox_net.dataplane.engine_setup cimport (
+    engine_free, engine_make, setup_mappings, setup_settings, setup_timeouts,
+)
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport FLOW_NONE
 from arcbox_net.dataplane.flow_filter cimport flow_filter, flow_is_allowed, flow_matches
-from arcbox_net.dataplane.mapping cimport MAPPING_NONE, mapping_next
+from arcbox_net.dataplane.mapping cimport MAPPING_NONE, mapping_config, mapping_next
+from arcbox_net.dataplane.mapping_setup cimport mapping_reconfigure
 from arcbox_net.dataplane.nat cimport nat_burst, nat_expire
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND, VERDICTS, Direction
 from arcbox_net.memory.batch cimport FrameBatch
@@ -25,16 +28,13 @@ from arcbox_net.memory.batch cimport FrameBatch
 from arcbox_net.dataplane.nat_views import Emission, NatForward
 from arcbox_net.dataplane.verdict import Direction as _Direction
 from arcbox_net.dataplane.verdict import Verdict as _Verdict
-from arcbox_net.errors import ConfigError, ForwardNotFound, NotRunning
+from arcbox_net.errors import ConfigError, ForwardNotFound, LimitReached, NotRunning
 
 cdef enum:
     STEP = 1024  # places of a table that are looked at before other threads get their turn
 
 # What the tables were made for.
-_FOR_LIFE = (
-    "conntrack_size", "fast_cache_size", "external_ip", "port_range", "l3_offset", "seed", "filtering",
-    "flows_per_guest", "ports_per_guest", "preserve_ports", "port_parity", "port_hold_s",
-)
+_FOR_LIFE = ("conntrack_size", "fast_cache_size", "l3_offset", "seed")
 
 
 cdef class NatEngine:
@@ -217,10 +217,11 @@ cdef class NatEngine:
     def reconfigure(self, config):
         """Swap the configuration. Flows that it still allows stay, the others are closed.
 
-        What the tables were made for is an engine's for life (sizes, external addresses and ports, filtering, quotas,
-        `l3_offset`, `seed`): ConfigError if it differs.
+        A live mapping keeps its external port until it ends, also when that is in no range any more. Table sizes,
+        `l3_offset` and `seed` are an engine's for life: ConfigError if they differ.
         """
         cdef nat_engine *state = self._open()
+        cdef mapping_config mappings
         for name in _FOR_LIFE:
             if getattr(config, name) != getattr(self.config, name):
                 raise ConfigError(
@@ -229,6 +230,13 @@ cdef class NatEngine:
                     field=name,
                     value=getattr(config, name),
                 )
+        setup_mappings(&mappings, config)
+        if not mapping_reconfigure(&state.mappings, &mappings):
+            raise LimitReached(
+                "no memory, or too many external addresses with those that still have mappings",
+                limit="EXTERNAL_ADDRESSES_MAX",
+                value=mappings.external_count,
+            )
         setup_settings(&state.settings, config)
         setup_timeouts(&state.flows.timeouts, config)
         state.answers.gateway_be = state.settings.gateway_be

@@ -15,10 +15,13 @@ from arcbox_net.errors import ConfigError, ForwardExists, LimitReached
 cdef int forward_add(nat_engine *engine, forward) except -1:
     """Lead the forward's ports to its guest. Raises with nothing added."""
     cdef uint32_t taken = 0
-    cdef static_result result = mapping_add_static(
-        &engine.mappings, protocol_of(forward.protocol), address_be_of(forward.external_ip), forward.external_port,
-        address_be_of(forward.inside_ip), forward.inside_port, forward.port_count, &taken,
-    )
+    cdef static_result result = STATIC_BAD_RANGE
+    last = max(forward.external_port, forward.inside_port) + forward.port_count - 1
+    if min(forward.external_port, forward.inside_port, forward.port_count) > 0 and last <= 65535:
+        result = mapping_add_static(
+            &engine.mappings, protocol_of(forward.protocol), address_be_of(forward.external_ip),
+            forward.external_port, address_be_of(forward.inside_ip), forward.inside_port, forward.port_count, &taken,
+        )
     if result != STATIC_DONE:
         raise _error(engine, forward, result, taken)
     return 0

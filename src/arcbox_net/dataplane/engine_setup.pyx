@@ -118,7 +118,8 @@ cdef int setup_mappings(mapping_config *mappings, config) except -1:
             mappings.ranges[place].last = last
             place += 1
     mappings.mappings_max = config.conntrack_size + STATIC_PORTS_MAX
-    mappings.contacts_max = config.conntrack_size
+    if config.filtering == "address-dependent":  # nobody else asks for them
+        mappings.contacts_max = config.conntrack_size
     mappings.hold_down_s = config.port_hold_s
     mappings.quotas.flows = config.flows_per_guest
     mappings.quotas.ports = config.ports_per_guest or 0

@@ -29,7 +29,7 @@ from arcbox_net.dataplane.port_pool cimport (
     PLACES, POOL_WORDS, RANGES_MAX, bit_at, place_of, port_pool, port_range,
 )
 from arcbox_net.dataplane.random_ports cimport random_source
-from arcbox_net.dataplane.slot_index cimport SLOT_NONE, hash_mix, slot_index, slot_next
+from arcbox_net.dataplane.slot_index cimport SLOT_NONE, hash_mix, slot_index, slot_next, slot_prefetch
 from arcbox_net.wire.octets cimport order_u16
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
@@ -143,6 +143,13 @@ cdef inline uint64_t inside_hash(
     const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
 ) noexcept nogil:
     return hash_mix(inside_ip_be, <uint64_t>protocol << 16 | inside_port_be, table.seed)
+
+
+cdef inline void mapping_prefetch(
+    const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
+) noexcept nogil:
+    """Have near what `mapping_find` of the same looks at first."""
+    slot_prefetch(&table.outbound, inside_hash(table, protocol, inside_ip_be, inside_port_be))
 
 
 cdef inline uint32_t mapping_find(

@@ -10,7 +10,7 @@ Theory of operation
     turn comes in the last step: it sees what the packets ahead of it did, and packets of a flow stay in order.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.dataplane.conntrack cimport (
@@ -19,18 +19,18 @@ from arcbox_net.dataplane.conntrack cimport (
 from arcbox_net.dataplane.emitter cimport emitter_reset
 from arcbox_net.dataplane.engine_state cimport nat_engine, nat_set_time
 from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE, half_flow
-from arcbox_net.dataplane.mapping cimport mapping_expire
+from arcbox_net.dataplane.mapping cimport mapping_expire, mapping_prefetch
 from arcbox_net.dataplane.nat_slow cimport nat_slow
-from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check
+from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check, packet_source_be
 from arcbox_net.dataplane.pass_flow cimport pass_flow
 from arcbox_net.dataplane.reassembly cimport reassembly_expire
 from arcbox_net.dataplane.unsolicited cimport unsolicited_refuse
-from arcbox_net.dataplane.verdict cimport DROP_FRAGMENT_TIMEOUT, Direction
+from arcbox_net.dataplane.verdict cimport DROP_FRAGMENT_TIMEOUT, OUTBOUND, Direction
 from arcbox_net.memory.frame cimport frame
 
 cdef enum:
     CHUNK = 32
-    AHEAD = 4  # frames whose headers are on their way while one is checked
+    AHEAD = 8  # frames whose headers are on their way while one is checked
 
 
 cdef void nat_burst(
@@ -79,6 +79,11 @@ cdef void _chunk(
     for i in range(count):
         if verdicts[i] == PACKET_FLOW:
             packets[i].half = conntrack_candidate(flows, packets[i].hash)
+            if packets[i].half == HALF_NONE and direction == OUTBOUND:  # opens a flow, in all likelihood
+                mapping_prefetch(
+                    &engine.mappings, packets[i].protocol, packet_source_be(&packets[i]),
+                    <uint16_t>packets[i].key_rest,
+                )
     for i in range(count):
         verdicts[i] = _finish(engine, &frames[i], &packets[i], verdicts[i], direction)
         engine.verdicts[verdicts[i]] += 1
