@@ -76,6 +76,13 @@ def test_n2_a_guest_keeps_one_external_address() -> None:
     assert len({external(table, mapping)[0] for mapping in mappings}) == 1
 
 
+def test_n2_guests_spread_over_addresses_before_they_have_used_many_ports() -> None:
+    addresses = {OUTSIDE + i: [(1024, 65535)] for i in range(4)}
+    table = mapping_table(addresses)
+    pairs = [external(table, used(table, 2000, guest=guest))[0] for guest in range(1, 9)]
+    assert sorted(pairs) == sorted([*addresses, *addresses])
+
+
 def test_n2_another_guest_gets_the_address_with_the_most_free_ports() -> None:
     table = mapping_table({OUTSIDE: [(1024, 65535)], OUTSIDE2: [(1024, 65535)]})
     mine, theirs = used(table, 2000), used(table, 2000, guest=OTHER)

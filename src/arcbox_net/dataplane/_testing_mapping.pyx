@@ -5,11 +5,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.guests cimport (
-    GUEST_NONE, GUESTS_MAX as _GUESTS_MAX, guest, guest_find, guest_fragments_drop, guest_fragments_take, guest_open,
-    guest_settle,
+    EXTERNALS_MAX as _EXTERNALS_MAX, GUEST_NONE, GUESTS_MAX as _GUESTS_MAX, guest, guest_find,
+    guest_fragments_drop, guest_fragments_take, guest_open, guest_settle,
 )
 from arcbox_net.dataplane.mapping cimport (
-    EXTERNALS_MAX as _EXTERNALS_MAX, MAPPING_NONE, MAPPING_STATIC, mapping, mapping_admits, mapping_at, mapping_config,
+    MAPPING_NONE, MAPPING_STATIC, mapping, mapping_admits, mapping_at, mapping_config,
     mapping_drop, mapping_expire, mapping_find, mapping_forget, mapping_hold, mapping_inbound, mapping_next,
     mapping_outbound, mapping_strengthen, mapping_table,
 )

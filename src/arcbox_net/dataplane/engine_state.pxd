@@ -9,7 +9,8 @@ from arcbox_net.dataplane.conntrack cimport conntrack
 from arcbox_net.dataplane.emitter cimport emitter
 from arcbox_net.dataplane.fragment cimport fragment_ids
 from arcbox_net.dataplane.icmp_refuse cimport icmp_answers
-from arcbox_net.dataplane.mapping cimport EXTERNALS_MAX, mapping_table
+from arcbox_net.dataplane.guests cimport EXTERNALS_MAX
+from arcbox_net.dataplane.mapping cimport mapping_table
 from arcbox_net.dataplane.reassembly cimport reassembly
 from arcbox_net.dataplane.unsolicited cimport unsolicited_table
 from arcbox_net.dataplane.verdict cimport VERDICTS

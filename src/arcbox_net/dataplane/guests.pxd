@@ -12,6 +12,7 @@ from arcbox_net.dataplane.slot_index cimport slot_index
 cdef enum:
     GUESTS_MAX = 4096
     GUEST_NONE = 0xFFFF
+    EXTERNALS_MAX = 64
     EXTERNAL_NONE = 0xFF
 
     # Spaces of external L4 numbers.
@@ -49,12 +50,14 @@ cdef struct guest_table:
     guest_quotas quotas
     uint16_t first_free
     uint32_t count
+    uint32_t paired[EXTERNALS_MAX]  # guests by external address
 
 
 cdef bint guests_init(guest_table *table, const guest_quotas *quotas, const uint64_t *seed) noexcept nogil
 cdef void guests_free(guest_table *table) noexcept nogil
 cdef uint16_t guest_find(const guest_table *table, uint32_t ip_be) noexcept nogil
 cdef uint16_t guest_open(guest_table *table, uint32_t ip_be) noexcept nogil
+cdef void guest_pair(guest_table *table, uint16_t id, uint8_t external) noexcept nogil
 cdef void guest_settle(guest_table *table, uint16_t id) noexcept nogil
 
 

@@ -55,12 +55,23 @@ cdef uint16_t guest_open(guest_table *table, uint32_t ip_be) noexcept nogil:
     return id
 
 
+cdef void guest_pair(guest_table *table, uint16_t id, uint8_t external) noexcept nogil:
+    """Give the guest an external address, or EXTERNAL_NONE, in place of the one that it has."""
+    cdef guest *who = &table.entries[id]
+    if who.external != EXTERNAL_NONE:
+        table.paired[who.external] -= 1
+    who.external = external
+    if external != EXTERNAL_NONE:
+        table.paired[external] += 1
+
+
 cdef void guest_settle(guest_table *table, uint16_t id) noexcept nogil:
     """Forget the guest if it holds nothing."""
     cdef guest *who = &table.entries[id]
     cdef uint32_t held = who.flows | who.fragments | who.fragment_bytes | who.statics
     if held | who.ports[SPACE_TCP] | who.ports[SPACE_UDP] | who.ports[SPACE_ICMP]:
         return
+    guest_pair(table, id, EXTERNAL_NONE)
     slot_remove(&table.index, hash_mix(who.ip_be, 0, table.seed), id)
     who.next_free = table.first_free
     table.first_free = id

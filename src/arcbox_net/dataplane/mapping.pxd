@@ -22,7 +22,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.contacts cimport CONTACT_NONE, contact_find, contact_table
 from arcbox_net.dataplane.guests cimport (
-    EXTERNAL_NONE, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest_quotas, guest_table,
+    EXTERNAL_NONE, EXTERNALS_MAX, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest_quotas, guest_table,
 )
 from arcbox_net.dataplane.port_hold cimport hold_queue
 from arcbox_net.dataplane.port_pool cimport (
@@ -36,7 +36,6 @@ from arcbox_net.wire.udp cimport PROTOCOL_UDP
 
 cdef enum:
     MAPPING_NONE = 0xFFFFFFFF
-    EXTERNALS_MAX = 64
     MAPPING_IDS = EXTERNALS_MAX * PORT_SPACES * PLACES
     HOLD_DOWN_S = 120  # RFC 6888 REQ-8
     # Without a quota a guest gets one of so many parts of its address's ports: three guests that take all they can

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from arcbox_net.abi.bits cimport abx_trailing_zeros_u64
 from arcbox_net.dataplane.contacts cimport contact_add, contact_drop
 from arcbox_net.dataplane.guests cimport (
-    GUEST_NONE, guest, guest_flow_drop, guest_flow_take, guest_open, guest_settle,
+    GUEST_NONE, guest, guest_flow_drop, guest_flow_take, guest_open, guest_pair, guest_settle,
 )
 from arcbox_net.dataplane.port_choice cimport freest_external, holds_end, place_for, port_uncount
 from arcbox_net.dataplane.port_hold cimport hold_begin
@@ -37,7 +37,7 @@ cdef uint32_t mapping_create(
         guest_settle(&table.guests, id)
         return MAPPING_NONE
     if who.external == EXTERNAL_NONE or not table.configured[who.external]:
-        who.external = freest_external(table)
+        guest_pair(&table.guests, id, freest_external(table))
     # Counted before it is found: holds of this guest may end on the way, and must not have it forgotten.
     who.ports[space] += 1
     number = who.external * PORT_SPACES + space

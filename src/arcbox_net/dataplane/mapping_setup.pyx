@@ -10,9 +10,9 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.bits cimport abx_trailing_zeros_u64
 from arcbox_net.dataplane.contacts cimport contacts_free, contacts_init
-from arcbox_net.dataplane.guests cimport EXTERNAL_NONE, PORT_SPACES, guests_free, guests_init
+from arcbox_net.dataplane.guests cimport EXTERNAL_NONE, EXTERNALS_MAX, PORT_SPACES, guests_free, guests_init
 from arcbox_net.dataplane.mapping cimport (
-    EXTERNALS_MAX, MAPPING_IDS, POOL_SHARE, external_address, external_number, mapping, mapping_pool,
+    MAPPING_IDS, POOL_SHARE, external_address, external_number, mapping, mapping_pool,
 )
 from arcbox_net.dataplane.port_choice cimport hold_release
 from arcbox_net.dataplane.port_hold cimport port_hold

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.dataplane.guests cimport (
-    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, guest_open, guest_settle,
+    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, guest_open, guest_pair, guest_settle,
 )
 from arcbox_net.dataplane.mapping cimport (
     MAPPING_LIVE, MAPPING_NONE, MAPPING_STATIC, external_number, mapping, mapping_find, mapping_place,
@@ -41,7 +41,7 @@ cdef static_result mapping_add_static(
         return STATIC_GUESTS_FULL
     table.guests.entries[owner].statics += count
     if table.guests.entries[owner].external == EXTERNAL_NONE:
-        table.guests.entries[owner].external = <uint8_t>external
+        guest_pair(&table.guests, owner, <uint8_t>external)
     for i in range(count):
         add_one(
             table, number, place_of(<uint16_t>(external_port + i)), protocol, inside_ip_be,

@@ -25,7 +25,7 @@ cdef struct port_wish:
 
 
 cdef uint8_t freest_external(const mapping_table *table) noexcept nogil:
-    """The external address with the most free ports: a new guest stays with it (RFC 4787 REQ-2)."""
+    """The external address with the most free ports for each guest that has it: a new one stays (RFC 4787 REQ-2)."""
     cdef uint32_t i, free_count
     cdef uint32_t most = 0
     cdef uint8_t freest = 0
@@ -36,7 +36,7 @@ cdef uint8_t freest_external(const mapping_table *table) noexcept nogil:
             pool_free_count(&pools[SPACE_TCP].ports)
             + pool_free_count(&pools[SPACE_UDP].ports)
             + pool_free_count(&pools[SPACE_ICMP].ports)
-        )
+        ) // (table.guests.paired[i] + 1)
         if table.configured[i] and free_count >= most:
             most = free_count
             freest = <uint8_t>i
