@@ -24,6 +24,8 @@ BENCHMARKS = {
     "dhcp": "DHCP: durable exchanges, ours and dnsmasq's",
     "dns": "DNS: ours and dnsmasq",
     "rootless": "Without root: ours, pasta, slirp4netns and gvproxy",
+    "dataplane.pool": "Packet pool, malloc and the bare memory",
+    "dataplane.ring": "Ring between two cores",
     "dataplane.checksum": "Internet checksums, full and incremental",
     "dataplane.conntrack": "The table of flows",
     "start": "Start, listing and memory",
