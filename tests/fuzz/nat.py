@@ -5,6 +5,7 @@ An input is a byte of configuration, then steps: a byte that says what (`STEPS`)
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from arcbox_net.dataplane.engine import NatEngine
@@ -19,6 +20,8 @@ from tests.support.nat import E2, E3, EXTERNAL, A, B
 FILTERING = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 FORWARDED = (Verdict.VERDICT_FORWARD, Verdict.VERDICT_HAIRPIN)
 STEPS_MAX = 64
+CLOCK_MAX_S = 1 << 31  # engines count 2^32 seconds
+SESSION_GAP_S = 1000  # no port is on hold for so long, and no fragment waits
 VNET_BYTES = 12
 ETHERNET = bytes.fromhex("020000000001020000000002") + b"\x08\x00"
 GUESTS, REMOTES = (A, B, "192.168.64.77", "10.0.0.1"), (E2, E3, EXTERNAL, A)
@@ -26,28 +29,41 @@ PORTS = (80, 4000, 50000, 50001, 53, 0, 8080, 65535)
 ICMP_PROTOCOL, TCP_PROTOCOL, UDP_PROTOCOL = 1, 6, 17
 
 
+@functools.cache
+def engine(options: int) -> NatEngine:
+    """An engine with some options. To make one takes longer than an input does: sessions follow each other on it."""
+    made = NatEngine(
+        NatEngineConfig(
+            EXTERNAL,
+            port_range=(50000, 50015),
+            ports_per_guest=12,
+            conntrack_size=16,
+            fast_cache_size=8,
+            filtering=FILTERING[options % 3],
+            inbound_refresh=bool(options & 4),
+            port_parity=bool(options & 8),
+            unsolicited_syn="refuse" if options & 16 else "drop",
+            uplink_mtu=1280 if options & 32 else 1500,
+            seed=bytes(32),
+        )
+    )
+    made.add_forward("tcp", 8080, B, 80)
+    return made
+
+
 class Session:
-    """One engine, and the packets that it forwarded last: later steps answer or quote them."""
+    """An engine without flows, and the packet that it forwarded last: later steps answer or quote it."""
+
+    ended = 1000.0  # all engines' time
 
     def __init__(self, options: int) -> None:
-        self.engine = NatEngine(
-            NatEngineConfig(
-                EXTERNAL,
-                port_range=(50000, 50015),
-                ports_per_guest=12,
-                conntrack_size=16,
-                fast_cache_size=8,
-                filtering=FILTERING[options % 3],
-                inbound_refresh=bool(options & 4),
-                port_parity=bool(options & 8),
-                unsolicited_syn="refuse" if options & 16 else "drop",
-                uplink_mtu=1280 if options & 32 else 1500,
-                seed=bytes(32),
-            )
-        )
-        self.engine.add_forward("tcp", 8080, B, 80)
-        self.now = 1000.0
+        if Session.ended > CLOCK_MAX_S:
+            engine.cache_clear()
+            Session.ended = 1000.0
+        self.engine = engine(options % 64)
+        self.now = Session.ended + SESSION_GAP_S
         self.last = bytes(udp((A, 4000), (E2, 80)))
+        self.wait(0)
 
     def give(self, packet: bytes, direction: Direction, vnet: bytes = b"") -> None:
         """Translate *packet*, an IP packet, behind an Ethernet header and the virtio-net header *vnet*."""
@@ -77,7 +93,9 @@ class Session:
     def end(self) -> None:
         assert len(list(self.engine.flows())) == self.engine.stats()["flows"] <= 16
         list(self.engine.mappings())
-        self.engine.close()
+        self.engine.flush()
+        assert self.engine.stats()["flows"] == 0
+        Session.ended = self.now
 
 
 def translate(body: bytes) -> None:
