@@ -10,7 +10,8 @@ from arcbox_net.dataplane.fragment_store cimport (
     BLOCK_BYTES, BLOCKS_MAX, BLOCKS_OWNER, BLOCKS_SHARE, DATAGRAMS_MAX, DATAGRAMS_OWNER, DATAGRAMS_SHARE,
     PARTS_MAX, SHARES,
 )
-from arcbox_net.dataplane.icmp_refuse cimport icmp_answers, icmp_refuse, tcp_refuse
+from arcbox_net.dataplane.icmp_answers cimport icmp_answers
+from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse, tcp_refuse
 from arcbox_net.dataplane.reassembly cimport (
     reassembly, reassembly_expire, reassembly_free, reassembly_init, reassembly_take,
 )

@@ -1,20 +1,21 @@
 """The NAT engine for Python programs: batches in, verdicts out, and everything that is known of its flows."""
 
 import time
+from ipaddress import ip_address
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from arcbox_net.dataplane.addresses cimport is_guest
+from arcbox_net.dataplane.address_table cimport ADDRESS_NONE
 from arcbox_net.dataplane.conntrack cimport (
     conntrack_bytes, conntrack_close, conntrack_next, conntrack_rearm,
 )
 from arcbox_net.dataplane.engine_forwards cimport forward_add, forward_remove
-from arcbox_net.dataplane.engine_listing cimport address_be_of, flow_view, mapping_view, protocol_of
+from arcbox_net.dataplane.engine_listing cimport address_of, flow_view, guest_address, mapping_view, protocol_of
 from arcbox_net.dataplane.engine_setup cimport (
-    engine_free, engine_make, setup_mappings, setup_settings, setup_timeouts,
+    engine_free, engine_make, setup_answers, setup_mappings, setup_settings, setup_timeouts,
 )
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport FLOW_NONE
@@ -38,7 +39,7 @@ _FOR_LIFE = ("conntrack_size", "fast_cache_size", "l3_offset", "seed")
 
 
 cdef class NatEngine:
-    """RFC 4787/5382/5508 NAT of IPv4 packets in the caller's memory. No I/O, no thread, no clock but `now`.
+    """RFC 4787/5382/5508 NAT of IPv4 and IPv6 packets in the caller's memory. No I/O, no thread, no clock but `now`.
 
     Calls hold the GIL, each for a bounded time (a burst of 64 frames, or a step of a listing), so threads that share
     an engine take turns. Compiled workers call `nat_burst` on `state` instead, one thread at a time.
@@ -71,7 +72,7 @@ cdef class NatEngine:
     def translate(self, batch, direction, now=None):
         """Translate up to 64 frames of one `Direction` in place; one `Verdict` byte for each.
 
-        *batch* is a `FrameBatch` or a sequence of writable buffers, each one frame whose IPv4 header is
+        *batch* is a `FrameBatch` or a sequence of writable buffers, each one frame whose IP header is
         `config.l3_offset` bytes into it. A verdict below `DROP_FIRST` is no drop: FORWARD goes on the way it went,
         HAIRPIN goes back to a guest, HELD waits for the rest of a fragmented datagram, which comes out of `emitted`.
         """
@@ -148,6 +149,7 @@ cdef class NatEngine:
             "flows": state.flows.flows,
             "mappings": state.mappings.mappings,
             "guests": state.mappings.guests.count,
+            "ipv6_addresses": state.addresses.count,
             "cache_lookups": state.flows.cache.lookups,
             "cache_hits": state.flows.cache.hits,
             "cache_bypassed": state.flows.cache.bypassed,
@@ -163,15 +165,18 @@ cdef class NatEngine:
         """Close the flows of a guest's address, a protocol ("tcp", "udp", "icmp"), a `NatForward`, or what all that is
         given matches; every flow when nothing is. How many were closed.
         """
+        cdef nat_engine *state = self._open()
         cdef flow_filter wanted
         memset(&wanted, 0, sizeof(wanted))
         if guest is not None:
-            wanted.guest_be = address_be_of(guest)
+            wanted.guest_be = address_of(state, guest)
+            if wanted.guest_be == ADDRESS_NONE:
+                return 0
         if protocol is not None:
             wanted.protocol = protocol_of(protocol)
         if forward is not None:
             wanted.protocol = protocol_of(forward.protocol)
-            wanted.external_be = address_be_of(forward.external_ip)
+            wanted.external_be = address_of(state, forward.external_ip)
             wanted.first_port = forward.external_port
             wanted.last_port = forward.external_port + forward.port_count - 1
         return self._sweep(&wanted)
@@ -179,16 +184,20 @@ cdef class NatEngine:
     def add_forward(self, protocol, external_port, inside_ip, inside_port=None, *, port_count=1, external_ip=None):
         """Lead *port_count* external ports to a guest's, number by number; the `NatForward` for `remove_forward`.
 
-        *protocol* is "tcp" or "udp", *inside_port* is *external_port* and *external_ip* the first address when None.
+        *protocol* is "tcp" or "udp", *inside_port* is *external_port* and *external_ip* the first address of the
+        guest's family when None.
         Raises ForwardExists, with nothing added, when one of the ports is in use.
         """
         cdef nat_engine *state = self._open()
-        if external_ip is None:
-            external_ip = str(next(self.config.externals())[0])
         if protocol not in ("tcp", "udp"):
             raise ConfigError(f"{protocol!r} has no ports", fix="use tcp or udp", field="protocol", value=protocol)
-        if not is_guest(&state.settings, address_be_of(inside_ip)):
-            raise ConfigError(f"{inside_ip} can be no guest's address", field="inside_ip", value=inside_ip)
+        guest = guest_address(state, inside_ip)
+        if external_ip is None:
+            external_ip = self.config.external_of(guest)
+        if ip_address(external_ip).version != guest.version:
+            raise ConfigError(
+                f"{external_ip} and {inside_ip} are of different families", field="external_ip", value=external_ip
+            )
         forward = NatForward(
             protocol,
             external_ip,
@@ -230,7 +239,7 @@ cdef class NatEngine:
                     field=name,
                     value=getattr(config, name),
                 )
-        setup_mappings(&mappings, config)
+        setup_mappings(state, &mappings, config)
         if not mapping_reconfigure(&state.mappings, &mappings):
             raise LimitReached(
                 "no memory, or too many external addresses with those that still have mappings",
@@ -239,7 +248,7 @@ cdef class NatEngine:
             )
         setup_settings(&state.settings, config)
         setup_timeouts(&state.flows.timeouts, config)
-        state.answers.gateway_be = state.settings.gateway_be
+        setup_answers(state)
         self.config = config
         self._sweep(NULL)
 

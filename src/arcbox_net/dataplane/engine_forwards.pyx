@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint32_t
 
-from arcbox_net.dataplane.engine_listing cimport address_be_of, mapping_view, protocol_of
+from arcbox_net.dataplane.address_table cimport address_drop
+from arcbox_net.dataplane.engine_listing cimport address_held, address_of, mapping_view, protocol_of
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.mapping_static cimport (
     STATIC_BAD_RANGE, STATIC_DONE, STATIC_GUESTS_FULL, STATIC_NO_EXTERNAL, STATIC_PORT_TAKEN,
@@ -15,13 +16,16 @@ from arcbox_net.errors import ConfigError, ForwardExists, LimitReached
 cdef int forward_add(nat_engine *engine, forward) except -1:
     """Lead the forward's ports to its guest. Raises with nothing added."""
     cdef uint32_t taken = 0
+    cdef uint32_t external_be = address_of(engine, forward.external_ip), inside_be
     cdef static_result result = STATIC_BAD_RANGE
     last = max(forward.external_port, forward.inside_port) + forward.port_count - 1
     if min(forward.external_port, forward.inside_port, forward.port_count) > 0 and last <= 65535:
+        inside_be = address_held(engine, forward.inside_ip)
         result = mapping_add_static(
-            &engine.mappings, protocol_of(forward.protocol), address_be_of(forward.external_ip),
-            forward.external_port, address_be_of(forward.inside_ip), forward.inside_port, forward.port_count, &taken,
+            &engine.mappings, protocol_of(forward.protocol), external_be, forward.external_port, inside_be,
+            forward.inside_port, forward.port_count, &taken,
         )
+        address_drop(&engine.addresses, inside_be)
     if result != STATIC_DONE:
         raise _error(engine, forward, result, taken)
     return 0
@@ -30,7 +34,7 @@ cdef int forward_add(nat_engine *engine, forward) except -1:
 cdef void forward_remove(nat_engine *engine, forward):
     """Take the forward's ports away. Their flows stay."""
     mapping_remove_static(
-        &engine.mappings, protocol_of(forward.protocol), address_be_of(forward.external_ip), forward.external_port,
+        &engine.mappings, protocol_of(forward.protocol), address_of(engine, forward.external_ip), forward.external_port,
         forward.port_count, engine.now_s,
     )
 

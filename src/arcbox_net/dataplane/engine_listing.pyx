@@ -1,10 +1,15 @@
 """Flows and mappings as Python sees them, and what Python says of them."""
 
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from arcbox_net.dataplane.address_table cimport (
+    ADDRESS_NONE, address_find, address_is_interned, address_octets, address_take,
+)
+from arcbox_net.dataplane.addresses cimport is_guest
+from arcbox_net.dataplane.addresses6 cimport is_guest6
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, flow_cold, half_flow
 from arcbox_net.dataplane.half_pair cimport (
@@ -16,13 +21,14 @@ from arcbox_net.dataplane.tcp_state cimport (
 )
 from arcbox_net.dataplane.verdict cimport INBOUND
 from arcbox_net.wire.icmp cimport PROTOCOL_ICMP
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 from arcbox_net.wire.octets cimport load_u32, order_u16
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
 
 from arcbox_net.dataplane.nat_views import Endpoint, NatFlow, NatMapping
 from arcbox_net.dataplane.verdict import Direction
-from arcbox_net.errors import ConfigError
+from arcbox_net.errors import ConfigError, LimitReached
 
 _PROTOCOLS = {PROTOCOL_ICMP: "icmp", PROTOCOL_TCP: "tcp", PROTOCOL_UDP: "udp"}
 _TCP_STATES = {
@@ -52,6 +58,43 @@ cdef uint32_t address_be_of(text) except? 0:
     return address_be
 
 
+cdef uint32_t address_of(const nat_engine *engine, text) except? 0:
+    """An address of either family as tables have it: ADDRESS_NONE for an IPv6 one that none of them has."""
+    address = _address(text)
+    return address_be_of(address) if address.version == 4 else address_find(&engine.addresses, address.packed)
+
+
+cdef uint32_t address_held(nat_engine *engine, text) except? 0:
+    """As `address_of`, for any address: who asks drops it."""
+    cdef uint32_t number_be
+    address = _address(text)
+    if address.version == 4:
+        return address_be_of(address)
+    number_be = address_take(&engine.addresses, address.packed)
+    if number_be == ADDRESS_NONE:
+        raise LimitReached("the table of IPv6 addresses is full", limit="addresses", value=engine.addresses.count)
+    return number_be
+
+
+cdef object _address(text):
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is no IP address", field="address", value=text) from error
+
+
+cdef object guest_address(const nat_engine *engine, text):
+    """Parse an address that a guest may have."""
+    address = _address(text)
+    if address.version == 4:
+        usable = is_guest(&engine.settings, address_be_of(address))
+    else:
+        usable = engine.settings.has_ipv6 and is_guest6(&engine.settings, address.packed)
+    if not usable:
+        raise ConfigError(f"{text} can be no guest's address", field="inside_ip", value=text)
+    return address
+
+
 cdef object flow_view(const nat_engine *engine, uint32_t flow):
     """The live flow of that number."""
     cdef const half_flow *original = &engine.flows.halves[2 * flow]
@@ -59,10 +102,10 @@ cdef object flow_view(const nat_engine *engine, uint32_t flow):
     cdef const flow_cold *cold = &engine.flows.cold[flow]
     return NatFlow(
         _PROTOCOLS[half_protocol(original)],
-        _endpoint(pair_source(original.key_addresses, original.key_rest)),
-        _endpoint(pair_destination(original.key_addresses, original.key_rest)),
-        _endpoint(pair_source(reply.key_addresses, reply.key_rest)),
-        _endpoint(pair_destination(reply.key_addresses, reply.key_rest)),
+        _endpoint(engine, pair_source(original.key_addresses, original.key_rest)),
+        _endpoint(engine, pair_destination(original.key_addresses, original.key_rest)),
+        _endpoint(engine, pair_source(reply.key_addresses, reply.key_rest)),
+        _endpoint(engine, pair_destination(reply.key_addresses, reply.key_rest)),
         Direction(<int>half_direction(original)),
         original.flags & HALF_HAIRPIN != 0,
         _state(original),
@@ -80,14 +123,18 @@ cdef object mapping_view(const nat_engine *engine, uint32_t id):
     cdef const mapping *entry = &engine.mappings.entries[id]
     return NatMapping(
         _PROTOCOLS[entry.protocol],
-        _endpoint(endpoint(entry.inside_ip_be, entry.inside_port_be)),
-        _endpoint(endpoint(entry.external_ip_be, entry.external_port_be)),
+        _endpoint(engine, endpoint(entry.inside_ip_be, entry.inside_port_be)),
+        _endpoint(engine, endpoint(entry.external_ip_be, entry.external_port_be)),
         entry.refs,
         entry.flags & MAPPING_STATIC != 0,
     )
 
 
-cdef object _endpoint(endpoint end):
+cdef object _endpoint(const nat_engine *engine, endpoint end):
+    cdef const uint8_t *octets
+    if address_is_interned(end.ip_be):
+        octets = address_octets(&engine.addresses, end.ip_be)
+        return Endpoint(str(IPv6Address((<const char *>octets)[:IPV6_ADDRESS_BYTES])), order_u16(end.number_be))
     return Endpoint(str(IPv4Address(load_u32(<const unsigned char *>&end.ip_be))), order_u16(end.number_be))
 
 

@@ -7,5 +7,6 @@ from arcbox_net.dataplane.mapping cimport mapping_config
 cdef int engine_make(nat_engine *engine, config) except -1
 cdef void engine_free(nat_engine *engine) noexcept nogil
 cdef int setup_settings(nat_settings *settings, config) except -1
+cdef void setup_answers(nat_engine *engine) noexcept nogil
 cdef int setup_timeouts(flow_timeouts *timeouts, config) except -1
-cdef int setup_mappings(mapping_config *mappings, config) except -1
+cdef int setup_mappings(nat_engine *engine, mapping_config *mappings, config) except -1

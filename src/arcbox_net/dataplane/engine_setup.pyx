@@ -6,26 +6,32 @@ from hashlib import shake_256
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from arcbox_net.dataplane.address_table cimport ADDRESS_NONE, address_table_free, address_table_init
 from arcbox_net.dataplane.conntrack cimport conntrack_free, conntrack_init, flow_timeouts
 from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
-from arcbox_net.dataplane.engine_listing cimport address_be_of
+from arcbox_net.dataplane.engine_listing cimport address_be_of, address_held, address_of
 from arcbox_net.dataplane.engine_state cimport nat_engine, nat_prefix, nat_settings
 from arcbox_net.dataplane.fragment cimport fragment_ids_init
+from arcbox_net.dataplane.guests cimport EXTERNALS_MAX, GUESTS_MAX
 from arcbox_net.dataplane.mapping cimport (
-    FILTER_ADDRESS_AND_PORT_DEPENDENT, FILTER_ADDRESS_DEPENDENT, FILTER_ENDPOINT_INDEPENDENT, mapping_config,
+    FILTER_ADDRESS_AND_PORT_DEPENDENT, FILTER_ADDRESS_DEPENDENT, FILTER_ENDPOINT_INDEPENDENT,
+    mapping_config,
 )
 from arcbox_net.dataplane.mapping_setup cimport mapping_free, mapping_init
 from arcbox_net.dataplane.nat_open cimport nat_flow_gone
 from arcbox_net.dataplane.reassembly cimport reassembly_free, reassembly_init
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND
 from arcbox_net.wire.icmp cimport ICMP_HOST_UNREACHABLE, ICMP_PROHIBITED
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 from arcbox_net.wire.octets cimport order_u16
 
 cdef enum:
-    # conntrack 2, mappings 4, reassembly 2, identifications 1
-    SEED_WORDS = 10
+    # conntrack 2, mappings 4, reassembly 2, identifications 2, addresses 2
+    SEED_WORDS = 12
     # Ports that forwards may take beside those of the flows.
     STATIC_PORTS_MAX = 65536
+    # Of a packet while it is looked at. Each flow has one address that is no guest's and not ours.
+    ADDRESSES_IN_HAND = 2
 
 _FILTERS = {
     "endpoint-independent": FILTER_ENDPOINT_INDEPENDENT,
@@ -45,7 +51,11 @@ cdef int engine_make(nat_engine *engine, config) except -1:
     memcpy(seed, &random[0], sizeof(seed))
     setup_settings(&engine.settings, config)
     setup_timeouts(&timeouts, config)
-    setup_mappings(&mappings, config)
+    if not address_table_init(
+        &engine.addresses, config.conntrack_size + GUESTS_MAX + EXTERNALS_MAX + ADDRESSES_IN_HAND, &seed[10]
+    ):
+        raise MemoryError("IPv6 addresses")
+    setup_mappings(engine, &mappings, config)
     memcpy(mappings.seed, &seed[2], sizeof(mappings.seed))
     if not conntrack_init(&engine.flows, config.conntrack_size, config.fast_cache_size, &seed[0], &timeouts):
         raise MemoryError(f"{config.conntrack_size} flows")
@@ -59,12 +69,13 @@ cdef int engine_make(nat_engine *engine, config) except -1:
         raise MemoryError("fragments")
     fragment_ids_init(&engine.ids, &seed[8])
     engine.answers.out = &engine.emitted
-    engine.answers.gateway_be = engine.settings.gateway_be
+    setup_answers(engine)
     return 0
 
 
 cdef void engine_free(nat_engine *engine) noexcept nogil:
     conntrack_free(&engine.flows)
+    address_table_free(&engine.addresses)
     mapping_free(&engine.mappings)
     emitter_free(&engine.emitted)
     reassembly_free(&engine.fragments)
@@ -80,6 +91,12 @@ cdef int setup_settings(nat_settings *settings, config) except -1:
     for network in config.untranslated_networks:
         settings.untranslated[settings.untranslated_count] = _prefix(network)
         settings.untranslated_count += 1
+    if config.external_ip6 is not None:
+        inside6 = config.inside6_network
+        settings.has_ipv6 = True
+        memcpy(settings.inside6.address, <const char *>inside6.network_address.packed, IPV6_ADDRESS_BYTES)
+        memcpy(settings.inside6.mask, <const char *>inside6.netmask.packed, IPV6_ADDRESS_BYTES)
+        memcpy(settings.gateway6, <const char *>config.gateway6_address.packed, IPV6_ADDRESS_BYTES)
     settings.mtu[<int>OUTBOUND] = config.uplink_mtu
     settings.mtu[<int>INBOUND] = config.mtu
     settings.exhausted_code = ICMP_PROHIBITED if config.exhausted == "prohibited" else ICMP_HOST_UNREACHABLE
@@ -104,12 +121,17 @@ cdef int setup_timeouts(flow_timeouts *timeouts, config) except -1:
     return 0
 
 
-cdef int setup_mappings(mapping_config *mappings, config) except -1:
+cdef void setup_answers(nat_engine *engine) noexcept nogil:
+    engine.answers.gateway_be = engine.settings.gateway_be
+    memcpy(engine.answers.gateway6, engine.settings.gateway6, IPV6_ADDRESS_BYTES)
+
+
+cdef int setup_mappings(nat_engine *engine, mapping_config *mappings, config) except -1:
     """All but the seed."""
     cdef uint32_t external, place = 0
     memset(mappings, 0, sizeof(mapping_config))
-    for external, (address, ranges) in enumerate(config.externals()):
-        mappings.externals[external].ip_be = address_be_of(address)
+    for external, (address, ranges) in enumerate([*config.externals(), *config.externals6()]):
+        mappings.externals[external].ip_be = _external_number(engine, address)
         mappings.externals[external].first_range = place
         mappings.externals[external].range_count = len(ranges)
         mappings.external_count += 1
@@ -117,6 +139,7 @@ cdef int setup_mappings(mapping_config *mappings, config) except -1:
             mappings.ranges[place].first = first
             mappings.ranges[place].last = last
             place += 1
+    mappings.addresses = &engine.addresses
     mappings.mappings_max = config.conntrack_size + STATIC_PORTS_MAX
     if config.filtering == "address-dependent":  # nobody else asks for them
         mappings.contacts_max = config.conntrack_size
@@ -127,6 +150,12 @@ cdef int setup_mappings(mapping_config *mappings, config) except -1:
     mappings.preserve_ports = config.preserve_ports
     mappings.keep_parity = config.port_parity
     return 0
+
+
+cdef uint32_t _external_number(nat_engine *engine, address) except? 0:
+    """The number of one of our addresses; it is held for the engine's life."""
+    cdef uint32_t number_be = address_of(engine, address)
+    return number_be if number_be != ADDRESS_NONE else address_held(engine, address)
 
 
 cdef nat_prefix _prefix(network) except *:

@@ -5,18 +5,24 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from arcbox_net.dataplane.address_table cimport address_table
 from arcbox_net.dataplane.conntrack cimport conntrack
 from arcbox_net.dataplane.emitter cimport emitter
 from arcbox_net.dataplane.fragment cimport fragment_ids
-from arcbox_net.dataplane.icmp_refuse cimport icmp_answers
 from arcbox_net.dataplane.guests cimport EXTERNALS_MAX
+from arcbox_net.dataplane.icmp_answers cimport icmp_answers
 from arcbox_net.dataplane.mapping cimport mapping_table
 from arcbox_net.dataplane.reassembly cimport reassembly
 from arcbox_net.dataplane.unsolicited cimport unsolicited_table
 from arcbox_net.dataplane.verdict cimport VERDICTS
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 
 cdef enum:
     UNTRANSLATED_MAX = 64
+
+cdef struct nat_prefix6:  # as addresses lie in a header
+    uint64_t address[2]
+    uint64_t mask[2]
 
 cdef struct nat_prefix:
     uint32_t address_be
@@ -26,6 +32,9 @@ cdef struct nat_prefix:
 cdef struct nat_settings:
     nat_prefix inside
     uint32_t gateway_be  # the engine's own address towards guests: the source of answers to them
+    bint has_ipv6  # without, IPv6 frames are of an unknown protocol
+    nat_prefix6 inside6
+    uint8_t gateway6[IPV6_ADDRESS_BYTES]
     uint32_t external_count
     uint32_t externals_be[EXTERNALS_MAX]
     uint32_t untranslated_count
@@ -39,6 +48,7 @@ cdef struct nat_engine:
     nat_settings settings
     uint64_t now_ns  # of the burst that is under way, from the caller's clock; never goes back
     uint32_t now_s
+    address_table addresses
     conntrack flows
     mapping_table mappings
     emitter emitted  # by the last burst or expiry

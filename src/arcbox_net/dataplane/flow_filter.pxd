@@ -2,12 +2,15 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from arcbox_net.dataplane.address_table cimport address_is_interned, address_octets
 from arcbox_net.dataplane.addresses cimport is_external, is_guest, is_untranslated
+from arcbox_net.dataplane.addresses6 cimport is_guest6
 from arcbox_net.dataplane.engine_state cimport nat_engine, nat_settings
 from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, half_flow
 from arcbox_net.dataplane.half_pair cimport (
     endpoint, half_direction, half_protocol, pair_destination, pair_source,
 )
+from arcbox_net.dataplane.mapping cimport is_configured
 from arcbox_net.dataplane.verdict cimport OUTBOUND
 from arcbox_net.wire.octets cimport order_u16
 
@@ -61,10 +64,20 @@ cdef inline bint flow_matches(const nat_engine *engine, uint32_t flow, const flo
     return wanted.external_be == 0 or _is_among(wanted, ends.external) or _is_among(wanted, ends.other_external)
 
 
+cdef inline bint _is_allowed6(const nat_engine *engine, endpoint guest, endpoint external) noexcept nogil:
+    if not is_guest6(&engine.settings, address_octets(&engine.addresses, guest.ip_be)):
+        return False
+    return engine.settings.has_ipv6 and is_configured(&engine.mappings, external.ip_be)
+
+
 cdef inline bint flow_is_allowed(const nat_engine *engine, uint32_t flow) noexcept nogil:
     """Whether the settings would let the flow's packets be translated as they are."""
     cdef const nat_settings *settings = &engine.settings
     cdef flow_ends ends = flow_ends_of(engine, flow)
+    if address_is_interned(ends.guest.ip_be):
+        return _is_allowed6(engine, ends.guest, ends.external) and (
+            ends.other_guest.ip_be == 0 or _is_allowed6(engine, ends.other_guest, ends.other_external)
+        )
     if not is_guest(settings, ends.guest.ip_be) or not is_external(settings, ends.external.ip_be):
         return False
     if ends.other_guest.ip_be:

@@ -6,6 +6,7 @@ A guest is an inside address. It is known as long as it holds anything; who take
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from arcbox_net.dataplane.address_table cimport address_table
 from arcbox_net.dataplane.port_hold cimport port_list
 from arcbox_net.dataplane.slot_index cimport slot_index
 
@@ -48,6 +49,7 @@ cdef struct guest_table:
     slot_index index
     uint64_t seed[2]
     guest_quotas quotas
+    address_table *addresses  # of IPv6 guests, each held while it is known; or NULL
     uint16_t first_free
     uint32_t count
     uint32_t paired[EXTERNALS_MAX]  # guests by external address

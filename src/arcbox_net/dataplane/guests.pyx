@@ -4,6 +4,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from arcbox_net.dataplane.address_table cimport address_drop, address_hold
 from arcbox_net.dataplane.slot_index cimport (
     SLOT_NONE, hash_mix, slot_index_free, slot_index_init, slot_insert, slot_next, slot_remove,
 )
@@ -52,6 +53,8 @@ cdef uint16_t guest_open(guest_table *table, uint32_t ip_be) noexcept nogil:
     table.entries[id].ip_be = ip_be
     table.entries[id].external = EXTERNAL_NONE
     table.count += 1
+    if table.addresses != NULL:
+        address_hold(table.addresses, ip_be)
     return id
 
 
@@ -76,3 +79,5 @@ cdef void guest_settle(guest_table *table, uint16_t id) noexcept nogil:
     who.next_free = table.first_free
     table.first_free = id
     table.count -= 1
+    if table.addresses != NULL:
+        address_drop(table.addresses, who.ip_be)

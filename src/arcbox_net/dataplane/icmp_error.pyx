@@ -14,25 +14,23 @@ names an MTU which no IPv4 link has, or which our own link and the quoted packet
 quotes a TCP sequence number which is not in flight (RFC 5927 7.2).
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.conntrack cimport conntrack, conntrack_find
 from arcbox_net.dataplane.flow cimport (
-    HALF_HAIRPIN, HALF_NONE, KEY_DIRECTION_SHIFT, KEY_PROTOCOL_SHIFT, KEY_VALID_SHIFT, TCP_SEEN_ACK, half_flow,
+    HALF_HAIRPIN, HALF_NONE, KEY_DIRECTION_SHIFT, KEY_PROTOCOL_SHIFT, KEY_VALID_SHIFT, half_flow,
 )
+from arcbox_net.dataplane.icmp_quote cimport quote, quote_is_in_flight, quote_numbers, quote_rewrite_l4
 from arcbox_net.dataplane.offload cimport offload_is_none
 from arcbox_net.dataplane.verdict cimport (
     DROP_BAD_ICMP, DROP_BAD_OFFLOAD, DROP_ICMP_NO_FLOW, DROP_TTL, OUTBOUND, VERDICT_FORWARD, VERDICT_HAIRPIN,
     Direction, Verdict,
 )
 from arcbox_net.memory.frame cimport frame
-from arcbox_net.wire.checksum cimport (
-    checksum_add, checksum_apply, checksum_apply_udp, checksum_fold, checksum_store,
-)
+from arcbox_net.wire.checksum cimport checksum_add, checksum_fold, checksum_store
 from arcbox_net.wire.icmp cimport (
     ICMP_CHECKSUM, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_FRAGMENTATION_NEEDED, ICMP_HEADER_BYTES, ICMP_LENGTH,
-    ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, PROTOCOL_ICMP, icmp_checksum_be, icmp_code,
-    icmp_identifier_be, icmp_mtu, icmp_set_checksum_be, icmp_set_identifier_be, icmp_type,
+    ICMP_PARAMETER_PROBLEM, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_code, icmp_mtu, icmp_type,
 )
 from arcbox_net.wire.ipv4 cimport (
     IPV4_MTU_MIN, IPV4_QUOTE_BYTES_MIN, ipv4_checksum_ok, ipv4_decrement_ttl, ipv4_destination_be,
@@ -40,18 +38,6 @@ from arcbox_net.wire.ipv4 cimport (
     ipv4_set_destination_be, ipv4_set_source_be, ipv4_source_be, ipv4_total_length, ipv4_ttl,
 )
 from arcbox_net.wire.octets cimport store_u16
-from arcbox_net.wire.tcp cimport (
-    PROTOCOL_TCP, TCP_CHECKSUM, tcp_checksum_be, tcp_destination_port_be, tcp_sequence, tcp_set_checksum_be,
-    tcp_set_destination_port_be, tcp_set_source_port_be, tcp_source_port_be,
-)
-from arcbox_net.wire.udp cimport PROTOCOL_UDP, udp_checksum_be, udp_set_checksum_be
-
-cdef struct quote:
-    uint8_t *ip
-    uint8_t *l4
-    uint32_t l4_size  # of what is quoted of it
-    uint8_t protocol
-
 
 cdef Verdict icmp_error_translate(conntrack *flows, frame *f, Direction direction, uint32_t mtu) noexcept nogil:
     """Translate an error whose IP header was checked; *mtu* is that of the link that the quoted packet went to."""
@@ -68,7 +54,7 @@ cdef Verdict icmp_error_translate(conntrack *flows, frame *f, Direction directio
         return DROP_ICMP_NO_FLOW
     if icmp_type(icmp) == ICMP_UNREACHABLE and icmp_code(icmp) == ICMP_FRAGMENTATION_NEEDED:
         mtu = min(mtu, ipv4_total_length(quoted.ip))
-        if not IPV4_MTU_MIN <= icmp_mtu(icmp) < mtu or not _is_in_flight(&flows.halves[half], &quoted):
+        if not IPV4_MTU_MIN <= icmp_mtu(icmp) < mtu or not quote_is_in_flight(&quoted, &flows.halves[half]):
             return DROP_BAD_ICMP
     if ipv4_ttl(ip) <= 1:
         return DROP_TTL
@@ -106,53 +92,25 @@ cdef bint _check(uint8_t *icmp, uint32_t size, quote *quoted) noexcept nogil:
 
 cdef uint32_t _find(conntrack *flows, const quote *quoted, Direction direction) noexcept nogil:
     """The half flow of packets that answer the quoted one, or HALF_NONE."""
-    cdef uint32_t ports  # as in a key: destination and source of the quoted packet
+    cdef uint32_t numbers
     if ipv4_fragment_offset(quoted.ip):
         return HALF_NONE
-    if quoted.protocol == PROTOCOL_TCP or quoted.protocol == PROTOCOL_UDP:
-        ports = tcp_destination_port_be(quoted.l4) | <uint32_t>tcp_source_port_be(quoted.l4) << 16
-    elif quoted.protocol == PROTOCOL_ICMP and icmp_type(quoted.l4) == ICMP_ECHO_REQUEST:
-        ports = <uint32_t>icmp_identifier_be(quoted.l4) << 16
-    elif quoted.protocol == PROTOCOL_ICMP and icmp_type(quoted.l4) == ICMP_ECHO_REPLY:
-        ports = icmp_identifier_be(quoted.l4)
-    else:
+    if not quote_numbers(quoted, ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY, &numbers):
         return HALF_NONE
     return conntrack_find(
         flows,
         <uint64_t>ipv4_source_be(quoted.ip) << 32 | ipv4_destination_be(quoted.ip),
-        ports | <uint64_t>quoted.protocol << KEY_PROTOCOL_SHIFT | <uint64_t>direction << KEY_DIRECTION_SHIFT
+        numbers | <uint64_t>quoted.protocol << KEY_PROTOCOL_SHIFT | <uint64_t>direction << KEY_DIRECTION_SHIFT
         | <uint64_t>1 << KEY_VALID_SHIFT,
     )
 
 
-cdef bint _is_in_flight(const half_flow *back, const quote *quoted) noexcept nogil:
-    """Whether the receiver may still lack the quoted segment; *back* is the way of its acknowledgments.
-
-    Of a receiver that has acknowledged nothing yet it is not known: it waits for a SYN, which any link holds.
-    """
-    cdef uint32_t ahead
-    if quoted.protocol != PROTOCOL_TCP:
-        return True
-    ahead = tcp_sequence(quoted.l4) - back.ack_next
-    return back.tcp & TCP_SEEN_ACK and ahead < max(back.window_end - back.ack_next, <uint32_t>1)
-
-
 cdef void _rewrite_quote(const half_flow *back, quote *quoted) noexcept nogil:
     """Make the quoted packet what it was before it was translated."""
-    cdef uint16_t source_be = <uint16_t>(back.new_ports >> 16), destination_be = <uint16_t>back.new_ports
     ipv4_set_source_be(quoted.ip, <uint32_t>(back.new_addresses >> 32))
     ipv4_set_destination_be(quoted.ip, <uint32_t>back.new_addresses)
     ipv4_set_checksum(quoted.ip)
-    if quoted.protocol == PROTOCOL_ICMP:
-        icmp_set_identifier_be(quoted.l4, source_be | destination_be)  # one of them is 0
-        icmp_set_checksum_be(quoted.l4, checksum_apply(icmp_checksum_be(quoted.l4), back.l4_delta))
-        return
-    tcp_set_source_port_be(quoted.l4, source_be)
-    tcp_set_destination_port_be(quoted.l4, destination_be)
-    if quoted.protocol == PROTOCOL_UDP:
-        udp_set_checksum_be(quoted.l4, checksum_apply_udp(udp_checksum_be(quoted.l4), back.l4_delta))
-    elif quoted.l4_size >= TCP_CHECKSUM + 2:
-        tcp_set_checksum_be(quoted.l4, checksum_apply(tcp_checksum_be(quoted.l4), back.l4_delta))
+    quote_rewrite_l4(quoted, back)
 
 
 cdef void _rewrite(const half_flow *back, uint8_t *ip, Direction direction) noexcept nogil:

@@ -9,10 +9,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from arcbox_net.dataplane.emitter cimport emit_answer
-from arcbox_net.dataplane.icmp_refuse cimport (
-    ERRORS_GUEST_PER_SECOND, ERRORS_OUTSIDE_PER_SECOND, ERRORS_PER_SECOND, GUEST_LIMITS, icmp_answers,
-)
-from arcbox_net.dataplane.rate_limit cimport rate, rate_allows, rate_limit, rate_of, rate_take
+from arcbox_net.dataplane.icmp_answers cimport icmp_answers, icmp_within_limits
+from arcbox_net.dataplane.icmp6_refuse cimport icmp6_refuse, tcp6_refuse
 from arcbox_net.dataplane.verdict cimport INBOUND, Direction
 from arcbox_net.memory.frame cimport frame
 from arcbox_net.wire.checksum cimport checksum_add, checksum_store, pseudo_sum
@@ -38,13 +36,19 @@ cdef void icmp_refuse(
     icmp_answers *a, const frame *offending, Direction towards, uint8_t icmp_type, uint8_t icmp_code,
     uint32_t rest, uint64_t now_ns,
 ) noexcept nogil:
-    """Send an error about *offending*, whose IP header was checked; *rest* is what only this type has: an MTU."""
+    """Send an error about *offending*, whose IP header was checked; *rest* is what only this type has: an MTU.
+
+    The sender of an IPv6 packet gets the ICMPv6 error that says the same.
+    """
     cdef const uint8_t *ip = offending.data + offending.l3
     cdef uint32_t quoted = min(ipv4_total_length(ip), <uint32_t>QUOTE_BYTES_MAX)
     cdef uint32_t size = ICMP_HEADER_BYTES + quoted
     cdef uint8_t *answer
     cdef uint8_t *icmp
-    if not _may_be_told(offending) or not _within_limits(a, ipv4_source_be(ip), towards, now_ns):
+    if ip[0] >> 4 == 6:
+        icmp6_refuse(a, offending, towards, icmp_type, icmp_code, rest, now_ns)
+        return
+    if not _may_be_told(offending) or not icmp_within_limits(a, load_u32(ip + IPV4_SOURCE), towards, now_ns):
         return
     answer = emit_answer(a.out, offending, towards, IPV4_HEADER_BYTES + size)
     if answer == NULL:
@@ -60,9 +64,13 @@ cdef void tcp_refuse(icmp_answers *a, const frame *offending, Direction towards)
     """Answer a segment, whose TCP header was checked, as a closed port does."""
     cdef const uint8_t *ip = offending.data + offending.l3
     cdef const uint8_t *segment = ip + ipv4_header_size(ip)
-    cdef uint32_t payload_size = ipv4_total_length(ip) - ipv4_header_size(ip) - tcp_header_size(segment)
+    cdef uint32_t payload_size
     cdef uint8_t *answer
     cdef uint8_t *tcp
+    if ip[0] >> 4 == 6:
+        tcp6_refuse(a, offending, towards)
+        return
+    payload_size = ipv4_total_length(ip) - ipv4_header_size(ip) - tcp_header_size(segment)
     if tcp_flags(segment) & TCP_RST or not _may_be_told(offending):
         return
     answer = emit_answer(a.out, offending, towards, IPV4_HEADER_BYTES + TCP_HEADER_BYTES)
@@ -94,24 +102,6 @@ cdef bint _may_be_told(const frame *offending) noexcept nogil:
     return ipv4_protocol(ip) != PROTOCOL_ICMP or (
         ipv4_total_length(ip) > ipv4_header_size(ip) and icmp_is_query(ip + ipv4_header_size(ip))
     )
-
-
-cdef bint _within_limits(icmp_answers *a, uint32_t sender_be, Direction towards, uint64_t now_ns) noexcept nogil:
-    cdef rate all_rate = rate_of(ERRORS_PER_SECOND)
-    cdef rate own_rate
-    cdef rate_limit *own
-    if towards == INBOUND:
-        own = &a.guests[load_u32(<const uint8_t *>&sender_be) % GUEST_LIMITS]
-        own_rate = rate_of(ERRORS_GUEST_PER_SECOND)
-    else:
-        own = &a.outside
-        own_rate = rate_of(ERRORS_OUTSIDE_PER_SECOND)
-    if not rate_allows(own, &own_rate, now_ns) or not rate_allows(&a.all, &all_rate, now_ns):
-        a.limited += 1
-        return False
-    rate_take(own, &own_rate, now_ns)
-    rate_take(&a.all, &all_rate, now_ns)
-    return True
 
 
 cdef void _write_ip(

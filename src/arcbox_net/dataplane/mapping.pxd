@@ -20,6 +20,7 @@ Theory of operation
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from arcbox_net.dataplane.address_table cimport address_table
 from arcbox_net.dataplane.contacts cimport CONTACT_NONE, contact_find, contact_table
 from arcbox_net.dataplane.guests cimport (
     EXTERNAL_NONE, EXTERNALS_MAX, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest_quotas, guest_table,
@@ -75,6 +76,7 @@ cdef struct mapping_config:
     uint32_t contacts_max  # addresses that all mappings together remember having spoken to
     uint32_t hold_down_s
     guest_quotas quotas
+    address_table *addresses  # of external and inside addresses that are IPv6; or NULL
     uint8_t filter
     bint preserve_ports  # an inside port stays the same outside, as long as it is free there
     bint keep_parity  # RFC 4787 REQ-4: even ports become even ones
@@ -192,6 +194,12 @@ cdef inline uint32_t external_number(const mapping_table *table, uint32_t ip_be)
         if table.externals_be[i] == ip_be:
             return i
     return EXTERNAL_NONE
+
+
+cdef inline bint is_configured(const mapping_table *table, uint32_t ip_be) noexcept nogil:
+    """Whether *ip_be* is an external address of ours, and not one that goes."""
+    cdef uint32_t external = external_number(table, ip_be)
+    return external != EXTERNAL_NONE and table.configured[external]
 
 
 cdef inline uint32_t mapping_at(

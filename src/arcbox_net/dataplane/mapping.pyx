@@ -37,7 +37,7 @@ cdef uint32_t mapping_create(
         guest_settle(&table.guests, id)
         return MAPPING_NONE
     if who.external == EXTERNAL_NONE or not table.configured[who.external]:
-        guest_pair(&table.guests, id, freest_external(table))
+        guest_pair(&table.guests, id, freest_external(table, inside_ip_be))
     # Counted before it is found: holds of this guest may end on the way, and must not have it forgotten.
     who.ports[space] += 1
     number = who.external * PORT_SPACES + space

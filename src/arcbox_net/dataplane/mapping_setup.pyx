@@ -73,6 +73,7 @@ cdef bint mapping_reconfigure(mapping_table *table, const mapping_config *config
     table.preserve_ports = config.preserve_ports
     table.keep_parity = config.keep_parity
     table.guests.quotas = config.quotas
+    table.guests.addresses = config.addresses
     memset(table.configured, 0, sizeof(table.configured))
     for i in range(config.external_count):
         external = &config.externals[i]

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from arcbox_net.dataplane.nat_config_values import (
+    PortRange,
+    PortRanges,
+    check_one_of,
+    check_timeout,
+    check_within,
+    ipv4_address,
+    ipv4_network,
+    ipv6_address,
+    ipv6_network,
+    port_ranges,
+    usable_ipv4,
+    usable_ipv6,
+)
 from arcbox_net.errors import ConfigError
 
 FILTERING = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
@@ -20,6 +34,7 @@ CONNTRACK_SIZE_MAX = 1 << 23
 FAST_CACHE_SIZE_MAX = 1 << 16
 MTU_MIN = 68
 MTU_MAX = 65535
+MTU_MIN_IPV6 = 1280
 
 # RFC 4787 REQ-5, 5382 REQ-5, 7857 2.1, 5508 REQ-2, 6888 REQ-8: what no timer may be below.
 TIMEOUT_FLOORS_S: dict[str, int] = {
@@ -32,10 +47,6 @@ TIMEOUT_FLOORS_S: dict[str, int] = {
     "port_hold_s": 120,
 }
 PORT_TIMEOUT_FLOOR_S = 10
-TIMEOUT_MAX_S = 7 * 86400
-
-PortRange = tuple[int, int]
-PortRanges = PortRange | Sequence[PortRange]
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,10 @@ class NatEngineConfig:
     external_ip: str | Sequence[str] | Mapping[str, PortRanges]
     inside: str = "192.168.64.0/24"
     gateway: str | None = None  # the engine's own address towards guests; the first of `inside`
-    port_range: PortRanges = (49152, 65535)
+    external_ip6: str | Sequence[str] | None = None  # None: IPv6 frames are of an unknown protocol
+    inside6: str | None = None  # as a /64
+    gateway6: str | None = None  # the first of `inside6`
+    port_range: PortRanges = (49152, 65535)  # of each IPv6 address too
     conntrack_size: int = 131_072  # flows
     fast_cache_size: int = 256  # entries in front of the table of flows; 0 for none
     filtering: str = (
@@ -86,7 +100,7 @@ class NatEngineConfig:
     seed: bytes | None = None  # 32 bytes, for tests that repeat; from the system's generator when None
 
     def __post_init__(self) -> None:
-        inside = _network("inside", self.inside)
+        inside = ipv4_network("inside", self.inside)
         if not 8 <= inside.prefixlen <= 30:
             raise ConfigError(
                 f"inside network {inside} has no room for guests or is too large",
@@ -99,6 +113,8 @@ class NatEngineConfig:
             raise ConfigError(
                 f"gateway {gateway} is no host address of {inside}", field="gateway", value=self.gateway
             )
+        if self.external_ip6 is not None:
+            self._check_ipv6()
         self._check_external(inside)
         for name, known in (
             ("filtering", FILTERING),
@@ -106,7 +122,7 @@ class NatEngineConfig:
             ("exhausted", EXHAUSTED),
             ("l3_offset", L3_OFFSETS),
         ):
-            _one_of(name, getattr(self, name), known)
+            check_one_of(name, getattr(self, name), known)
         for name, low, high in (
             ("conntrack_size", 1, CONNTRACK_SIZE_MAX),
             ("fast_cache_size", 0, FAST_CACHE_SIZE_MAX),
@@ -114,9 +130,9 @@ class NatEngineConfig:
             ("mtu", MTU_MIN, MTU_MAX),
             ("uplink_mtu", MTU_MIN, MTU_MAX),
         ):
-            _within(name, getattr(self, name), low, high)
+            check_within(name, getattr(self, name), low, high)
         if self.ports_per_guest is not None:
-            _within("ports_per_guest", self.ports_per_guest, 1, 65535)
+            check_within("ports_per_guest", self.ports_per_guest, 1, 65535)
         if self.fast_cache_size & (self.fast_cache_size - 1):
             raise ConfigError(
                 f"fast_cache_size {self.fast_cache_size} is no power of two",
@@ -131,15 +147,16 @@ class NatEngineConfig:
                 value=len(self.untranslated),
             )
         for prefix in self.untranslated:
-            _network("untranslated", prefix)
+            ipv4_network("untranslated", prefix)
         if self.seed is not None and len(self.seed) != 32:
             raise ConfigError("a seed has 32 bytes", field="seed", value=len(self.seed))
 
     def _check_external(self, inside: IPv4Network) -> None:
-        externals = list(self.externals())
+        externals: list[tuple[IPv4Address | IPv6Address, list[PortRange]]]
+        externals = [*self.externals(), *self.externals6()]
         ranges = 0
         for address, of_address in externals:
-            if address in inside or not _usable(address):
+            if address.version == 4 and (address in inside or not usable_ipv4(address)):
                 raise ConfigError(
                     f"{address} cannot be an external address",
                     fix=f"use a unicast address outside {inside}",
@@ -168,9 +185,33 @@ class NatEngineConfig:
                 value=self.external_ip,
             )
 
+    def _check_ipv6(self) -> None:
+        if self.inside6 is None or not 8 <= self.inside6_network.prefixlen <= 120:
+            raise ConfigError(
+                "inside6 is no network with room for guests",
+                fix="use a /64, such as fd00:6172:6362::/64",
+                field="inside6",
+                value=self.inside6,
+            )
+        inside, gateway = self.inside6_network, self.gateway6_address
+        if gateway not in inside or gateway == inside.network_address:
+            raise ConfigError(
+                f"gateway6 {gateway} is no host address of {inside}", field="gateway6", value=self.gateway6
+            )
+        for address, _ranges_of in self.externals6():
+            if address in inside or not usable_ipv6(address):
+                raise ConfigError(
+                    f"{address} cannot be an external address",
+                    fix=f"use a unicast address outside {inside}",
+                    field="external_ip6",
+                    value=str(address),
+                )
+        for name in ("mtu", "uplink_mtu"):
+            check_within(name, getattr(self, name), MTU_MIN_IPV6, MTU_MAX)
+
     def _check_timeouts(self) -> None:
         for name, floor in TIMEOUT_FLOORS_S.items():
-            _timeout(name, getattr(self, name), 1 if self.unsafe else floor)
+            check_timeout(name, getattr(self, name), 1 if self.unsafe else floor)
         if len(self.udp_port_timeouts_s) > PORT_TIMEOUTS_MAX:
             raise ConfigError(
                 f"more than {PORT_TIMEOUTS_MAX} ports with a timeout of their own",
@@ -178,8 +219,8 @@ class NatEngineConfig:
                 value=len(self.udp_port_timeouts_s),
             )
         for number, timeout_s in self.udp_port_timeouts_s.items():
-            _within("udp_port_timeouts_s", number, 1, 65535)
-            _timeout("udp_port_timeouts_s", timeout_s, 1 if self.unsafe else PORT_TIMEOUT_FLOOR_S)
+            check_within("udp_port_timeouts_s", number, 1, 65535)
+            check_timeout("udp_port_timeouts_s", timeout_s, 1 if self.unsafe else PORT_TIMEOUT_FLOOR_S)
 
     @property
     def inside_network(self) -> IPv4Network:
@@ -189,7 +230,17 @@ class NatEngineConfig:
     def gateway_address(self) -> IPv4Address:
         if self.gateway is None:
             return self.inside_network.network_address + 1
-        return _address("gateway", self.gateway)
+        return ipv4_address("gateway", self.gateway)
+
+    @property
+    def inside6_network(self) -> IPv6Network:
+        return ipv6_network("inside6", str(self.inside6))
+
+    @property
+    def gateway6_address(self) -> IPv6Address:
+        if self.gateway6 is None:
+            return self.inside6_network.network_address + 1
+        return ipv6_address("gateway6", self.gateway6)
 
     @property
     def untranslated_networks(self) -> list[IPv4Network]:
@@ -199,68 +250,18 @@ class NatEngineConfig:
         """Each external address with its port ranges, in the order given."""
         if isinstance(self.external_ip, Mapping):
             for text, ranges in self.external_ip.items():
-                yield _address("external_ip", text), _ranges(ranges)
+                yield ipv4_address("external_ip", text), port_ranges(ranges)
             return
         several = [self.external_ip] if isinstance(self.external_ip, str) else self.external_ip
         for text in several:
-            yield _address("external_ip", text), _ranges(self.port_range)
+            yield ipv4_address("external_ip", text), port_ranges(self.port_range)
 
+    def externals6(self) -> Iterator[tuple[IPv6Address, list[PortRange]]]:
+        """As `externals`, of IPv6."""
+        several = [self.external_ip6] if isinstance(self.external_ip6, str) else self.external_ip6 or ()
+        for text in several:
+            yield ipv6_address("external_ip6", text), port_ranges(self.port_range)
 
-def _ranges(ranges: PortRanges) -> list[PortRange]:
-    try:
-        if len(ranges) == 2 and isinstance(ranges[0], int):
-            ranges = [ranges]  # type: ignore[list-item]
-        return [(int(low), int(high)) for low, high in ranges]  # type: ignore[misc]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{ranges!r} is no port range", fix="write (first, last)", field="port_range", value=ranges
-        ) from error
-
-
-def _address(name: str, text: str) -> IPv4Address:
-    try:
-        return IPv4Address(text)
-    except AddressValueError as error:
-        raise ConfigError(f"{name}: {text!r} is no IPv4 address", field=name, value=text) from error
-
-
-def _network(name: str, text: str) -> IPv4Network:
-    try:
-        return IPv4Network(text)
-    except (AddressValueError, NetmaskValueError, ValueError) as error:
-        raise ConfigError(f"{name}: {error}", field=name, value=text) from error
-
-
-def _usable(address: IPv4Address) -> bool:
-    return not (address.is_multicast or address.is_loopback or int(address) >> 24 in (0, *range(240, 256)))
-
-
-def _one_of(name: str, value: object, known: Sequence[object]) -> None:
-    if value not in known:
-        raise ConfigError(
-            f"{name} {value!r} is not known",
-            fix=f"use one of {', '.join(map(str, known))}",
-            field=name,
-            value=value,
-        )
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ConfigError(
-            f"{name} {value} is outside {low} to {high}",
-            fix=f"use {low} to {high}",
-            field=name,
-            value=value,
-        )
-
-
-def _timeout(name: str, value_s: int, floor_s: int) -> None:
-    if value_s < floor_s:
-        raise ConfigError(
-            f"{name} {value_s} s is below the {floor_s} s that the RFCs ask for",
-            fix="raise it, or set unsafe=True",
-            field=name,
-            value=value_s,
-        )
-    _within(name, value_s, floor_s, TIMEOUT_MAX_S)
+    def external_of(self, guest: IPv4Address | IPv6Address) -> str:
+        """The first external address of the guest's family."""
+        return str(next(self.externals() if guest.version == 4 else self.externals6())[0])

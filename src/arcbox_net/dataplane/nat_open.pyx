@@ -14,21 +14,21 @@ Theory of operation
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from arcbox_net.dataplane.addresses cimport is_external
+from arcbox_net.dataplane.address_table cimport address_drop, address_hold, address_table
 from arcbox_net.dataplane.conntrack cimport conntrack_close, conntrack_find, conntrack_hash, conntrack_open
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport (
     FLOW_NONE, HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE, half_flow,
 )
 from arcbox_net.dataplane.half_pair cimport (
-    endpoint, half_direction, half_make, half_protocol, pair_addresses, pair_destination, pair_numbers, pair_source,
+    endpoint, half_direction, half_make, half_protocol, pair_addresses, pair_destination, pair_key, pair_source,
 )
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse, tcp_refuse
 from arcbox_net.dataplane.mapping cimport (
-    MAPPING_NONE, MAPPING_STATIC, mapping, mapping_admits, mapping_alive, mapping_at, mapping_drop, mapping_forget,
-    mapping_hold, mapping_inbound, mapping_outbound, mapping_strengthen,
+    MAPPING_NONE, MAPPING_STATIC, is_configured, mapping, mapping_admits, mapping_alive, mapping_at, mapping_drop,
+    mapping_forget, mapping_hold, mapping_inbound, mapping_outbound, mapping_strengthen,
 )
-from arcbox_net.dataplane.packet cimport packet, packet_key
+from arcbox_net.dataplane.packet cimport packet
 from arcbox_net.dataplane.unsolicited cimport unsolicited_forget, unsolicited_note
 from arcbox_net.dataplane.verdict cimport (
     DROP_BAD_L4, DROP_FILTERED, DROP_FLOWS_FULL, DROP_GUEST_FLOWS, DROP_MAPPINGS_FULL, DROP_MARTIAN, DROP_NO_FLOW,
@@ -39,7 +39,34 @@ from arcbox_net.wire.icmp cimport ICMP_UNREACHABLE, PROTOCOL_ICMP
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP, TCP_ACK, TCP_RST, TCP_SYN, tcp_flags
 
 
-cdef uint8_t nat_open(nat_engine *engine, const frame *whole, packet *found) noexcept nogil:
+cdef uint8_t nat_admit(nat_engine *engine, const frame *whole, packet *found) noexcept nogil:
+    """Whether a packet of the flow `found.half` may pass; of HALF_NONE, whether it may open one. Sets `found.half`."""
+    if found.half == HALF_NONE:
+        return _open(engine, whole, found)
+    if engine.flows.halves[found.half].flags & HALF_ATTENTION:
+        return _attend(engine, found)
+    return VERDICT_FORWARD
+
+
+cdef void nat_flow_gone(void *engine, uint32_t flow) noexcept nogil:
+    """A flow ends: let go of its addresses and mappings. The conntrack's `gone`."""
+    cdef nat_engine *own = <nat_engine *>engine
+    cdef half_flow *original = &own.flows.halves[2 * flow]
+    cdef bint weak = original.flags & HALF_ATTENTION and not _is_waiting(original)
+    cdef uint32_t source_be = <uint32_t>original.new_addresses
+    address_drop(&own.addresses, <uint32_t>original.key_addresses)
+    address_drop(&own.addresses, <uint32_t>(original.key_addresses >> 32))
+    if half_direction(original) == INBOUND:
+        mapping_drop(&own.mappings, own.flows.cold[flow].mapping, source_be, not weak, own.now_s)
+        return
+    if original.flags & HALF_HAIRPIN:
+        mapping_drop(&own.mappings, _target(own, flow), source_be, not weak, own.now_s)
+    mapping_drop(
+        &own.mappings, own.flows.cold[flow].mapping, <uint32_t>(original.key_addresses >> 32), True, own.now_s
+    )
+
+
+cdef uint8_t _open(nat_engine *engine, const frame *whole, packet *found) noexcept nogil:
     """Open a flow for a packet that belongs to none, and set `found.half`; or why it is dropped."""
     cdef endpoint source = pair_source(found.key_addresses, found.key_rest)
     cdef endpoint destination = pair_destination(found.key_addresses, found.key_rest)
@@ -52,7 +79,7 @@ cdef uint8_t nat_open(nat_engine *engine, const frame *whole, packet *found) noe
         if engine.settings.reset_unknown:
             tcp_refuse(&engine.answers, whole, INBOUND)
         return DROP_NO_FLOW
-    if is_external(&engine.settings, destination.ip_be):
+    if is_configured(&engine.mappings, destination.ip_be):
         verdict = _open_hairpin(engine, found, source, destination)
     else:
         verdict = _open_outbound(engine, found, source, destination)
@@ -64,7 +91,7 @@ cdef uint8_t nat_open(nat_engine *engine, const frame *whole, packet *found) noe
     return verdict
 
 
-cdef uint8_t nat_attend(nat_engine *engine, packet *found) noexcept nogil:
+cdef uint8_t _attend(nat_engine *engine, packet *found) noexcept nogil:
     """Whether a packet of a flow with HALF_ATTENTION may pass; its flow may be another one afterwards."""
     cdef uint32_t flow = found.half >> 1
     cdef half_flow *original = &engine.flows.halves[2 * flow]
@@ -85,22 +112,6 @@ cdef uint8_t nat_attend(nat_engine *engine, packet *found) noexcept nogil:
         original[0].flags &= <uint8_t>~HALF_ATTENTION
         original[1].flags &= <uint8_t>~HALF_ATTENTION
     return VERDICT_FORWARD
-
-
-cdef void nat_flow_gone(void *engine, uint32_t flow) noexcept nogil:
-    """A flow ends: let go of its mappings. The conntrack's `gone`."""
-    cdef nat_engine *own = <nat_engine *>engine
-    cdef half_flow *original = &own.flows.halves[2 * flow]
-    cdef bint weak = original.flags & HALF_ATTENTION and not _is_waiting(original)
-    cdef uint32_t source_be = <uint32_t>original.new_addresses
-    if half_direction(original) == INBOUND:
-        mapping_drop(&own.mappings, own.flows.cold[flow].mapping, source_be, not weak, own.now_s)
-        return
-    if original.flags & HALF_HAIRPIN:
-        mapping_drop(&own.mappings, _target(own, flow), source_be, not weak, own.now_s)
-    mapping_drop(
-        &own.mappings, own.flows.cold[flow].mapping, <uint32_t>(original.key_addresses >> 32), True, own.now_s
-    )
 
 
 cdef uint8_t _open_outbound(
@@ -125,6 +136,7 @@ cdef uint8_t _open_inbound(
     nat_engine *engine, const frame *whole, packet *found, endpoint source, endpoint destination
 ) noexcept nogil:
     cdef half_flow halves[2]
+    cdef const address_table *addresses = &engine.addresses
     cdef endpoint inside
     cdef uint8_t flags
     cdef uint32_t target = MAPPING_NONE
@@ -144,14 +156,15 @@ cdef uint8_t _open_inbound(
         return DROP_FLOWS_FULL
     inside = _inside(engine, target)
     flags = 0 if engine.mappings.entries[target].flags & MAPPING_STATIC else HALF_ATTENTION
-    half_make(&halves[0], found.protocol, INBOUND, flags, source, destination, source, inside)
-    half_make(&halves[1], found.protocol, OUTBOUND, flags, inside, source, destination, source)
+    half_make(addresses, &halves[0], found.protocol, INBOUND, flags, source, destination, source, inside)
+    half_make(addresses, &halves[1], found.protocol, OUTBOUND, flags, inside, source, destination, source)
     return _begin(engine, found, target, source.ip_be, flags == 0, halves)
 
 
 cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, endpoint destination) noexcept nogil:
     """`found.half` is of the waiting flow of this packet, if there is one."""
     cdef half_flow halves[2]
+    cdef const address_table *addresses = &engine.addresses
     cdef endpoint external, inside
     cdef uint32_t own, target, waiting
     cdef uint8_t flags, verdict
@@ -176,8 +189,8 @@ cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, e
         mapping_forget(&engine.mappings, own)
         return DROP_GUEST_FLOWS
     inside = _inside(engine, target)
-    half_make(&halves[0], found.protocol, OUTBOUND, flags, source, destination, external, inside)
-    half_make(&halves[1], found.protocol, OUTBOUND, flags, inside, external, destination, source)
+    half_make(addresses, &halves[0], found.protocol, OUTBOUND, flags, source, destination, external, inside)
+    half_make(addresses, &halves[1], found.protocol, OUTBOUND, flags, inside, external, destination, source)
     verdict = _replace(engine, found, own, destination.ip_be, waiting, halves)
     if verdict != VERDICT_FORWARD:
         mapping_drop(
@@ -244,6 +257,8 @@ cdef uint8_t _open_held(
     if flow == FLOW_NONE:
         mapping_drop(&engine.mappings, id, remote_be, strong, engine.now_s)
         return DROP_FLOWS_FULL
+    address_hold(&engine.addresses, <uint32_t>halves[0].key_addresses)
+    address_hold(&engine.addresses, <uint32_t>(halves[0].key_addresses >> 32))
     found.half = 2 * flow
     return VERDICT_FORWARD
 
@@ -252,9 +267,10 @@ cdef void _outbound_halves(
     nat_engine *engine, const packet *found, uint32_t own, endpoint source, endpoint destination, uint8_t flags,
     half_flow *halves,
 ) noexcept nogil:
+    cdef const address_table *addresses = &engine.addresses
     cdef endpoint external = _external(engine, own)
-    half_make(&halves[0], found.protocol, OUTBOUND, flags, source, destination, external, destination)
-    half_make(&halves[1], found.protocol, INBOUND, flags, destination, external, destination, source)
+    half_make(addresses, &halves[0], found.protocol, OUTBOUND, flags, source, destination, external, destination)
+    half_make(addresses, &halves[1], found.protocol, INBOUND, flags, destination, external, destination, source)
 
 
 cdef uint32_t _waiting_for(
@@ -264,7 +280,7 @@ cdef uint32_t _waiting_for(
     cdef uint32_t half = conntrack_find(
         &engine.flows,
         pair_addresses(external, destination),
-        packet_key(pair_numbers(external, destination), found.protocol, INBOUND),
+        pair_key(external, destination, found.protocol, INBOUND),
     )
     return FLOW_NONE if half == HALF_NONE else half >> 1
 

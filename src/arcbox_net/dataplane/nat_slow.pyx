@@ -8,16 +8,18 @@ from libc.stdint cimport uint8_t, uint32_t
 from arcbox_net.dataplane.addresses cimport address_check, is_routed
 from arcbox_net.dataplane.conntrack cimport conntrack_find
 from arcbox_net.dataplane.engine_state cimport nat_engine
-from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE
+from arcbox_net.dataplane.flow cimport HALF_HAIRPIN
 from arcbox_net.dataplane.fragment cimport fragment_emit
 from arcbox_net.dataplane.icmp_error cimport icmp_error_translate
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
-from arcbox_net.dataplane.nat_open cimport nat_attend, nat_open
+from arcbox_net.dataplane.nat6 cimport nat6_translate
+from arcbox_net.dataplane.nat_open cimport nat_admit
 from arcbox_net.dataplane.nat_query cimport query_check
 from arcbox_net.dataplane.packet cimport (
     PACKET_FRAGMENT, PACKET_ICMP, PACKET_LAST_HOP, PACKET_OTHER, packet, packet_back, packet_check,
     packet_may_fragment,
 )
+from arcbox_net.dataplane.packet6 cimport frame_is_ipv6
 from arcbox_net.dataplane.pass_flow cimport pass_any
 from arcbox_net.dataplane.reassembly cimport reassembly_take
 from arcbox_net.dataplane.rewrite cimport rewrite_ttl
@@ -38,6 +40,8 @@ cdef uint8_t nat_slow(
     """The verdict on a packet of which `packet_check` said *kind*."""
     cdef uint8_t verdict
     if kind >= DROP_FIRST:
+        if engine.settings.has_ipv6 and frame_is_ipv6(whole):
+            return nat6_translate(engine, whole, direction)
         return kind
     verdict = address_check(&engine.settings, found)
     if verdict >= DROP_FIRST:
@@ -102,12 +106,7 @@ cdef uint8_t _translate(
         if verdict >= DROP_FIRST:
             return verdict
     found.half = conntrack_find(&engine.flows, found.key_addresses, found.key_rest)
-    if found.half == HALF_NONE:
-        verdict = nat_open(engine, whole, found)
-    elif engine.flows.halves[found.half].flags & HALF_ATTENTION:
-        verdict = nat_attend(engine, found)
-    else:
-        verdict = VERDICT_FORWARD
+    verdict = nat_admit(engine, whole, found)
     if verdict >= DROP_FIRST:
         return verdict
     if engine.flows.halves[found.half].flags & HALF_HAIRPIN:

@@ -63,8 +63,10 @@ cdef inline uint8_t _options_check(const uint8_t *ip) noexcept nogil:
     return DROP_SOURCE_ROUTE if options == IPV4_OPTIONS_SOURCE_ROUTE else DROP_BAD_HEADER
 
 
-cdef inline uint8_t _offload_check(const frame *whole, packet *found, uint8_t kind, uint32_t mtu) noexcept nogil:
-    """The virtio-net header of a frame that has one which asks for something."""
+cdef inline uint8_t packet_offload_check(
+    const frame *whole, packet *found, uint8_t kind, uint32_t mtu, uint8_t gso_tcp
+) noexcept nogil:
+    """The virtio-net header of a frame that has one which asks for something. *gso_tcp* is the IP version's."""
     cdef virtio_net_header header
     cdef uint32_t l4_offset = <uint32_t>(found.l4 - whole.data)
     cdef uint8_t gso
@@ -82,7 +84,7 @@ cdef inline uint8_t _offload_check(const frame *whole, packet *found, uint8_t ki
         return DROP_BAD_OFFLOAD
     if found.gso:
         gso = header.gso_type & <uint8_t>~VIRTIO_GSO_ECN
-        if gso != (VIRTIO_GSO_TCPV4 if found.protocol == PROTOCOL_TCP else VIRTIO_GSO_UDP_L4):
+        if gso != (gso_tcp if found.protocol == PROTOCOL_TCP else VIRTIO_GSO_UDP_L4):
             return DROP_BAD_OFFLOAD
         l4_offset = tcp_header_size(found.l4) if found.protocol == PROTOCOL_TCP else UDP_HEADER_BYTES
         found.wire_size = min(found.size, <uint32_t>(found.l4 - found.ip) + l4_offset + header.gso_size)
@@ -91,7 +93,7 @@ cdef inline uint8_t _offload_check(const frame *whole, packet *found, uint8_t ki
     return PACKET_FLOW
 
 
-cdef inline uint8_t _l4_check(packet *found) noexcept nogil:
+cdef inline uint8_t packet_l4_check(packet *found) noexcept nogil:
     if found.protocol == PROTOCOL_TCP:
         if not tcp_check(found.l4, found.l4_size):
             return DROP_BAD_L4
@@ -144,11 +146,11 @@ cdef inline uint8_t packet_check(frame *whole, Direction direction, uint32_t mtu
     found.partial = False
     found.gso = False
     memcpy(&found.key_addresses, ip + IPV4_SOURCE, 8)
-    kind = PACKET_FRAGMENT if ipv4_is_fragment(ip) else _l4_check(found)
+    kind = PACKET_FRAGMENT if ipv4_is_fragment(ip) else packet_l4_check(found)
     if kind >= DROP_BAD_HEADER:
         return kind
     if whole.flags & FRAME_VNET and load_u16_be(whole.data - FRAME_VNET_BYTES) != 0:
-        kind = _offload_check(whole, found, kind, mtu)
+        kind = packet_offload_check(whole, found, kind, mtu, VIRTIO_GSO_TCPV4)
     if kind == PACKET_FLOW:
         found.key_rest = packet_key(load_u32_be(found.l4), found.protocol, direction)
     return kind

@@ -12,8 +12,8 @@ from arcbox_net.wire.icmp cimport PROTOCOL_ICMP
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP
 
 
-cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half) noexcept nogil:
-    """TCP or UDP of `found.half`; *half* is that one."""
+cdef inline uint8_t track_flow(nat_engine *engine, packet *found, half_flow *half) noexcept nogil:
+    """Count a packet of `found.half`, which is *half*; or why its state does not allow it."""
     cdef uint8_t verdict
     if found.protocol == PROTOCOL_TCP:
         verdict = tcp_track(&engine.flows, found.half, found.l4, found.l4_size, engine.now_s)
@@ -22,8 +22,15 @@ cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half
     else:
         half.last_seen_s = engine.now_s
     half_count(half, found.size)
-    rewrite_flow(found, half)
     return VERDICT_FORWARD
+
+
+cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half) noexcept nogil:
+    """TCP or UDP of `found.half`; *half* is that one."""
+    cdef uint8_t verdict = track_flow(engine, found, half)
+    if verdict == VERDICT_FORWARD:
+        rewrite_flow(found, half)
+    return verdict
 
 
 cdef inline uint8_t pass_any(nat_engine *engine, packet *found) noexcept nogil:
@@ -31,8 +38,7 @@ cdef inline uint8_t pass_any(nat_engine *engine, packet *found) noexcept nogil:
     cdef half_flow *half = &engine.flows.halves[found.half]
     cdef uint8_t verdict = VERDICT_FORWARD
     if found.protocol == PROTOCOL_ICMP:
-        half.last_seen_s = engine.now_s
-        half_count(half, found.size)
+        track_flow(engine, found, half)
         rewrite_query(found, half)
     else:
         verdict = pass_flow(engine, found, half)

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from arcbox_net.dataplane.mapping cimport mapping_table
 
 
-cdef uint8_t freest_external(const mapping_table *table) noexcept nogil
+cdef uint8_t freest_external(const mapping_table *table, uint32_t inside_ip_be) noexcept nogil
 cdef uint32_t place_for(
     mapping_table *table, uint32_t number, uint16_t id, uint16_t inside_port, uint32_t now_s, uint8_t *why
 ) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.fragment_store cimport fragment_store
-from arcbox_net.dataplane.icmp_refuse cimport icmp_answers
+from arcbox_net.dataplane.icmp_answers cimport icmp_answers
 from arcbox_net.dataplane.verdict cimport Direction, Verdict
 from arcbox_net.memory.frame cimport frame
 

@@ -29,7 +29,8 @@ from arcbox_net.dataplane.fragment_view cimport (
     ECN_CONGESTION, ECN_NOT_CAPABLE, fragment_header_size, fragment_view, fragment_view_read,
     fragment_whole_headers,
 )
-from arcbox_net.dataplane.icmp_refuse cimport icmp_answers, icmp_refuse
+from arcbox_net.dataplane.icmp_answers cimport icmp_answers
+from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
 from arcbox_net.dataplane.offload cimport offload_is_none
 from arcbox_net.dataplane.rate_limit cimport SECOND_NS
 from arcbox_net.dataplane.reassembly cimport REASSEMBLY_IPV6_S, REASSEMBLY_S, reassembly

@@ -7,7 +7,8 @@ the same connection. Copies wait in a table of named size; one that finds its pl
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from arcbox_net.dataplane.icmp_refuse cimport icmp_answers, icmp_refuse
+from arcbox_net.dataplane.icmp_answers cimport icmp_answers
+from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
 from arcbox_net.dataplane.packet cimport packet
 from arcbox_net.dataplane.verdict cimport OUTBOUND
 from arcbox_net.memory.frame cimport frame
