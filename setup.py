@@ -59,11 +59,15 @@ def extensions() -> list[Extension]:
     return found
 
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 setup(
     ext_modules=cythonize(
         extensions(),
+        nthreads=CORES,
         build_dir="build/cython",
         include_path=["src"],
         compiler_directives=DIRECTIVES,
     ),
+    options={"build_ext": {"parallel": CORES}},
 )
