@@ -1,8 +1,9 @@
 """The flows of the last packets, before the index is asked: sets of two entries of a tag and a half flow.
 
 An entry is a guess: who asks compares the key on the half flow's own line, which the packet needs anyway. A hit saves
-the index's line, but whether it is one cannot be predicted unless nearly all are, and a branch that is predicted wrongly
-costs more than the index. Measured, the cache pays above nine hits in ten: with fewer, it is not asked for a while.
+the index's line, but whether it is one cannot be predicted unless nearly all are, and a branch that is predicted
+wrongly costs more than the index. Measured, the cache pays above nine hits in ten: with fewer, it is not asked for a
+while.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
