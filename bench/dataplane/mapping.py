@@ -58,8 +58,6 @@ def mappings(count: int, **options: int) -> Mappings:
         hold_down_s=HOLD_DOWN_S,
         flows=count,
         ports=PORTS_AN_ADDRESS,
-        fragments=0,
-        fragment_bytes=0,
         filtering=2,
         keep_parity=False,
         **options,

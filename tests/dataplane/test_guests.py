@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from arcbox_net.dataplane._testing_mapping import GUESTS_MAX
 from arcbox_net.dataplane.verdict import Verdict
 from tests.support.mappings import GUEST, HOLD_DOWN_S, OTHER, SERVER, UDP, mapping_table, used
-
-FRAGMENTS, FRAGMENT_BYTES = 64, 1 << 20
 
 
 def test_a_stranger_is_not_known() -> None:
@@ -19,7 +15,7 @@ def test_a_guest_is_known_until_its_last_port_is_off_hold() -> None:
     table = mapping_table()
     mapping = used(table, 4000)
     table.drop(mapping, SERVER, True, 10)
-    assert table.guest(GUEST) == (0, (0, 1, 0), 0, 0, 0)
+    assert table.guest(GUEST) == (0, (0, 1, 0), 0)
     assert table.expire(10 + HOLD_DOWN_S, 10) == 0
     assert table.expire(11 + HOLD_DOWN_S, 10) == 1
     assert table.guest(GUEST) is None
@@ -38,7 +34,6 @@ def test_the_table_of_guests_is_bounded_and_who_leaves_makes_room() -> None:
     mappings = [used(table, 4000, guest=guest) for guest in range(1, GUESTS_MAX + 1)]
     assert table.guest_count == GUESTS_MAX
     assert table.outbound(UDP, GUESTS_MAX + 1, 4000, 0) == -Verdict.DROP_GUESTS_FULL
-    assert table.fragments_take(GUESTS_MAX + 1, 1, 100) is None
     assert table.outbound(UDP, GUESTS_MAX, 4001, 0) >= 0  # who is known is not concerned
     table.drop(mappings[0], SERVER, True, 0)
     table.expire(HOLD_DOWN_S + 1, 1)
@@ -56,22 +51,3 @@ def test_n24_flows_of_a_guest_are_capped_and_anothers_are_not_concerned() -> Non
     used(table, 4001, guest=OTHER)
     table.drop(mapping, SERVER, False, 0)
     assert table.hold(mapping, SERVER, True)
-
-
-@pytest.mark.parametrize(
-    ("datagrams", "size"), [(FRAGMENTS, 100), (1, FRAGMENT_BYTES)], ids=["datagrams", "bytes"]
-)
-def test_n24_fragments_of_a_guest_are_capped_by_count_and_size(datagrams: int, size: int) -> None:
-    table = mapping_table()
-    assert table.fragments_take(GUEST, datagrams, size) is True
-    one_more = (1, 0) if datagrams == FRAGMENTS else (0, 1)
-    assert table.fragments_take(GUEST, *one_more) is False
-    assert table.fragments_take(OTHER, *one_more) is True
-    table.fragments_drop(GUEST, datagrams, size)
-    assert table.guest(GUEST) is None
-
-
-def test_what_is_refused_is_not_counted() -> None:
-    table = mapping_table()
-    assert table.fragments_take(GUEST, 0, FRAGMENT_BYTES + 1) is False
-    assert table.guest(GUEST) is None

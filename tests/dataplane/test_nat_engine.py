@@ -12,6 +12,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
 from arcbox_net import Direction, FrameBatch, NatEngine, NatEngineConfig, PacketPool, Verdict
+from arcbox_net.dataplane.nat_views import NatForward
 from arcbox_net.errors import ConfigError, ForwardExists, ForwardNotFound, LimitReached, NotRunning
 
 EXTERNAL, GUEST, OTHER, REMOTE = "203.0.113.1", "192.168.64.5", "192.168.64.6", "198.51.100.7"
@@ -216,3 +217,25 @@ def test_two_threads_take_turns(engine: NatEngine) -> None:
     for thread in threads:
         thread.join()
     assert engine.stats()["forward"] == engine.stats()["flows"] == 400
+
+
+@pytest.mark.parametrize("now", [-1.0, float("nan"), float("inf"), 1e12])
+def test_a_time_that_no_clock_shows_is_refused(engine: NatEngine, now: float) -> None:
+    with pytest.raises(ConfigError):
+        send(engine, datagram(), now=now)
+    with pytest.raises(ConfigError):
+        engine.expire(now)
+
+
+def test_flushing_a_forward_of_an_unknown_address_closes_nothing(engine: NatEngine) -> None:
+    send(engine, datagram())
+    assert engine.flush(forward=NatForward("udp", "2001:db8::99", 1, GUEST, 1, 1)) == 0
+    assert engine.stats()["flows"] == 1
+
+
+def test_a_list_that_grew_after_it_was_checked_is_refused() -> None:
+    prefixes = ["198.51.100.0/24"]
+    config = replace(CONFIG, untranslated=prefixes)
+    prefixes *= 1000
+    with pytest.raises(LimitReached):
+        NatEngine(config)

@@ -34,8 +34,6 @@ DEFAULTS = {
     "hold_down_s": HOLD_DOWN_S,
     "flows": 16_384,
     "ports": 0,
-    "fragments": 64,
-    "fragment_bytes": 1 << 20,
     "filtering": ADDRESS_AND_PORT_DEPENDENT,
     "preserve_ports": True,
     "keep_parity": False,

@@ -108,13 +108,3 @@ cdef extern from "netinet/in.h" nogil:
 
 cdef extern from "netinet/tcp.h" nogil:
     int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_QUICKACK, TCP_CONGESTION
-
-
-cdef extern from "poll.h" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-
-    short POLLIN, POLLOUT, POLLERR, POLLHUP
-    int poll(pollfd *fds, unsigned long count, int timeout_ms)

@@ -1,3 +1,5 @@
+"""The table of flows that tests and benchmarks drive."""
+
 from arcbox_net.dataplane.conntrack cimport conntrack
 
 

@@ -6,7 +6,6 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.guests cimport (
     EXTERNALS_MAX as _EXTERNALS_MAX, GUEST_NONE, GUESTS_MAX as _GUESTS_MAX, guest, guest_find,
-    guest_fragments_drop, guest_fragments_take, guest_open, guest_settle,
 )
 from arcbox_net.dataplane.mapping cimport (
     MAPPING_NONE, MAPPING_STATIC, mapping, mapping_admits, mapping_at, mapping_config,
@@ -145,25 +144,13 @@ cdef class Mappings:
         return mapping_remove_static(&self._table, protocol, external, external_port, count, now)
 
     def guest(self, uint32_t ip):
-        """(flows, ports of each space, fragments, bytes of them, static mappings), or None for a stranger."""
+        """(flows, ports of each space, static mappings), or None for a stranger."""
         cdef uint16_t id = guest_find(&self._table.guests, ip)
         cdef guest *who
         if id == GUEST_NONE:
             return None
         who = &self._table.guests.entries[id]
-        return who.flows, tuple(who.ports), who.fragments, who.fragment_bytes, who.statics
-
-    def fragments_take(self, uint32_t ip, uint32_t datagrams, uint32_t size):
-        cdef uint16_t id = guest_open(&self._table.guests, ip)
-        cdef bint taken
-        if id == GUEST_NONE:
-            return None
-        taken = guest_fragments_take(&self._table.guests, id, datagrams, size)
-        guest_settle(&self._table.guests, id)
-        return bool(taken)
-
-    def fragments_drop(self, uint32_t ip, uint32_t datagrams, uint32_t size):
-        guest_fragments_drop(&self._table.guests, guest_find(&self._table.guests, ip), datagrams, size)
+        return who.flows, tuple(who.ports), who.statics
 
     def find_all(self, const uint32_t[::1] endpoints):
         """How many of the UDP *endpoints* (a guest's number above its port of 16 bits) have a mapping."""
@@ -224,8 +211,6 @@ cdef fill_config(mapping_config *config, dict externals, dict options):
     config.hold_down_s = options["hold_down_s"]
     config.quotas.flows = options["flows"]
     config.quotas.ports = options["ports"]
-    config.quotas.fragments = options["fragments"]
-    config.quotas.fragment_bytes = options["fragment_bytes"]
     config.filter = options["filtering"]
     config.preserve_ports = options["preserve_ports"]
     config.keep_parity = options["keep_parity"]

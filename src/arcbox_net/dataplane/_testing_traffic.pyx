@@ -16,22 +16,20 @@ from arcbox_net.memory.frame cimport BURST_MAX, frame
 from arcbox_net.memory.pool cimport POOL_SMALL, PacketPool, PoolCache, pool_acquire_burst, pool_release_burst
 from arcbox_net.memory.table cimport table_allocate, table_release
 from arcbox_net.wire.ethernet cimport ETHERNET_HEADER_BYTES, ETHERTYPE_IPV4, ethernet_set_type
-from arcbox_net.wire.ipv4 cimport ipv4_protocol, ipv4_set_checksum, ipv4_write
+from arcbox_net.wire.ipv4 cimport IPV4_HEADER_BYTES, ipv4_protocol, ipv4_set_checksum, ipv4_write
 from arcbox_net.wire.octets cimport store_u16, store_u32
+from arcbox_net.wire.tcp cimport PROTOCOL_TCP, TCP_SYN
+from arcbox_net.wire.udp cimport PROTOCOL_UDP
 
 cdef enum:
     FRAME_BYTES = 64
-    IP_HEADER_BYTES = 20
-    PAYLOAD_BYTES = FRAME_BYTES - ETHERNET_HEADER_BYTES - IP_HEADER_BYTES
-    UDP_PROTOCOL = 17
-    TCP_PROTOCOL = 6
+    PAYLOAD_BYTES = FRAME_BYTES - ETHERNET_HEADER_BYTES - IPV4_HEADER_BYTES
     INSIDE = 0x0A000002  # 10.0.0.2, and the guests after it
     OUTSIDE = 0x0B000001  # 11.0.0.1, and the remote addresses after it
     INSIDE_PORT = 1024
     OUTSIDE_PORT = 443
     OUTBOUND_SEQUENCE = 1000
     INBOUND_SEQUENCE = 5000
-    TCP_SYN_FLAG = 2
 
 cdef struct template:
     uint8_t octets[FRAME_BYTES]
@@ -78,11 +76,11 @@ cdef class Traffic:
 
     cdef void _write(self, uint32_t i, uint32_t flow, uint8_t tcp_flags) noexcept:
         cdef uint8_t *ip = self.templates[i].octets + ETHERNET_HEADER_BYTES
-        cdef uint8_t *l4 = ip + IP_HEADER_BYTES
+        cdef uint8_t *l4 = ip + IPV4_HEADER_BYTES
         cdef uint32_t endpoint = flow % self.endpoints
         memset(self.templates[i].octets, 0, FRAME_BYTES)
         ethernet_set_type(self.templates[i].octets, ETHERTYPE_IPV4)
-        ipv4_write(ip, TCP_PROTOCOL if endpoint & 1 else UDP_PROTOCOL, PAYLOAD_BYTES)
+        ipv4_write(ip, PROTOCOL_TCP if endpoint & 1 else PROTOCOL_UDP, PAYLOAD_BYTES)
         store_u32(ip + 12, INSIDE + endpoint // 2 % self.guests)
         store_u32(ip + 16, OUTSIDE + flow // self.endpoints)
         ipv4_set_checksum(ip)
@@ -106,10 +104,10 @@ cdef class Traffic:
             memcpy(ip + 12, was + 16, 4)
             memcpy(ip + 16, was + 12, 4)
             ipv4_set_checksum(ip)
-            memcpy(ip + IP_HEADER_BYTES, was + IP_HEADER_BYTES + 2, 2)
-            memcpy(ip + IP_HEADER_BYTES + 2, was + IP_HEADER_BYTES, 2)
-            if ipv4_protocol(was) == TCP_PROTOCOL:
-                write_tcp(ip + IP_HEADER_BYTES, tcp_flags, INBOUND_SEQUENCE, OUTBOUND_SEQUENCE)
+            memcpy(ip + IPV4_HEADER_BYTES, was + IPV4_HEADER_BYTES + 2, 2)
+            memcpy(ip + IPV4_HEADER_BYTES + 2, was + IPV4_HEADER_BYTES, 2)
+            if ipv4_protocol(was) == PROTOCOL_TCP:
+                write_tcp(ip + IPV4_HEADER_BYTES, tcp_flags, INBOUND_SEQUENCE, OUTBOUND_SEQUENCE)
         self.restore()
 
     def restore(self):
@@ -164,8 +162,8 @@ cdef class Traffic:
 
 cdef inline void write_tcp(uint8_t *l4, uint8_t flags, uint32_t sequence, uint32_t other) noexcept nogil:
     """A header without options. *sequence* is this side's SYN's, *other* the other's; no data was sent."""
-    store_u32(l4 + 4, sequence if flags & TCP_SYN_FLAG else sequence + 1)
-    store_u32(l4 + 8, 0 if flags == TCP_SYN_FLAG else other + 1)
+    store_u32(l4 + 4, sequence if flags & TCP_SYN else sequence + 1)
+    store_u32(l4 + 8, 0 if flags == TCP_SYN else other + 1)
     l4[12] = 5 << 4
     l4[13] = flags
     store_u16(l4 + 14, 64_000)

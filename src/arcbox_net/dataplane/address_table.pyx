@@ -8,10 +8,10 @@ from arcbox_net.dataplane.slot_index cimport (
 )
 from arcbox_net.memory.table cimport table_allocate, table_release
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 
 cdef enum:
     ID_NONE = 0xFFFFFFFF
-    ADDRESS_BYTES = 16
 
 
 cdef bint address_table_init(address_table *table, uint32_t addresses_max, const uint64_t *seed) noexcept nogil:
@@ -49,8 +49,8 @@ cdef uint32_t address_take(address_table *table, const uint8_t *octets) noexcept
         table.used += 1
     else:
         table.first_free = entry.next_free
-    memcpy(entry.words, octets, ADDRESS_BYTES)
-    entry.sum_be = checksum_fold(checksum_add(0, octets, ADDRESS_BYTES))
+    memcpy(entry.words, octets, IPV6_ADDRESS_BYTES)
+    entry.sum_be = checksum_fold(checksum_add(0, octets, IPV6_ADDRESS_BYTES))
     entry.holders = 1
     table.count += 1
     return address_number(id)

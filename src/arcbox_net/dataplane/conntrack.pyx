@@ -35,8 +35,8 @@ cdef bint conntrack_init(
     c.timeouts = timeouts[0]
     c.gone = NULL
     c.owner = NULL
-    c.halves = <half_flow *>table_allocate(halves_bytes(c))
-    c.cold = <flow_cold *>table_allocate(cold_bytes(c))
+    c.halves = <half_flow *>table_allocate(_halves_bytes(c))
+    c.cold = <flow_cold *>table_allocate(_cold_bytes(c))
     c.wheel.cold = c.cold
     c.wheel.at_s = 0
     c.wheel.slots = <uint32_t *>table_allocate(WHEEL_SLOTS * sizeof(uint32_t))
@@ -52,8 +52,8 @@ cdef bint conntrack_init(
 
 cdef void conntrack_free(conntrack *c) noexcept nogil:
     """Give the memory back. Flows end without a word to *gone*."""
-    table_release(c.halves, halves_bytes(c))
-    table_release(c.cold, cold_bytes(c))
+    table_release(c.halves, _halves_bytes(c))
+    table_release(c.cold, _cold_bytes(c))
     table_release(c.wheel.slots, WHEEL_SLOTS * sizeof(uint32_t))
     slot_index_free(&c.index)
     fast_cache_free(&c.cache)
@@ -62,17 +62,17 @@ cdef void conntrack_free(conntrack *c) noexcept nogil:
     c.wheel.slots = NULL
 
 
-cdef inline size_t halves_bytes(const conntrack *c) noexcept nogil:
+cdef inline size_t _halves_bytes(const conntrack *c) noexcept nogil:
     return 2 * <size_t>c.flows_max * sizeof(half_flow)
 
 
-cdef inline size_t cold_bytes(const conntrack *c) noexcept nogil:
+cdef inline size_t _cold_bytes(const conntrack *c) noexcept nogil:
     return <size_t>c.flows_max * sizeof(flow_cold)
 
 
 cdef size_t conntrack_bytes(const conntrack *c) noexcept nogil:
     """All the memory that the table's flows can take, but for the 34 KB that every table has."""
-    return halves_bytes(c) + cold_bytes(c) + slot_index_bytes(&c.index)
+    return _halves_bytes(c) + _cold_bytes(c) + slot_index_bytes(&c.index)
 
 
 cdef uint32_t conntrack_search(conntrack *c, uint64_t hash, uint64_t key_addresses, uint64_t key_rest) noexcept nogil:
@@ -89,7 +89,7 @@ cdef uint32_t conntrack_search(conntrack *c, uint64_t hash, uint64_t key_address
             return half
 
 
-cdef inline uint64_t half_hash(const conntrack *c, uint32_t half) noexcept nogil:
+cdef inline uint64_t _half_hash(const conntrack *c, uint32_t half) noexcept nogil:
     return conntrack_hash(c, c.halves[half].key_addresses, c.halves[half].key_rest)
 
 
@@ -107,8 +107,8 @@ cdef uint32_t conntrack_open(
     conntrack_prefetch(c, reply_hash)
     if (
         c.flows == c.flows_max
-        or is_taken(c, hash, original)
-        or is_taken(c, reply_hash, reply)
+        or _is_taken(c, hash, original)
+        or _is_taken(c, reply_hash, reply)
     ):
         return FLOW_NONE
     flow = c.begun if c.free == FLOW_NONE else c.free
@@ -121,8 +121,8 @@ cdef uint32_t conntrack_open(
         c.begun += 1
     else:
         c.free = c.cold[flow].timer_next
-    half_begin(&c.halves[2 * flow], original, now_s)
-    half_begin(&c.halves[2 * flow + 1], reply, now_s)
+    _half_begin(&c.halves[2 * flow], original, now_s)
+    _half_begin(&c.halves[2 * flow + 1], reply, now_s)
     c.cold[flow].mapping = mapping
     c.cold[flow].created_s = now_s
     c.flows += 1
@@ -130,12 +130,12 @@ cdef uint32_t conntrack_open(
     return flow
 
 
-cdef inline bint is_taken(conntrack *c, uint64_t hash, const half_flow *template) noexcept nogil:
+cdef inline bint _is_taken(conntrack *c, uint64_t hash, const half_flow *template) noexcept nogil:
     cdef uint32_t half = slot_first(&c.index, hash)
     return conntrack_verify(c, half, hash, template.key_addresses, template.key_rest) != HALF_NONE
 
 
-cdef inline void half_begin(half_flow *half, const half_flow *template, uint32_t now_s) noexcept nogil:
+cdef inline void _half_begin(half_flow *half, const half_flow *template, uint32_t now_s) noexcept nogil:
     half[0] = template[0]
     half.last_seen_s = now_s
     half.bytes = half.packets = 0
@@ -146,23 +146,23 @@ cdef inline void half_begin(half_flow *half, const half_flow *template, uint32_t
 cdef void conntrack_close(conntrack *c, uint32_t flow) noexcept nogil:
     """End a live flow; *gone* is told."""
     wheel_disarm(&c.wheel, flow)
-    end_flow(c, flow)
+    _end_flow(c, flow)
 
 
-cdef void end_flow(conntrack *c, uint32_t flow) noexcept nogil:
+cdef void _end_flow(conntrack *c, uint32_t flow) noexcept nogil:
     """End a live flow that is on no slot of the wheel."""
     if c.gone != NULL:
         c.gone(c.owner, flow)
-    end_half(c, 2 * flow)
-    end_half(c, 2 * flow + 1)
+    _end_half(c, 2 * flow)
+    _end_half(c, 2 * flow + 1)
     c.cold[flow].timer_previous = FLOW_NONE
     c.cold[flow].timer_next = c.free
     c.free = flow
     c.flows -= 1
 
 
-cdef inline void end_half(conntrack *c, uint32_t half) noexcept nogil:
-    cdef uint64_t hash = half_hash(c, half)
+cdef inline void _end_half(conntrack *c, uint32_t half) noexcept nogil:
+    cdef uint64_t hash = _half_hash(c, half)
     slot_remove(&c.index, hash, half)
     fast_cache_forget(&c.cache, hash, half)
     c.halves[half].key_rest = 0  # no packet's key: KEY_VALID is missing
@@ -193,18 +193,18 @@ cdef uint32_t conntrack_expire(conntrack *c, uint32_t now_s, uint32_t budget) no
         if budget == 0:
             break
         budget -= 1
-        prefetch_flow(c, c.cold[flow].timer_next)
+        _prefetch_flow(c, c.cold[flow].timer_next)
         wheel_disarm(&c.wheel, flow)
         expires_s = conntrack_expires_s(c, flow)
         if <int32_t>(now_s - expires_s) >= 0:
-            end_flow(c, flow)
+            _end_flow(c, flow)
             ended += 1
         else:
             wheel_arm(&c.wheel, flow, expires_s)
     return ended
 
 
-cdef inline void prefetch_flow(const conntrack *c, uint32_t flow) noexcept nogil:
+cdef inline void _prefetch_flow(const conntrack *c, uint32_t flow) noexcept nogil:
     if flow != FLOW_NONE:
         abx_prefetch_to_write(&c.halves[2 * flow])
         abx_prefetch_to_write(&c.halves[2 * flow + 1])
@@ -226,17 +226,17 @@ cdef uint32_t conntrack_expires_s(const conntrack *c, uint32_t flow) noexcept no
     else:
         seen_s = original.last_seen_s
     if protocol == PROTOCOL_TCP:
-        timeout_s = tcp_timeout_s(&c.timeouts, tcp_state(original.tcp, reply.tcp))
+        timeout_s = _tcp_timeout_s(&c.timeouts, tcp_state(original.tcp, reply.tcp))
     elif protocol == PROTOCOL_ICMP:
         timeout_s = c.timeouts.icmp_s
     elif key_direction(original.key_rest) == OUTBOUND:
-        timeout_s = datagram_timeout_s(&c.timeouts, original.key_rest)
+        timeout_s = _datagram_timeout_s(&c.timeouts, original.key_rest)
     else:
-        timeout_s = datagram_timeout_s(&c.timeouts, reply.key_rest)
+        timeout_s = _datagram_timeout_s(&c.timeouts, reply.key_rest)
     return seen_s + timeout_s + 1
 
 
-cdef inline uint32_t tcp_timeout_s(const flow_timeouts *timeouts, TcpState state) noexcept nogil:
+cdef inline uint32_t _tcp_timeout_s(const flow_timeouts *timeouts, TcpState state) noexcept nogil:
     if state == TCP_OPENING:
         return timeouts.tcp_opening_s
     if state == TCP_CLOSING:
@@ -246,7 +246,7 @@ cdef inline uint32_t tcp_timeout_s(const flow_timeouts *timeouts, TcpState state
     return timeouts.tcp_established_s
 
 
-cdef inline uint32_t datagram_timeout_s(const flow_timeouts *timeouts, uint64_t key_rest) noexcept nogil:
+cdef inline uint32_t _datagram_timeout_s(const flow_timeouts *timeouts, uint64_t key_rest) noexcept nogil:
     """UDP's timeout by the destination port of a key of a guest's packets; also that of protocols without ports."""
     cdef uint16_t port_be = <uint16_t>(key_rest >> 16)
     cdef uint32_t i

@@ -33,6 +33,7 @@ from arcbox_net.errors import ConfigError, ForwardNotFound, LimitReached, NotRun
 
 cdef enum:
     STEP = 1024  # places of a table that are looked at before other threads get their turn
+    NOW_S_END = 0x7FFFFFFF  # tables have seconds in 32 bits
 
 # What the tables were made for.
 _FOR_LIFE = ("conntrack_size", "fast_cache_size", "l3_offset", "seed")
@@ -76,20 +77,23 @@ cdef class NatEngine:
         `config.l3_offset` bytes into it. A verdict below `DROP_FIRST` is no drop: FORWARD goes on the way it went,
         HAIRPIN goes back to a guest, HELD waits for the rest of a fragmented datagram, which comes out of `emitted`.
         """
+        cdef Direction towards = _direction(direction)
+        cdef uint64_t now_ns = _now_ns(now)
         cdef FrameBatch frames
-        cdef nat_engine *state = self._open()
+        cdef nat_engine *state
         cdef bytes verdicts
         if isinstance(batch, FrameBatch):
             frames = <FrameBatch>batch
         else:
             frames = FrameBatch.over(batch, l3=self.config.l3_offset)
         verdicts = PyBytes_FromStringAndSize(NULL, frames.count)
+        state = self._open()  # what came before may have run code of the caller's
         nat_burst(
             state,
             frames.frames,
             frames.count,
-            _direction(direction),
-            _now_ns(now),
+            towards,
+            now_ns,
             <uint8_t *>PyBytes_AS_STRING(verdicts),
         )
         return verdicts
@@ -107,11 +111,13 @@ cdef class NatEngine:
             )
         return made
 
-    def expire(self, now=None, budget=4096):
+    def expire(self, now=None, budget=1024):
         """Close flows whose time is over, looking at *budget* at most; how many were closed. Once a second is enough:
         a call without work returns at once, and nothing ends early.
         """
-        return nat_expire(self._open(), _now_ns(now), budget)
+        cdef uint64_t now_ns = _now_ns(now)
+        cdef uint32_t most = budget
+        return nat_expire(self._open(), now_ns, most)
 
     def flows(self):
         """Iterate the live flows as `NatFlow`. One that opens or closes meanwhile may be missed or seen."""
@@ -137,7 +143,9 @@ cdef class NatEngine:
         """Counters since the start, and what is in the tables now.
 
         Each verdict and drop reason by its lower-case name without prefix ("forward", "bad_tcp_flags", …),
-        "flows", "mappings", "guests", "cache_hits", "cache_lookups", "bytes_per_flow".
+        "flows", "mappings", "guests", "ipv6_addresses", "bytes_per_flow"; "cache_lookups", "cache_hits" and
+        "cache_bypassed" of the fast-path cache; "answers_limited" (ICMP errors not made) and "emit_overflows";
+        "datagrams_joined", "datagrams_refused" and "datagrams_evicted" of reassembly.
         """
         cdef nat_engine *state = self._open()
         counted = {}
@@ -177,6 +185,8 @@ cdef class NatEngine:
         if forward is not None:
             wanted.protocol = protocol_of(forward.protocol)
             wanted.external_be = address_of(state, forward.external_ip)
+            if wanted.external_be == ADDRESS_NONE:
+                return 0
             wanted.first_port = forward.external_port
             wanted.last_port = forward.external_port + forward.port_count - 1
         return self._sweep(&wanted)
@@ -212,10 +222,11 @@ cdef class NatEngine:
 
     def remove_forward(self, forward):
         """Take a forward away and close exactly its flows. Raises ForwardNotFound."""
+        cdef nat_engine *state = self._open()
         if forward not in self._forwards:
             raise ForwardNotFound(f"no such forward: {forward}", rule=forward)
         self._forwards.remove(forward)
-        forward_remove(self._open(), forward)
+        forward_remove(state, forward)
         self.flush(forward=forward)
 
     def forwards(self):
@@ -243,7 +254,7 @@ cdef class NatEngine:
         if not mapping_reconfigure(&state.mappings, &mappings):
             raise LimitReached(
                 "no memory, or too many external addresses with those that still have mappings",
-                limit="EXTERNAL_ADDRESSES_MAX",
+                limit="external addresses",
                 value=mappings.external_count,
             )
         setup_settings(&state.settings, config)
@@ -282,6 +293,10 @@ cdef Direction _direction(direction) except *:
 
 
 cdef uint64_t _now_ns(now) except? 0:
+    cdef double seconds
     if now is None:
         return time.monotonic_ns()
-    return <uint64_t>(<double>now * 1e9)
+    seconds = now
+    if not 0 <= seconds < NOW_S_END:
+        raise ConfigError(f"a time of {now!r} s", fix="count from a start, in seconds", field="now", value=now)
+    return <uint64_t>(seconds * 1e9)

@@ -1,4 +1,4 @@
-"""From a `NatEngineConfig`, which is checked already, to an engine's state, and back to free memory."""
+"""From a checked `NatEngineConfig` to an engine's state, and back to free memory."""
 
 import os
 from hashlib import shake_256
@@ -7,10 +7,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.address_table cimport ADDRESS_NONE, address_table_free, address_table_init
-from arcbox_net.dataplane.conntrack cimport conntrack_free, conntrack_init, flow_timeouts
+from arcbox_net.dataplane.conntrack cimport (
+    PORT_TIMEOUTS_MAX, conntrack_free, conntrack_init, flow_timeouts,
+)
 from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
 from arcbox_net.dataplane.engine_listing cimport address_be_of, address_held, address_of
-from arcbox_net.dataplane.engine_state cimport nat_engine, nat_prefix, nat_settings
+from arcbox_net.dataplane.engine_state cimport UNTRANSLATED_MAX, nat_engine, nat_prefix, nat_settings
 from arcbox_net.dataplane.fragment cimport fragment_ids_init
 from arcbox_net.dataplane.guests cimport EXTERNALS_MAX, GUESTS_MAX
 from arcbox_net.dataplane.mapping cimport (
@@ -19,11 +21,14 @@ from arcbox_net.dataplane.mapping cimport (
 )
 from arcbox_net.dataplane.mapping_setup cimport mapping_free, mapping_init
 from arcbox_net.dataplane.nat_open cimport nat_flow_gone
+from arcbox_net.dataplane.port_pool cimport RANGES_MAX
 from arcbox_net.dataplane.reassembly cimport reassembly_free, reassembly_init
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND
 from arcbox_net.wire.icmp cimport ICMP_HOST_UNREACHABLE, ICMP_PROHIBITED
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 from arcbox_net.wire.octets cimport order_u16
+
+from arcbox_net.errors import LimitReached
 
 cdef enum:
     # conntrack 2, mappings 4, reassembly 2, identifications 2, addresses 2
@@ -86,9 +91,11 @@ cdef int setup_settings(nat_settings *settings, config) except -1:
     settings.inside = _prefix(config.inside_network)
     settings.gateway_be = address_be_of(config.gateway_address)
     for address, _ranges in config.externals():
+        _check_room(settings.external_count, EXTERNALS_MAX)
         settings.externals_be[settings.external_count] = address_be_of(address)
         settings.external_count += 1
     for network in config.untranslated_networks:
+        _check_room(settings.untranslated_count, UNTRANSLATED_MAX)
         settings.untranslated[settings.untranslated_count] = _prefix(network)
         settings.untranslated_count += 1
     if config.external_ip6 is not None:
@@ -115,6 +122,7 @@ cdef int setup_timeouts(flow_timeouts *timeouts, config) except -1:
     timeouts.icmp_s = config.icmp_timeout_s
     timeouts.inbound_refresh = config.inbound_refresh
     for number, timeout_s in config.udp_port_timeouts_s.items():
+        _check_room(timeouts.port_count, PORT_TIMEOUTS_MAX)
         timeouts.ports[timeouts.port_count].port_be = order_u16(number)
         timeouts.ports[timeouts.port_count].timeout_s = timeout_s
         timeouts.port_count += 1
@@ -131,11 +139,13 @@ cdef int setup_mappings(nat_engine *engine, mapping_config *mappings, config) ex
     cdef uint32_t external, place = 0
     memset(mappings, 0, sizeof(mapping_config))
     for external, (address, ranges) in enumerate([*config.externals(), *config.externals6()]):
+        _check_room(external, EXTERNALS_MAX)
         mappings.externals[external].ip_be = _external_number(engine, address)
         mappings.externals[external].first_range = place
         mappings.externals[external].range_count = len(ranges)
         mappings.external_count += 1
         for first, last in ranges:
+            _check_room(place, RANGES_MAX)
             mappings.ranges[place].first = first
             mappings.ranges[place].last = last
             place += 1
@@ -156,6 +166,13 @@ cdef uint32_t _external_number(nat_engine *engine, address) except? 0:
     """The number of one of our addresses; it is held for the engine's life."""
     cdef uint32_t number_be = address_of(engine, address)
     return number_be if number_be != ADDRESS_NONE else address_held(engine, address)
+
+
+cdef int _check_room(uint32_t taken, uint32_t most) except -1:
+    """The lists of a configuration are its owner's, and may have grown since they were checked."""
+    if taken >= most:
+        raise LimitReached(f"a list of the configuration has more than {most} entries", limit="entries", value=most)
+    return 0
 
 
 cdef nat_prefix _prefix(network) except *:

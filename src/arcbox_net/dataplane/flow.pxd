@@ -19,7 +19,7 @@ cdef enum:
 
     # `half_flow.flags`
     HALF_HAIRPIN = 1  # its packets come from a guest and go to one
-    HALF_ATTENTION = 2  # every packet takes the slow path: the flow is not yet the guest's own doing (`FLOW_WEAK`)
+    HALF_ATTENTION = 2  # every packet takes the slow path: the flow is not yet the guest's own doing
 
     # `half_flow.tcp`: what packets of this way have shown
     TCP_SEEN_SYN = 1

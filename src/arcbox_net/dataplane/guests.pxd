@@ -22,22 +22,13 @@ cdef enum:
     SPACE_ICMP = 2  # query identifiers
     PORT_SPACES = 3
 
-    # Quotas of one guest, unless told otherwise.
-    GUEST_FLOWS = 16384
-    GUEST_FRAGMENTS = 64  # datagrams that wait for the rest of their fragments
-    GUEST_FRAGMENT_BYTES = 1048576
-
 cdef struct guest_quotas:
     uint32_t flows
     uint32_t ports  # of each space; 0: a share of its external address's (`POOL_SHARE`)
-    uint32_t fragments
-    uint32_t fragment_bytes
 
 cdef struct guest:
     uint32_t ip_be
     uint32_t flows
-    uint32_t fragments
-    uint32_t fragment_bytes
     uint32_t statics  # mappings that the operator made for it
     uint32_t ports[PORT_SPACES]  # with a mapping of its own doing, or on hold
     port_list held[PORT_SPACES]  # the ones on hold, of its external address
@@ -73,26 +64,4 @@ cdef inline bint guest_flow_take(guest_table *table, uint16_t id) noexcept nogil
 
 cdef inline void guest_flow_drop(guest_table *table, uint16_t id) noexcept nogil:
     table.entries[id].flows -= 1
-    guest_settle(table, id)
-
-
-cdef inline bint guest_fragments_take(
-    guest_table *table, uint16_t id, uint32_t datagrams, uint32_t size
-) noexcept nogil:
-    """Count fragments that are kept for the guest: new *datagrams* (0 or 1) and bytes; False beyond a quota."""
-    cdef guest *who = &table.entries[id]
-    if datagrams > table.quotas.fragments - who.fragments:
-        return False
-    if size > table.quotas.fragment_bytes - who.fragment_bytes:
-        return False
-    who.fragments += datagrams
-    who.fragment_bytes += size
-    return True
-
-
-cdef inline void guest_fragments_drop(
-    guest_table *table, uint16_t id, uint32_t datagrams, uint32_t size
-) noexcept nogil:
-    table.entries[id].fragments -= datagrams
-    table.entries[id].fragment_bytes -= size
     guest_settle(table, id)

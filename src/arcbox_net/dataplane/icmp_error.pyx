@@ -17,11 +17,10 @@ quotes a TCP sequence number which is not in flight (RFC 5927 7.2).
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.conntrack cimport conntrack, conntrack_find
-from arcbox_net.dataplane.flow cimport (
-    HALF_HAIRPIN, HALF_NONE, KEY_DIRECTION_SHIFT, KEY_PROTOCOL_SHIFT, KEY_VALID_SHIFT, half_flow,
-)
+from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, HALF_NONE, half_flow
 from arcbox_net.dataplane.icmp_quote cimport quote, quote_is_in_flight, quote_numbers, quote_rewrite_l4
 from arcbox_net.dataplane.offload cimport offload_is_none
+from arcbox_net.dataplane.packet cimport packet_key
 from arcbox_net.dataplane.verdict cimport (
     DROP_BAD_ICMP, DROP_BAD_OFFLOAD, DROP_ICMP_NO_FLOW, DROP_TTL, OUTBOUND, VERDICT_FORWARD, VERDICT_HAIRPIN,
     Direction, Verdict,
@@ -100,8 +99,7 @@ cdef uint32_t _find(conntrack *flows, const quote *quoted, Direction direction) 
     return conntrack_find(
         flows,
         <uint64_t>ipv4_source_be(quoted.ip) << 32 | ipv4_destination_be(quoted.ip),
-        numbers | <uint64_t>quoted.protocol << KEY_PROTOCOL_SHIFT | <uint64_t>direction << KEY_DIRECTION_SHIFT
-        | <uint64_t>1 << KEY_VALID_SHIFT,
+        packet_key(numbers, quoted.protocol, direction),
     )
 
 

@@ -38,7 +38,6 @@ from arcbox_net.wire.udp cimport PROTOCOL_UDP
 cdef enum:
     MAPPING_NONE = 0xFFFFFFFF
     MAPPING_IDS = EXTERNALS_MAX * PORT_SPACES * PLACES
-    HOLD_DOWN_S = 120  # RFC 6888 REQ-8
     # Without a quota a guest gets one of so many parts of its address's ports: three guests that take all they can
     # leave a quarter of them to the others.
     POOL_SHARE = 4

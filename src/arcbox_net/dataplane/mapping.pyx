@@ -76,17 +76,17 @@ cdef void mapping_place(
 
 cdef bint mapping_publish(mapping_table *table, uint32_t id) noexcept nogil:
     """Have packets of the inside endpoint find this mapping; False when the index has no room near its home."""
-    return slot_insert(&table.outbound, entry_hash(table, id), id)
+    return slot_insert(&table.outbound, _entry_hash(table, id), id)
 
 
-cdef uint64_t entry_hash(const mapping_table *table, uint32_t id) noexcept nogil:
+cdef uint64_t _entry_hash(const mapping_table *table, uint32_t id) noexcept nogil:
     cdef const mapping *entry = &table.entries[id]
     return inside_hash(table, entry.protocol, entry.inside_ip_be, entry.inside_port_be)
 
 
 cdef void mapping_withdraw(mapping_table *table, uint32_t id) noexcept nogil:
     """Have packets of the inside endpoint not find this mapping any more."""
-    slot_remove(&table.outbound, entry_hash(table, id), id)
+    slot_remove(&table.outbound, _entry_hash(table, id), id)
 
 
 cdef void mapping_release(mapping_table *table, uint32_t id, bint used, uint32_t now_s) noexcept nogil:
@@ -174,15 +174,15 @@ cdef uint32_t mapping_next(const mapping_table *table, uint32_t cursor) noexcept
     cdef uint64_t ahead
     if word >= words:
         return MAPPING_NONE
-    ahead = live_word(table, word) >> (cursor & 63)
+    ahead = _live_word(table, word) >> (cursor & 63)
     if ahead:
         return cursor + abx_trailing_zeros_u64(ahead)
     for word in range(word + 1, words):
-        ahead = live_word(table, word)
+        ahead = _live_word(table, word)
         if ahead:
             return word * 64 + abx_trailing_zeros_u64(ahead)
     return MAPPING_NONE
 
 
-cdef inline uint64_t live_word(const mapping_table *table, uint32_t word) noexcept nogil:
+cdef inline uint64_t _live_word(const mapping_table *table, uint32_t word) noexcept nogil:
     return table.pools[word // POOL_WORDS].live[word % POOL_WORDS]

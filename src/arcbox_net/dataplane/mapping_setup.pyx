@@ -63,7 +63,7 @@ cdef bint mapping_reconfigure(mapping_table *table, const mapping_config *config
     cdef uint32_t numbers[EXTERNALS_MAX]
     cdef uint32_t i
     cdef const external_address *external
-    if not numbers_for(table, config, numbers):
+    if not _numbers_for(table, config, numbers):
         return False
     if config.contacts_max and table.contacts.contacts_max == 0:
         if not contacts_init(&table.contacts, config.contacts_max, table.seed):
@@ -80,14 +80,14 @@ cdef bint mapping_reconfigure(mapping_table *table, const mapping_config *config
         table.externals_be[numbers[i]] = external.ip_be
         table.configured[numbers[i]] = True
         table.external_count = max(table.external_count, numbers[i] + 1)
-        external_ranges(table, numbers[i], &config.ranges[external.first_range], external.range_count)
+        _external_ranges(table, numbers[i], &config.ranges[external.first_range], external.range_count)
     for i in range(table.external_count):
         if not table.configured[i]:
-            external_ranges(table, i, NULL, 0)
+            _external_ranges(table, i, NULL, 0)
     return True
 
 
-cdef bint numbers_for(mapping_table *table, const mapping_config *config, uint32_t *numbers) noexcept nogil:
+cdef bint _numbers_for(mapping_table *table, const mapping_config *config, uint32_t *numbers) noexcept nogil:
     """The number that each configured address has, or is going to have; and memory for its holds."""
     cdef bint claimed[EXTERNALS_MAX]
     cdef uint32_t i
@@ -98,22 +98,22 @@ cdef bint numbers_for(mapping_table *table, const mapping_config *config, uint32
             claimed[numbers[i]] = True
     for i in range(config.external_count):
         if numbers[i] == EXTERNAL_NONE:
-            numbers[i] = vacant_number(table, claimed)
-            if numbers[i] == EXTERNAL_NONE or not holds_allocate(table, numbers[i]):
+            numbers[i] = _vacant_number(table, claimed)
+            if numbers[i] == EXTERNAL_NONE or not _holds_allocate(table, numbers[i]):
                 return False
             claimed[numbers[i]] = True
     return True
 
 
-cdef uint32_t vacant_number(const mapping_table *table, const bint *claimed) noexcept nogil:
+cdef uint32_t _vacant_number(const mapping_table *table, const bint *claimed) noexcept nogil:
     cdef uint32_t number
     for number in range(<uint32_t>EXTERNALS_MAX):
-        if not claimed[number] and (number >= table.external_count or is_empty(table, number)):
+        if not claimed[number] and (number >= table.external_count or _is_empty(table, number)):
             return number
     return EXTERNAL_NONE
 
 
-cdef bint is_empty(const mapping_table *table, uint32_t external) noexcept nogil:
+cdef bint _is_empty(const mapping_table *table, uint32_t external) noexcept nogil:
     """Whether no port of the address has an owner."""
     cdef uint32_t i
     cdef uint64_t live = 0
@@ -122,7 +122,7 @@ cdef bint is_empty(const mapping_table *table, uint32_t external) noexcept nogil
     return live == 0
 
 
-cdef bint holds_allocate(mapping_table *table, uint32_t external) noexcept nogil:
+cdef bint _holds_allocate(mapping_table *table, uint32_t external) noexcept nogil:
     cdef mapping_pool *pools = &table.pools[external * PORT_SPACES]
     cdef int space
     for space in range(PORT_SPACES):
@@ -133,17 +133,17 @@ cdef bint holds_allocate(mapping_table *table, uint32_t external) noexcept nogil
     return True
 
 
-cdef void external_ranges(
+cdef void _external_ranges(
     mapping_table *table, uint32_t external, const port_range *ranges, uint32_t count
 ) noexcept nogil:
     cdef port_pool ports
     cdef int space
     pool_init(&ports, ranges, count)
     for space in range(PORT_SPACES):
-        pool_replace(table, external * PORT_SPACES + space, &ports)
+        _pool_replace(table, external * PORT_SPACES + space, &ports)
 
 
-cdef void pool_replace(mapping_table *table, uint32_t number, const port_pool *ports) noexcept nogil:
+cdef void _pool_replace(mapping_table *table, uint32_t number, const port_pool *ports) noexcept nogil:
     """Give a pool the ranges of *ports*. What has an owner or is on hold stays so; a hold outside the ranges ends."""
     cdef mapping_pool *pool = &table.pools[number]
     cdef uint64_t taken[POOL_WORDS]

@@ -43,7 +43,7 @@ cdef static_result mapping_add_static(
     if table.guests.entries[owner].external == EXTERNAL_NONE:
         guest_pair(&table.guests, owner, <uint8_t>external)
     for i in range(count):
-        add_one(
+        _add_one(
             table, number, place_of(<uint16_t>(external_port + i)), protocol, inside_ip_be,
             order_u16(<uint16_t>(inside_port + i)), owner,
         )
@@ -51,7 +51,7 @@ cdef static_result mapping_add_static(
     return STATIC_DONE
 
 
-cdef void add_one(
+cdef void _add_one(
     mapping_table *table, uint32_t number, uint32_t place, uint8_t protocol, uint32_t inside_ip_be,
     uint16_t inside_port_be, uint16_t owner
 ) noexcept nogil:
@@ -85,12 +85,12 @@ cdef uint32_t mapping_remove_static(
     for i in range(min(count, <uint32_t>(PLACES - external_port))):
         id = number << 16 | place_of(<uint16_t>(external_port + i))
         if table.entries[id].flags & MAPPING_STATIC:
-            remove_one(table, id, now_s)
+            _remove_one(table, id, now_s)
             removed += 1
     return removed
 
 
-cdef void remove_one(mapping_table *table, uint32_t id, uint32_t now_s) noexcept nogil:
+cdef void _remove_one(mapping_table *table, uint32_t id, uint32_t now_s) noexcept nogil:
     """A mapping with flows goes on as the guest's own, for as long as they do."""
     cdef mapping *entry = &table.entries[id]
     if entry.refs == 0:

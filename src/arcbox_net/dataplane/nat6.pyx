@@ -13,26 +13,27 @@ from arcbox_net.dataplane.address_table cimport (
 from arcbox_net.dataplane.addresses6 cimport address6_check
 from arcbox_net.dataplane.conntrack cimport conntrack_find
 from arcbox_net.dataplane.engine_state cimport nat_engine
-from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, HALF_NONE, half_flow
+from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, HALF_NONE, KEY_IPV6_SHIFT, half_flow
 from arcbox_net.dataplane.fragment cimport fragment_emit
 from arcbox_net.dataplane.icmp6_error cimport icmp6_error_translate
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
 from arcbox_net.dataplane.nat_open cimport nat_admit
+from arcbox_net.dataplane.nat_query cimport query_check
 from arcbox_net.dataplane.packet cimport (
     PACKET_FRAGMENT, PACKET_ICMP, PACKET_LAST_HOP, PACKET_OTHER, packet, packet_back,
 )
-from arcbox_net.dataplane.packet6 cimport packet6_check, packet6_key
+from arcbox_net.dataplane.packet6 cimport packet6_check
 from arcbox_net.dataplane.pass_flow cimport track_flow
 from arcbox_net.dataplane.reassembly cimport reassembly_take
 from arcbox_net.dataplane.verdict cimport (
-    DROP_FIRST, DROP_FLOWS_FULL, DROP_NO_MAPPING, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND,
+    DROP_FIRST, DROP_FLOWS_FULL, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND,
     VERDICT_FORWARD, VERDICT_HAIRPIN, Direction,
 )
 from arcbox_net.memory.frame cimport frame
 from arcbox_net.wire.checksum cimport checksum_apply, checksum_apply_partial, checksum_apply_udp
 from arcbox_net.wire.icmp cimport (
     ICMP_CHECKSUM, ICMP_FRAGMENTATION_NEEDED, ICMP_IDENTIFIER, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
-    ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, PROTOCOL_ICMP, icmp_identifier_be, icmp_type, icmpv6_is_error,
+    ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, PROTOCOL_ICMP, icmpv6_is_error,
 )
 from arcbox_net.wire.ipv6 cimport (
     IPV6_ADDRESS_BYTES, IPV6_DESTINATION, IPV6_SOURCE, ipv6_decrement_hop_limit,
@@ -96,7 +97,7 @@ cdef uint8_t _translate(
             return icmp6_error_translate(
                 &engine.flows, &engine.addresses, found, engine.settings.mtu[<int>packet_back(found)]
             )
-        verdict = _query_check(found)
+        verdict = query_check(found, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY, <uint64_t>1 << KEY_IPV6_SHIFT)
         if verdict >= DROP_FIRST:
             return verdict
     verdict = _find_flow(engine, whole, found)
@@ -110,19 +111,6 @@ cdef uint8_t _translate(
         return verdict
     _rewrite(&engine.addresses, found, half)
     return VERDICT_HAIRPIN if half.flags & HALF_HAIRPIN else VERDICT_FORWARD
-
-
-cdef uint8_t _query_check(packet *found) noexcept nogil:
-    """Set the key of a guest's echo request or of the reply to one; else why it is dropped."""
-    cdef uint32_t identifier_be = icmp_identifier_be(found.l4)
-    cdef uint8_t kind = icmp_type(found.l4)
-    if kind == (ICMPV6_ECHO_REQUEST if found.direction == OUTBOUND else ICMPV6_ECHO_REPLY):
-        found.key_rest = packet6_key(
-            identifier_be if found.direction == OUTBOUND else identifier_be << 16, PROTOCOL_ICMP,
-            <Direction>found.direction,
-        )
-        return VERDICT_FORWARD
-    return DROP_NO_MAPPING if kind == ICMPV6_ECHO_REQUEST else DROP_UNKNOWN_PROTOCOL
 
 
 cdef uint8_t _find_flow(nat_engine *engine, const frame *whole, packet *found) noexcept nogil:

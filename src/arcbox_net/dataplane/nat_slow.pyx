@@ -1,4 +1,4 @@
-"""Packets that are no plain ones of a known flow: martians, fragments, ICMP, the last hop, too large ones, new flows.
+"""Packets that are no plain ones of a known flow: martians, fragments, ICMP, the last hop, too large, new flows, IPv6.
 
 `packet_check` has looked at them already. What opens a flow is nat_open.pyx's.
 """
@@ -22,16 +22,15 @@ from arcbox_net.dataplane.packet cimport (
 from arcbox_net.dataplane.packet6 cimport frame_is_ipv6
 from arcbox_net.dataplane.pass_flow cimport pass_any
 from arcbox_net.dataplane.reassembly cimport reassembly_take
-from arcbox_net.dataplane.rewrite cimport rewrite_ttl
 from arcbox_net.dataplane.verdict cimport (
     DROP_FIRST, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_HAIRPIN,
     Direction,
 )
 from arcbox_net.memory.frame cimport frame
 from arcbox_net.wire.icmp cimport (
-    ICMP_FRAGMENTATION_NEEDED, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_is_error,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_FRAGMENTATION_NEEDED, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE, icmp_is_error,
 )
-from arcbox_net.wire.ipv4 cimport IPV4_LENGTH_MAX
+from arcbox_net.wire.ipv4 cimport IPV4_LENGTH_MAX, ipv4_decrement_ttl
 
 
 cdef uint8_t nat_slow(
@@ -102,7 +101,7 @@ cdef uint8_t _translate(
             return icmp_error_translate(
                 &engine.flows, whole, direction, engine.settings.mtu[<int>packet_back(found)]
             )
-        verdict = query_check(found)
+        verdict = query_check(found, ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY, 0)
         if verdict >= DROP_FIRST:
             return verdict
     found.half = conntrack_find(&engine.flows, found.key_addresses, found.key_rest)
@@ -131,5 +130,5 @@ cdef uint8_t _route(nat_engine *engine, const frame *whole, packet *found, Direc
     """Without translation, whatever the protocol (RFC 6888 REQ-6)."""
     if not _fits(engine, whole, found, direction):
         return DROP_TOO_BIG
-    rewrite_ttl(found.ip, 0)
+    ipv4_decrement_ttl(found.ip)
     return VERDICT_FORWARD

@@ -89,7 +89,7 @@ cdef inline uint8_t packet_offload_check(
         l4_offset = tcp_header_size(found.l4) if found.protocol == PROTOCOL_TCP else UDP_HEADER_BYTES
         found.wire_size = min(found.size, <uint32_t>(found.l4 - found.ip) + l4_offset + header.gso_size)
         found.unusual &= <uint8_t>~PACKET_TOO_BIG
-        found.unusual |= (found.wire_size > mtu) << 1
+        found.unusual |= (found.wire_size > mtu) * PACKET_TOO_BIG
     return PACKET_FLOW
 
 
@@ -142,7 +142,7 @@ cdef inline uint8_t packet_check(frame *whole, Direction direction, uint32_t mtu
     found.wire_size = size
     found.direction = direction
     found.protocol = ipv4_protocol(ip)
-    found.unusual = (ipv4_ttl(ip) < 2) | (size > mtu) << 1
+    found.unusual = (ipv4_ttl(ip) < 2) | (size > mtu) * PACKET_TOO_BIG
     found.partial = False
     found.gso = False
     memcpy(&found.key_addresses, ip + IPV4_SOURCE, 8)

@@ -53,29 +53,29 @@ cdef uint32_t place_for(
 ) noexcept nogil:
     """The place of a port that now is the guest's and nobody else's, or PLACE_NONE and why."""
     cdef mapping_pool *pool = &table.pools[number]
-    cdef port_wish wish = wish_for(table, number, inside_port)
+    cdef port_wish wish = _wish_for(table, number, inside_port)
     cdef uint32_t quota = table.guests.quotas.ports if table.guests.quotas.ports else pool.share
     cdef uint32_t place = place_of(inside_port)
     holds_end(table, number, now_s, ENDED_BY_THE_WAY)
     cdef bint within = table.guests.entries[id].ports[number % PORT_SPACES] <= quota
-    if table.preserve_ports and is_held_for(pool, place, id):
-        take_back(table, number, place, id)
+    if table.preserve_ports and _is_held_for(pool, place, id):
+        _take_back(table, number, place, id)
         return place
     if within:
         if not (table.preserve_ports and bit_at(pool.ports.free, place)):
-            place = draw(table, number, wish, now_s)
+            place = _draw(table, number, wish, now_s)
         if place != PLACE_NONE:
             pool_take(&pool.ports, place)
             return place
-    place = own_hold(table, number, id, wish.kinds | wish.otherwise)
+    place = _own_hold(table, number, id, wish.kinds | wish.otherwise)
     if place != PLACE_NONE:
-        take_back(table, number, place, id)
+        _take_back(table, number, place, id)
         return place
     why[0] = DROP_PORTS_EXHAUSTED if within else DROP_GUEST_PORTS
     return PLACE_NONE
 
 
-cdef port_wish wish_for(const mapping_table *table, uint32_t number, uint16_t inside_port) noexcept nogil:
+cdef port_wish _wish_for(const mapping_table *table, uint32_t number, uint16_t inside_port) noexcept nogil:
     """The class of a port is kept (RFC 4787 REQ-3): but a low one becomes a high one rather than none, and a high one
     a low one where the ranges have no high ones. Query ids have neither class nor parity.
     """
@@ -97,7 +97,7 @@ cdef port_wish wish_for(const mapping_table *table, uint32_t number, uint16_t in
     return wish
 
 
-cdef uint32_t draw(mapping_table *table, uint32_t number, port_wish wish, uint32_t now_s) noexcept nogil:
+cdef uint32_t _draw(mapping_table *table, uint32_t number, port_wish wish, uint32_t now_s) noexcept nogil:
     cdef port_pool *ports = &table.pools[number].ports
     cdef uint32_t place = pool_draw(ports, wish.kinds, &table.random)
     if place == PLACE_NONE and holds_end(table, number, now_s, ENDED_IN_NEED):
@@ -107,12 +107,12 @@ cdef uint32_t draw(mapping_table *table, uint32_t number, port_wish wish, uint32
     return place
 
 
-cdef bint is_held_for(const mapping_pool *pool, uint32_t place, uint16_t id) noexcept nogil:
+cdef bint _is_held_for(const mapping_pool *pool, uint32_t place, uint16_t id) noexcept nogil:
     """Whether the port is on hold for this guest."""
     return place_is_held(pool, place) and pool.on_hold.holds[place].guest == id
 
 
-cdef uint32_t own_hold(mapping_table *table, uint32_t number, uint16_t id, uint32_t kinds) noexcept nogil:
+cdef uint32_t _own_hold(mapping_table *table, uint32_t number, uint16_t id, uint32_t kinds) noexcept nogil:
     """Of the ports on hold for the guest, the one held longest that is of *kinds*, or PLACE_NONE."""
     cdef uint32_t place = table.guests.entries[id].held[number % PORT_SPACES].first
     cdef int _look
@@ -123,7 +123,7 @@ cdef uint32_t own_hold(mapping_table *table, uint32_t number, uint16_t id, uint3
     return PLACE_NONE
 
 
-cdef void take_back(mapping_table *table, uint32_t number, uint32_t place, uint16_t id) noexcept nogil:
+cdef void _take_back(mapping_table *table, uint32_t number, uint32_t place, uint16_t id) noexcept nogil:
     """End a hold of the guest's for a mapping of the same guest; it was counted twice."""
     cdef guest *who = &table.guests.entries[id]
     hold_end(&table.pools[number].on_hold, &who.held[number % PORT_SPACES], <uint16_t>place)

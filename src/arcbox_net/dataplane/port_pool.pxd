@@ -26,11 +26,11 @@ cdef enum:
     EVEN_HIGH = 2
     ODD_LOW = 4
     ODD_HIGH = 8
-    LOW_KINDS = 5
-    HIGH_KINDS = 10
-    ODD_KINDS = 12
-    EVEN_KINDS = 3
-    ALL_KINDS = 15
+    LOW_KINDS = EVEN_LOW | ODD_LOW
+    HIGH_KINDS = EVEN_HIGH | ODD_HIGH
+    ODD_KINDS = ODD_LOW | ODD_HIGH
+    EVEN_KINDS = EVEN_LOW | EVEN_HIGH
+    ALL_KINDS = LOW_KINDS | HIGH_KINDS
 
 cdef struct port_range:
     uint16_t first

@@ -26,10 +26,10 @@ cdef void pool_init(port_pool *pool, const port_range *ranges, uint32_t count) n
     for kind in range(KINDS):
         pool.kinds[kind].first_word = (HALF_WORDS if kind >> 1 else 0) + (LOW_WORDS if kind & 1 else 0)
         pool.kinds[kind].end_word = (HALF_WORDS if kind >> 1 else 0) + (HALF_WORDS if kind & 1 else LOW_WORDS)
-        kind_init(pool, &pool.kinds[kind])
+        _kind_init(pool, &pool.kinds[kind])
 
 
-cdef void kind_init(port_pool *pool, port_kind *kind) noexcept nogil:
+cdef void _kind_init(port_pool *pool, port_kind *kind) noexcept nogil:
     cdef port_span *span = NULL
     cdef uint32_t place
     for place in range(kind.first_word * 64, kind.end_word * 64):
@@ -54,19 +54,19 @@ cdef uint32_t pool_draw(port_pool *pool, uint32_t kinds, random_source *random) 
     if ports == 0:
         return PLACE_NONE
     for _draw in range(DRAWS_MAX):
-        place = place_of_rank(pool, kinds, random_below(random, ports))
+        place = _place_of_rank(pool, kinds, random_below(random, ports))
         if bit_at(pool.free, place):
             return place
     kind = kind_at(place)
     for _turn in range(KINDS):
         if kinds >> kind & 1 and pool.kinds[kind].free:
-            place = place_of_rank(pool, 1 << kind, random_below(random, pool.kinds[kind].ports))
-            return next_free(pool, &pool.kinds[kind], place)
+            place = _place_of_rank(pool, 1 << kind, random_below(random, pool.kinds[kind].ports))
+            return _next_free(pool, &pool.kinds[kind], place)
         kind = (kind + 1) % KINDS
     return PLACE_NONE
 
 
-cdef uint32_t place_of_rank(const port_pool *pool, uint32_t kinds, uint32_t rank) noexcept nogil:
+cdef uint32_t _place_of_rank(const port_pool *pool, uint32_t kinds, uint32_t rank) noexcept nogil:
     """The place that *rank* others of these kinds come before; there are more than *rank* of them."""
     cdef const port_kind *kind
     cdef uint32_t i
@@ -85,19 +85,19 @@ cdef uint32_t place_of_rank(const port_pool *pool, uint32_t kinds, uint32_t rank
     return PLACE_NONE
 
 
-cdef uint32_t next_free(const port_pool *pool, const port_kind *kind, uint32_t place) noexcept nogil:
+cdef uint32_t _next_free(const port_pool *pool, const port_kind *kind, uint32_t place) noexcept nogil:
     """The first free place of *kind*, which has one, from *place* on and around."""
     cdef uint32_t word = place >> 6
     cdef uint64_t ahead = pool.free[word] >> (place & 63)
     if ahead:
         return place + abx_trailing_zeros_u64(ahead)
-    word = word_with_free(pool, word + 1, kind.end_word)
+    word = _word_with_free(pool, word + 1, kind.end_word)
     if word == kind.end_word:
-        word = word_with_free(pool, kind.first_word, kind.end_word)
+        word = _word_with_free(pool, kind.first_word, kind.end_word)
     return word * 64 + abx_trailing_zeros_u64(pool.free[word])
 
 
-cdef uint32_t word_with_free(const port_pool *pool, uint32_t word, uint32_t end) noexcept nogil:
+cdef uint32_t _word_with_free(const port_pool *pool, uint32_t word, uint32_t end) noexcept nogil:
     """The first of the words *word* … *end* - 1 that has a free place, or *end*."""
     cdef uint64_t ahead
     while word < end:

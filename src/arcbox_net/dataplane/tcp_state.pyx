@@ -41,7 +41,7 @@ cdef Verdict tcp_track_slow(
     if flags & TCP_RST:
         if state == TCP_RESET:
             return VERDICT_FORWARD
-        if not reset_counts(way, other, tcp):
+        if not _reset_counts(way, other, tcp):
             return VERDICT_FORWARD if state == TCP_OPENING else DROP_TCP_STATE
         way.tcp |= TCP_SEEN_RST
         # Without these, what follows comes here and not by the fast way.
@@ -50,7 +50,7 @@ cdef Verdict tcp_track_slow(
         way.last_seen_s = now_s
         conntrack_rearm(c, half >> 1)
         return VERDICT_FORWARD
-    if flags & (TCP_SYN | TCP_ACK) == TCP_SYN and reopens(state, other, tcp):
+    if flags & (TCP_SYN | TCP_ACK) == TCP_SYN and _reopens(state, other, tcp):
         way.tcp = other.tcp = 0
         state = TCP_OPENING
     if state == TCP_RESET:
@@ -59,25 +59,25 @@ cdef Verdict tcp_track_slow(
         return VERDICT_FORWARD
     if flags & TCP_SYN and state != TCP_OPENING:
         return VERDICT_FORWARD
-    if flags & TCP_ACK and not way.tcp & TCP_SEEN_ACK and not first_ack_counts(way, other, tcp):
+    if flags & TCP_ACK and not way.tcp & TCP_SEEN_ACK and not _first_ack_counts(way, other, tcp):
         return VERDICT_FORWARD
     way.last_seen_s = now_s
     if flags & TCP_SYN:
-        note_syn(way, other, tcp, l4_size)
+        _note_syn(way, other, tcp, l4_size)
     if flags & TCP_ACK:
-        note_ack(way, tcp)
-    if flags & TCP_FIN and other.tcp & TCP_SEEN_ACK and in_window(other, sequence_end(tcp, l4_size) - 1):
+        _note_ack(way, tcp)
+    if flags & TCP_FIN and other.tcp & TCP_SEEN_ACK and _in_window(other, _sequence_end(tcp, l4_size) - 1):
         way.tcp |= TCP_SEEN_FIN
     if tcp_state(way.tcp, other.tcp) != before:
         conntrack_rearm(c, half >> 1)
     return VERDICT_FORWARD
 
 
-cdef inline bint in_window(const half_flow *receiver, uint32_t sequence) noexcept nogil:
+cdef inline bint _in_window(const half_flow *receiver, uint32_t sequence) noexcept nogil:
     return sequence - receiver.ack_next <= receiver.window_end - receiver.ack_next
 
 
-cdef inline bint acknowledges_syn(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
+cdef inline bint _acknowledges_syn(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
     """Whether the segment of a way that has acknowledged nothing yet is for something that the other's SYN took."""
     return (
         other.tcp & TCP_SEEN_SYN != 0
@@ -85,33 +85,33 @@ cdef inline bint acknowledges_syn(const half_flow *way, const half_flow *other, 
     )
 
 
-cdef inline bint first_ack_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
+cdef inline bint _first_ack_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
     """An ACK without a SYN before it is of another connection, whatever its number."""
-    return (way.tcp & TCP_SEEN_SYN or tcp_flags(tcp) & TCP_SYN) and acknowledges_syn(way, other, tcp)
+    return (way.tcp & TCP_SEEN_SYN or tcp_flags(tcp) & TCP_SYN) and _acknowledges_syn(way, other, tcp)
 
 
-cdef inline bint reset_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
+cdef inline bint _reset_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
     if way.tcp & TCP_SEEN_SYN:
-        return in_window(other, tcp_sequence(tcp))
+        return _in_window(other, tcp_sequence(tcp))
     # A refused SYN: the RST has no sequence number of worth, but acknowledges the SYN.
-    return tcp_flags(tcp) & TCP_ACK != 0 and acknowledges_syn(way, other, tcp)
+    return tcp_flags(tcp) & TCP_ACK != 0 and _acknowledges_syn(way, other, tcp)
 
 
-cdef inline bint reopens(TcpState state, const half_flow *other, const uint8_t *tcp) noexcept nogil:
+cdef inline bint _reopens(TcpState state, const half_flow *other, const uint8_t *tcp) noexcept nogil:
     """Whether a SYN begins a new connection in place of one that ends or was reset."""
     return state == TCP_RESET or (
         state == TCP_CLOSING and <int32_t>(tcp_sequence(tcp) - other.ack_next) >= 0
     )
 
 
-cdef inline uint32_t sequence_end(const uint8_t *tcp, uint32_t l4_size) noexcept nogil:
+cdef inline uint32_t _sequence_end(const uint8_t *tcp, uint32_t l4_size) noexcept nogil:
     """The sequence number after all that the segment takes."""
     cdef uint8_t flags = tcp_flags(tcp)
     cdef uint32_t taken = l4_size - tcp_header_size(tcp)
     return tcp_sequence(tcp) + taken + (flags & TCP_SYN != 0) + (flags & TCP_FIN != 0)
 
 
-cdef void note_syn(half_flow *way, half_flow *other, const uint8_t *tcp, uint32_t l4_size) noexcept nogil:
+cdef void _note_syn(half_flow *way, half_flow *other, const uint8_t *tcp, uint32_t l4_size) noexcept nogil:
     cdef tcp_options options
     tcp_read_options(tcp, &options)
     way.tcp |= TCP_SEEN_SYN
@@ -125,10 +125,10 @@ cdef void note_syn(half_flow *way, half_flow *other, const uint8_t *tcp, uint32_
         way.window_shift = other.window_shift = 0
     if not other.tcp & TCP_SEEN_ACK:
         other.ack_next = tcp_sequence(tcp)
-        other.window_end = sequence_end(tcp, l4_size)
+        other.window_end = _sequence_end(tcp, l4_size)
 
 
-cdef inline void note_ack(half_flow *way, const uint8_t *tcp) noexcept nogil:
+cdef inline void _note_ack(half_flow *way, const uint8_t *tcp) noexcept nogil:
     cdef uint8_t shift = 0 if tcp_flags(tcp) & TCP_SYN else way.window_shift  # RFC 7323 2.2: a SYN's is not scaled
     way.tcp |= TCP_SEEN_ACK
     way.ack_next = tcp_acknowledgment(tcp)

@@ -194,7 +194,7 @@ cdef class FrameView:
 cdef int _check_room(Py_ssize_t held, Py_ssize_t more) except -1:
     if held + more > BURST_MAX or more < 0:
         raise LimitReached(
-            f"{held} and {more} frames: a batch holds at most {BURST_MAX}", limit="BATCH_MAX", value=BURST_MAX
+            f"{held} and {more} frames: a batch holds at most {BURST_MAX}", limit="frames", value=BURST_MAX
         )
     return 0
 

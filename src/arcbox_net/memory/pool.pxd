@@ -24,8 +24,8 @@ cdef enum:
     BUFFER_FRAME_OFFSET = 128
     SMALL_FRAME_BYTES = 2048
     LARGE_FRAME_BYTES = 69632  # 68 KiB: a frame of 64 KiB, and room behind it
-    SMALL_STRIDE = 2176
-    LARGE_STRIDE = 69760
+    SMALL_STRIDE = BUFFER_FRAME_OFFSET + SMALL_FRAME_BYTES
+    LARGE_STRIDE = BUFFER_FRAME_OFFSET + LARGE_FRAME_BYTES
     ETHERNET_HEADER_BYTES = 14
     MAGAZINE_MAX = 64  # buffers that move between a cache and the depot at once
     CACHE_SLOTS = 128  # buffers of a class that a cache holds at most: two magazines

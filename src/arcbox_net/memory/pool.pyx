@@ -125,7 +125,7 @@ cdef pool_cache *_cache_open(packet_pool *pool) except NULL:
         if pool.caches[i] == NULL:
             break
     else:
-        raise LimitReached(f"a pool has at most {CACHES_MAX} caches", limit="CACHES_MAX", value=CACHES_MAX)
+        raise LimitReached(f"a pool has at most {CACHES_MAX} caches", limit="caches", value=CACHES_MAX)
     if posix_memalign(&memory, CACHE_LINES_BYTES, sizeof(pool_cache)):
         raise MemoryError
     memset(memory, 0, sizeof(pool_cache))

@@ -17,7 +17,6 @@ from arcbox_net.memory.shared cimport SharedMemory
 cdef enum:
     RING_CAPACITY_MIN = 2
     RING_CAPACITY_MAX = 1 << 24
-    RING_ITEM_BYTES_MIN = 8
     RING_ITEM_BYTES_MAX = 64
     RING_PUBLISH_MAX = 32  # items that `ring_dequeue` takes before it says so
     RING_SLOTS_OFFSET = 512

@@ -1,3 +1,5 @@
+"""A sealed memfd and its mapping."""
+
 from libc.stdint cimport uint8_t
 
 

@@ -19,7 +19,7 @@ cdef enum:
     PAGE_BYTES = 4096
 
 
-cdef object refused(str operation, str subject):
+cdef object _refused(str operation, str subject):
     return KernelError(
         f"{operation} {subject}: {strerror(errno).decode()}", operation=operation, object=subject, errno=errno
     )
@@ -37,11 +37,11 @@ cdef class SharedMemory:
         cdef SharedMemory memory = SharedMemory()
         memory.fd = memfd_create(name.encode(), MFD_CLOEXEC | MFD_ALLOW_SEALING)
         if memory.fd < 0:
-            raise refused("memfd_create", name)
+            raise _refused("memfd_create", name)
         if ftruncate(memory.fd, <ssize_t>size) < 0:
-            raise refused("ftruncate", f"{name} to {size} bytes")
+            raise _refused("ftruncate", f"{name} to {size} bytes")
         if fcntl(memory.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0:
-            raise refused("fcntl(F_ADD_SEALS)", name)
+            raise _refused("fcntl(F_ADD_SEALS)", name)
         memory.size = size
         memory.map()
         return memory
@@ -61,9 +61,9 @@ cdef class SharedMemory:
             )
         memory.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)
         if memory.fd < 0:
-            raise refused("fcntl(F_DUPFD_CLOEXEC)", f"descriptor {fd}")
+            raise _refused("fcntl(F_DUPFD_CLOEXEC)", f"descriptor {fd}")
         if fstat(memory.fd, &status) < 0:
-            raise refused("fstat", f"descriptor {fd}")
+            raise _refused("fstat", f"descriptor {fd}")
         memory.size = <size_t>status.st_size
         memory.map()
         return memory
@@ -71,7 +71,7 @@ cdef class SharedMemory:
     cdef int map(self) except -1:
         cdef void *base = mmap(NULL, self.size, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, 0)
         if base == MAP_FAILED:
-            raise refused("mmap", f"{self.size} bytes")
+            raise _refused("mmap", f"{self.size} bytes")
         self.base = <uint8_t *>base
         return 0
 

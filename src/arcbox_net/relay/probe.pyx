@@ -8,9 +8,10 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from arcbox_net.abi.clock cimport monotonic_ns
 from arcbox_net.abi.files cimport close
+from arcbox_net.abi.poll cimport POLLIN, poll, pollfd
 from arcbox_net.abi.socket cimport (
-    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, POLLIN, SOCK_CLOEXEC, SOCK_STREAM, accept4, connect,
-    htons, iovec, mmsghdr, poll, pollfd, recv, recvmmsg, send, sendmmsg, sockaddr, sockaddr_in, socket,
+    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, SOCK_CLOEXEC, SOCK_STREAM, accept4, connect,
+    htons, iovec, mmsghdr, recv, recvmmsg, send, sendmmsg, sockaddr, sockaddr_in, socket,
 )
 
 import array

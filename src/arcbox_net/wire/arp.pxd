@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.wire.ethernet cimport ETHERTYPE_IPV4, MAC_BYTES
-from arcbox_net.wire.octets cimport load_u16, load_u32_be, store_u16, store_u32_be
+from arcbox_net.wire.octets cimport load_u16, load_u32_be
 
 cdef enum:
     ARP_BYTES = 28
@@ -43,20 +43,3 @@ cdef inline uint32_t arp_sender_be(const uint8_t *p) noexcept nogil:
 
 cdef inline uint32_t arp_target_be(const uint8_t *p) noexcept nogil:
     return load_u32_be(p + ARP_TARGET_IP)
-
-
-cdef inline void arp_set_sender_be(uint8_t *p, uint32_t address_be) noexcept nogil:
-    store_u32_be(p + ARP_SENDER_IP, address_be)
-
-
-cdef inline void arp_set_target_be(uint8_t *p, uint32_t address_be) noexcept nogil:
-    store_u32_be(p + ARP_TARGET_IP, address_be)
-
-
-cdef inline void arp_write(uint8_t *p, uint16_t operation) noexcept nogil:
-    """All but the four addresses."""
-    store_u16(p + ARP_HARDWARE_TYPE, ARP_ETHERNET)
-    store_u16(p + ARP_PROTOCOL_TYPE, ETHERTYPE_IPV4)
-    p[ARP_HARDWARE_SIZE] = MAC_BYTES
-    p[ARP_PROTOCOL_SIZE] = 4
-    store_u16(p + ARP_OPERATION, operation)

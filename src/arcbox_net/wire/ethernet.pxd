@@ -6,19 +6,14 @@ from arcbox_net.wire.octets cimport load_u16, store_u16
 
 cdef enum:
     ETHERNET_HEADER_BYTES = 14
-    ETHERNET_FRAME_BYTES_MIN = 60  # without the frame check sequence
     ETHERNET_DESTINATION = 0
     ETHERNET_SOURCE = 6
     ETHERNET_TYPE = 12
     MAC_BYTES = 6
-    ETHERTYPE_MIN = 0x0600  # below it the field is a length: LLC, as spanning tree has it
     ETHERTYPE_IPV4 = 0x0800
-    ETHERTYPE_ARP = 0x0806
     ETHERTYPE_IPV6 = 0x86DD
     ETHERTYPE_VLAN = 0x8100
-    ETHERTYPE_PAUSE = 0x8808
     ETHERTYPE_QINQ = 0x88A8
-    ETHERTYPE_LLDP = 0x88CC
     ETHERTYPE_QINQ_OLD = 0x9100  # of switches older than 802.1ad
 
 

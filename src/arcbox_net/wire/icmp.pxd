@@ -35,11 +35,6 @@ cdef enum:
     ICMPV6_PARAMETER_PROBLEM = 4
     ICMPV6_ECHO_REQUEST = 128
     ICMPV6_ECHO_REPLY = 129
-    ICMPV6_ROUTER_SOLICITATION = 133
-    ICMPV6_ROUTER_ADVERTISEMENT = 134
-    ICMPV6_NEIGHBOR_SOLICITATION = 135
-    ICMPV6_NEIGHBOR_ADVERTISEMENT = 136
-    ICMPV6_REDIRECT = 137
     ICMP_ERROR_BYTES_MAX = 576  # RFC 1812 4.3.2.3: a whole error, IP header included
     ICMPV6_ERROR_BYTES_MAX = 1280  # RFC 4443 2.4 (c)
 
@@ -113,10 +108,6 @@ cdef inline void icmp_set_checksum_be(uint8_t *p, uint16_t checksum_be) noexcept
 
 cdef inline void icmp_set_identifier_be(uint8_t *p, uint16_t identifier_be) noexcept nogil:
     store_u16_be(p + ICMP_IDENTIFIER, identifier_be)
-
-
-cdef inline void icmp_set_mtu(uint8_t *p, uint16_t mtu) noexcept nogil:
-    store_u16(p + ICMP_MTU, mtu)
 
 
 cdef inline void icmp_write_error(uint8_t *p, uint8_t icmp_type, uint8_t code, uint32_t rest) noexcept nogil:

@@ -149,7 +149,7 @@ cdef inline void ipv4_set_destination_be(uint8_t *p, uint32_t address_be) noexce
 
 
 cdef inline void ipv4_update_checksum(uint8_t *p, uint32_t delta) noexcept nogil:
-    """After a change whose `checksum_delta` this is."""
+    """*delta* is the sum of `checksum_delta16` and the like over what changed."""
     store_u16_be(p + IPV4_CHECKSUM, checksum_apply(ipv4_checksum_be(p), delta))
 
 

@@ -20,8 +20,6 @@ cdef enum:
     TCP_SACK_PERMITTED_BYTES = 2
     TCP_TIMESTAMPS_BYTES = 10
     TCP_WINDOW_SCALE_MAX = 14  # RFC 7323 2.3: a larger one is taken for it
-    TCP_MSS_DEFAULT4 = 536
-    TCP_MSS_DEFAULT6 = 1220
 
 cdef struct tcp_options:
     uint32_t mss_offset  # of the option's number in the header; 0: no such option

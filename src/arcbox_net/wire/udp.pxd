@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16, store_u16_be
+from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16_be
 
 cdef enum:
     PROTOCOL_UDP = 17
@@ -34,18 +34,6 @@ cdef inline uint16_t udp_destination_port_be(const uint8_t *p) noexcept nogil:
 cdef inline uint16_t udp_checksum_be(const uint8_t *p) noexcept nogil:
     """0 where the sender computed none, which only IPv4 allows (RFC 8200 8.1)."""
     return load_u16_be(p + UDP_CHECKSUM)
-
-
-cdef inline void udp_set_source_port_be(uint8_t *p, uint16_t port_be) noexcept nogil:
-    store_u16_be(p + UDP_SOURCE_PORT, port_be)
-
-
-cdef inline void udp_set_destination_port_be(uint8_t *p, uint16_t port_be) noexcept nogil:
-    store_u16_be(p + UDP_DESTINATION_PORT, port_be)
-
-
-cdef inline void udp_set_length(uint8_t *p, uint32_t size) noexcept nogil:
-    store_u16(p + UDP_LENGTH, size)
 
 
 cdef inline void udp_set_checksum_be(uint8_t *p, uint16_t checksum_be) noexcept nogil:
