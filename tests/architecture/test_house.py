@@ -12,13 +12,23 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "e2e", "lint", "bench", "asan", "tsan", "build", "clean"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "e2e", "lint", "bench", "asan", "tsan", "fuzz", "build", "clean"]
+)
 def test_make_knows_the_target(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/system-packages", "scripts/what-runs", "scripts/lint", "scripts/tsan", ".ci/run"]
+    "script",
+    [
+        "scripts/system-packages",
+        "scripts/what-runs",
+        "scripts/lint",
+        "scripts/tsan",
+        "scripts/fuzz",
+        ".ci/run",
+    ],
 )
 def test_script_is_executable_and_parses(script: str) -> None:
     path = ROOT / script

@@ -27,25 +27,12 @@ from arcbox_net.dataplane.nat_views import Endpoint
 from arcbox_net.dataplane.verdict import Direction, Verdict
 from arcbox_net.errors import ConfigError
 from arcbox_net.memory.batch import FrameBatch
+from tests.support.nat6 import ELSEWHERE, EXTERNAL, GATEWAY, GUEST, OTHER, REMOTE, SECOND, engine
 from tests.support.packets import NEEDS_CSUM, header
 
 OUTBOUND, INBOUND = Direction.OUTBOUND, Direction.INBOUND
 FORWARD, HAIRPIN = Verdict.VERDICT_FORWARD, Verdict.VERDICT_HAIRPIN
-GUEST, OTHER, GATEWAY = "fd00:64::9", "fd00:64::a", "fd00:64::1"
-EXTERNAL, SECOND = "2001:db8:1::1", "2001:db8:1::2"
-REMOTE, ELSEWHERE = "2001:db8:ff::7", "2001:db8:ee::8"
 CHECKSUMS = {TCP: "chksum", UDP: "chksum", ICMPv6EchoRequest: "cksum", ICMPv6EchoReply: "cksum"}
-
-
-def engine(**fields: Any) -> NatEngine:
-    told: dict[str, Any] = {
-        "external_ip": "203.0.113.1",
-        "external_ip6": EXTERNAL,
-        "inside6": "fd00:64::/64",
-        "l3_offset": 0,
-        "conntrack_size": 64,
-    }
-    return NatEngine(NatEngineConfig(**(told | fields)))
 
 
 def send(nat: NatEngine, packet: Packet | bytes, direction: Direction, now: float = 0) -> tuple[int, Packet]:

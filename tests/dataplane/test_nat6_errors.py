@@ -16,22 +16,17 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet
 
 from arcbox_net.dataplane.engine import NatEngine
-from arcbox_net.dataplane.nat_config import NatEngineConfig
 from arcbox_net.dataplane.verdict import Direction, Verdict
+from tests.support.nat6 import EXTERNAL, GUEST, OTHER, REMOTE, engine
 
 OUTBOUND, INBOUND = Direction.OUTBOUND, Direction.INBOUND
 FORWARD, BAD = Verdict.VERDICT_FORWARD, Verdict.DROP_BAD_ICMP
-GUEST, OTHER, EXTERNAL = "fd00:64::9", "fd00:64::a", "2001:db8:1::1"
-REMOTE, ROUTER = "2001:db8:ff::7", "2001:db8:ee::1"
+ROUTER = "2001:db8:ee::1"
 SIZE = 1400
 
 
-def engine() -> NatEngine:
-    config = NatEngineConfig(
-        external_ip="203.0.113.1", external_ip6=EXTERNAL, inside6="fd00:64::/64", l3_offset=0, conntrack_size=64,
-        filtering="endpoint-independent", preserve_ports=False,
-    )  # fmt: skip
-    return NatEngine(config)
+def permissive() -> NatEngine:
+    return engine(filtering="endpoint-independent", preserve_ports=False)
 
 
 def send(nat: NatEngine, packet: Packet | bytes, direction: Direction) -> tuple[int, bytes]:
@@ -58,7 +53,7 @@ def sent(l4: Packet) -> Packet:
 )
 @pytest.mark.parametrize("quoted", [1232, 48], ids=["long", "short"])
 def test_i9_an_error_from_outside_quotes_what_the_guest_sent(l4: Packet, error: Packet, quoted: int) -> None:
-    nat = engine()
+    nat = permissive()
     packet = sent(l4)
     _, left = send(nat, packet, OUTBOUND)
     verdict, came = send(nat, IPv6(src=ROUTER, dst=EXTERNAL) / error / left[:quoted], INBOUND)
@@ -70,7 +65,7 @@ def test_i9_an_error_from_outside_quotes_what_the_guest_sent(l4: Packet, error: 
 
 
 def test_i3_an_error_from_a_guest_comes_from_the_external_address() -> None:
-    nat = engine()
+    nat = permissive()
     _, left = send(nat, IPv6(src=GUEST, dst=REMOTE) / UDP(sport=5, dport=6), OUTBOUND)
     external = IPv6(left)
     reply = IPv6(bytes(IPv6(src=REMOTE, dst=EXTERNAL) / UDP(sport=6, dport=external.sport) / b"late"))
@@ -82,7 +77,7 @@ def test_i3_an_error_from_a_guest_comes_from_the_external_address() -> None:
 
 
 def test_i5_an_error_between_guests_is_translated_both_ways() -> None:
-    nat = engine()
+    nat = permissive()
     _, other = send(nat, IPv6(src=OTHER, dst=REMOTE) / UDP(sport=6000, dport=6), OUTBOUND)
     packet = IPv6(bytes(IPv6(src=GUEST, dst=EXTERNAL) / UDP(sport=5, dport=IPv6(other).sport)))
     verdict, came = send(nat, packet, OUTBOUND)
@@ -105,7 +100,7 @@ def test_i5_an_error_between_guests_is_translated_both_ways() -> None:
     ],
 )
 def test_i9_too_big_names_what_an_ipv6_link_can_have(mtu: int, verdict: Verdict, becomes: int) -> None:
-    nat = engine()
+    nat = permissive()
     _, left = send(nat, sent(UDP(sport=5, dport=6)), OUTBOUND)
     error = IPv6(src=ROUTER, dst=EXTERNAL) / ICMPv6PacketTooBig(mtu=mtu) / left[:1232]
     got, came = send(nat, error, INBOUND)
@@ -113,7 +108,7 @@ def test_i9_too_big_names_what_an_ipv6_link_can_have(mtu: int, verdict: Verdict,
 
 
 def test_i11_too_big_about_a_segment_that_is_not_in_flight_is_dropped() -> None:
-    nat = engine()
+    nat = permissive()
     _, left = send(nat, sent(TCP(sport=5, dport=6, flags="S", seq=7)), OUTBOUND)
     error = IPv6(src=ROUTER, dst=EXTERNAL) / ICMPv6PacketTooBig(mtu=1280) / left[:1232]
     assert send(nat, error, INBOUND)[0] == BAD
@@ -124,7 +119,7 @@ def harmed(error: bytes) -> bytes:
 
 
 def test_i1_an_error_that_is_harmed_or_is_not_for_its_sender_is_dropped() -> None:
-    nat = engine()
+    nat = permissive()
     _, left = send(nat, sent(UDP(sport=5, dport=6)), OUTBOUND)
     error = IPv6(src=ROUTER, dst=EXTERNAL) / ICMPv6DestUnreach() / left[:200]
     assert send(nat, harmed(bytes(error)), INBOUND)[0] == BAD
@@ -139,7 +134,7 @@ def test_i1_an_error_that_is_harmed_or_is_not_for_its_sender_is_dropped() -> Non
 
 
 def test_i2_an_error_about_a_packet_of_no_flow_is_dropped() -> None:
-    nat = engine()
+    nat = permissive()
     for remote, number in ((REMOTE, 4), (ROUTER, 5)):
         quoted = IPv6(src=EXTERNAL, dst=remote) / UDP(sport=number, dport=6)
         error = IPv6(src=ROUTER, dst=EXTERNAL) / ICMPv6DestUnreach() / quoted
@@ -147,14 +142,14 @@ def test_i2_an_error_about_a_packet_of_no_flow_is_dropped() -> None:
 
 
 def test_i7_no_error_is_made_about_an_error() -> None:
-    nat = engine()
+    nat = permissive()
     error = IPv6(src=GUEST, dst=REMOTE, hlim=1) / ICMPv6DestUnreach() / sent(UDP())
     assert send(nat, error, OUTBOUND)[0] == Verdict.DROP_TTL
     assert nat.emitted() == []
 
 
 def test_a_segment_of_no_connection_is_answered_with_a_reset() -> None:
-    nat = engine()
+    nat = permissive()
     packet = IPv6(src=GUEST, dst=REMOTE) / TCP(sport=5, dport=6, flags="A", seq=100, ack=200)
     assert send(nat, packet, OUTBOUND)[0] == Verdict.DROP_NO_FLOW
     (made,) = nat.emitted()
@@ -166,7 +161,7 @@ def test_a_segment_of_no_connection_is_answered_with_a_reset() -> None:
 
 
 def test_f9_the_sender_of_a_datagram_that_never_is_whole_is_told_after_a_minute() -> None:
-    nat = engine()
+    nat = permissive()
     first = (
         IPv6(src=GUEST, dst=REMOTE)
         / IPv6ExtHdrFragment(m=1, id=7)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arcbox_net import NatEngineConfig
-from arcbox_net.dataplane import nat_config
+from arcbox_net.dataplane import _testing_mapping, nat_config
 from arcbox_net.errors import ConfigError
 
 CONFIG = NatEngineConfig("203.0.113.1")
@@ -88,6 +88,11 @@ def test_limits_of_lists_are_reached_and_not_passed() -> None:
     ):
         with pytest.raises(ConfigError):
             replace(CONFIG, **changes)
+
+
+def test_limits_of_lists_are_those_of_the_tables() -> None:
+    assert nat_config.EXTERNAL_ADDRESSES_MAX == _testing_mapping.EXTERNALS_MAX
+    assert nat_config.PORT_RANGES_MAX == _testing_mapping.RANGES_MAX
 
 
 def test_each_address_may_have_ranges_of_its_own() -> None:

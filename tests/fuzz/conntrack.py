@@ -9,7 +9,7 @@ import struct
 
 from arcbox_net.dataplane._testing_conntrack import Table
 from arcbox_net.dataplane.verdict import Direction, Verdict
-from tests.fuzz.reader import Input
+from tests.fuzz.reader import Input, steps
 
 Key = tuple[int, int]
 FLOWS_MAX = 8
@@ -119,8 +119,6 @@ def operate(body: bytes) -> None:
     """The target: operations on a table of flows."""
     read = Input(body)
     session = Session(read.number())
-    for _ in range(STEPS_MAX):
-        if not read:
-            break
-        STEPS[read.number() % len(STEPS)](session, read)
+    for step in steps(read, STEPS_MAX):
+        STEPS[step % len(STEPS)](session, read)
     session.check()

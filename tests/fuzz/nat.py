@@ -9,24 +9,29 @@ import functools
 import struct
 
 from arcbox_net.dataplane.engine import NatEngine
-from arcbox_net.dataplane.nat_config import NatEngineConfig
+from arcbox_net.dataplane.nat_config import FILTERING, NatEngineConfig
 from arcbox_net.dataplane.verdict import Direction, Verdict
 from arcbox_net.memory.batch import FrameBatch
 from arcbox_net.wire.checksums import checksum, pseudo_header_checksum
-from tests.fuzz.reader import Input
+from tests.fuzz.reader import Input, steps
 from tests.support.frames import ICMP_ECHO, echo, icmp, tcp, udp
 from tests.support.nat import E2, E3, EXTERNAL, A, B
 
-FILTERING = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 FORWARDED = (Verdict.VERDICT_FORWARD, Verdict.VERDICT_HAIRPIN)
 STEPS_MAX = 64
 CLOCK_MAX_S = 1 << 31  # engines count 2^32 seconds
 SESSION_GAP_S = 1000  # no port is on hold for so long, and no fragment waits
 VNET_BYTES = 12
-ETHERNET = bytes.fromhex("020000000001020000000002") + b"\x08\x00"
+ETHERNET = {
+    4: bytes.fromhex("0200000000010200000000020800"),
+    6: bytes.fromhex("02000000000102000000000286dd"),
+}
+ETHERNET_BYTES = 14
 GUESTS, REMOTES = (A, B, "192.168.64.77", "10.0.0.1"), (E2, E3, EXTERNAL, A)
 PORTS = (80, 4000, 50000, 50001, 53, 0, 8080, 65535)
 ICMP_PROTOCOL, TCP_PROTOCOL, UDP_PROTOCOL = 1, 6, 17
+IPV6_HEADER_BYTES = 40
+ECHO_REPLIES = {ICMP_ECHO: 0, 128: 129}  # 128 and 129 are ICMPv6's
 
 
 @functools.cache
@@ -35,6 +40,8 @@ def engine(options: int) -> NatEngine:
     made = NatEngine(
         NatEngineConfig(
             EXTERNAL,
+            external_ip6="2001:db8::1",
+            inside6="fd00:64::/64",
             port_range=(50000, 50015),
             ports_per_guest=12,
             conntrack_size=16,
@@ -67,9 +74,9 @@ class Session:
 
     def give(self, packet: bytes, direction: Direction, vnet: bytes = b"") -> None:
         """Translate *packet*, an IP packet, behind an Ethernet header and the virtio-net header *vnet*."""
-        ahead = len(vnet) + len(ETHERNET)
-        frame = bytearray(vnet + ETHERNET + packet)
-        batch = FrameBatch.over([frame], vnet=bool(vnet), l3=len(ETHERNET))
+        ahead = len(vnet) + ETHERNET_BYTES
+        frame = bytearray(vnet + ETHERNET[6 if is_ipv6(packet) else 4] + packet)
+        batch = FrameBatch.over([frame], vnet=bool(vnet), l3=ETHERNET_BYTES)
         verdict = Verdict(self.engine.translate(batch, direction, self.now)[0])
         batch.clear()
         if verdict in FORWARDED:
@@ -87,7 +94,7 @@ class Session:
 
     def look_at_emitted(self) -> None:
         for one in self.engine.emitted():
-            packet = bytes(one.frame[len(ETHERNET) :])
+            packet = bytes(one.frame[ETHERNET_BYTES:])
             check(packet, l4=not struct.unpack_from("!H", packet, 6)[0] & 0x3FFF)
 
     def end(self) -> None:
@@ -102,10 +109,8 @@ def translate(body: bytes) -> None:
     """The target: parse and NAT."""
     read = Input(body)
     session = Session(read.number())
-    for _ in range(STEPS_MAX):
-        if not read:
-            break
-        STEPS[read.number() % len(STEPS)](session, read)
+    for step in steps(read, STEPS_MAX):
+        STEPS[step % len(STEPS)](session, read)
     session.end()
 
 
@@ -140,12 +145,16 @@ def answer(session: Session, read: Input) -> None:
     """The last forwarded packet turned round, with some of its bytes changed and its checksums right."""
     options = read.number()
     packet = bytearray(session.last)
-    packet[12:20] = packet[16:20] + packet[12:16]
-    header = (packet[0] & 15) * 4
-    if packet[9] in (TCP_PROTOCOL, UDP_PROTOCOL):
+    if is_ipv6(packet):
+        packet[8:40] = packet[24:40] + packet[8:24]
+        header, protocol = IPV6_HEADER_BYTES, packet[6]
+    else:
+        packet[12:20] = packet[16:20] + packet[12:16]
+        header, protocol = (packet[0] & 15) * 4, packet[9]
+    if protocol in (TCP_PROTOCOL, UDP_PROTOCOL):
         packet[header : header + 4] = packet[header + 2 : header + 4] + packet[header : header + 2]
-    elif packet[header] == ICMP_ECHO:
-        packet[header] = 0
+    elif packet[header] in ECHO_REPLIES:
+        packet[header] = ECHO_REPLIES[packet[header]]
     for _ in range(options >> 1 & 3):
         packet[read.number() % len(packet)] = read.number()
     if options & 8:
@@ -194,10 +203,14 @@ def built(read: Input) -> bytes:
     return bytes(tcp(source, destination, flags, bytes(size), seq=seq, ack=ack))
 
 
+def is_ipv6(packet: bytes | bytearray) -> bool:
+    return bool(packet) and packet[0] >> 4 == 6
+
+
 def repair(packet: bytearray) -> None:
-    """Put the lengths and checksums of *packet* right, as far as its header size lets one find them."""
+    """Put the lengths and checksums of *packet* right, as far as it is IPv4 and its header size lets one find them."""
     header = (packet[0] & 15) * 4
-    if header < 20 or header + 8 > len(packet):
+    if is_ipv6(packet) or header < 20 or header + 8 > len(packet):
         return
     struct.pack_into("!H", packet, 2, len(packet))
     packet[10:12] = b"\0\0"
@@ -221,7 +234,9 @@ def l4_sum(packet: bytes | bytearray, l4: bytes | bytearray) -> int:
 
 
 def whole(packet: bytes) -> bool:
-    """Whether *packet* is no fragment and its L4 checksum holds."""
+    """Whether *packet* is of IPv4, is no fragment and its L4 checksum holds."""
+    if is_ipv6(packet):
+        return False
     header, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
     l4 = packet[header:total]
     if packet[9] == UDP_PROTOCOL:
@@ -232,7 +247,10 @@ def whole(packet: bytes) -> bool:
 
 
 def check(packet: bytes, *, l4: bool) -> None:
-    """A packet that leaves the engine: real lengths, a right header checksum, and a right one of L4 if *l4*."""
+    """A packet that leaves the engine: real lengths, and of IPv4 a right header checksum, and one of L4 if *l4*."""
+    if is_ipv6(packet):
+        assert IPV6_HEADER_BYTES + struct.unpack_from("!H", packet, 4)[0] <= len(packet), "lengths"
+        return
     header, total = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
     assert packet[0] >> 4 == 4 and 20 <= header <= total <= len(packet), "lengths"
     assert checksum(packet[:header]) == 0, "header checksum"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class Input:
     """Bytes that are read from the front; there is always more, of zeros."""
@@ -19,3 +21,11 @@ class Input:
 
     def number(self, size: int = 1) -> int:
         return int.from_bytes(self.take(size), "big")
+
+
+def steps(read: Input, most: int) -> Iterator[int]:
+    """The number that each step begins with, until the input ends or there were *most*."""
+    for _ in range(most):
+        if not read:
+            return
+        yield read.number()

@@ -131,11 +131,15 @@ class NatOracle:
         if verdict != Verdict.VERDICT_FORWARD:
             assert verdict in self._refusals(packet, mapping, now, may=True), verdict.name
             return
-        assert not list(self._refusals(packet, mapping, now, may=False)), "N24, N27: a limit is exceeded"
+        assert not list(self._refusals(packet, mapping, now, may=False)), (
+            "RFC 6888 REQ-4, REQ-11: a limit is exceeded"
+        )
         assert out is not None
         if mapping is None:
             mapping = self._adopt(packet, out.source, now)
-        assert out == packet.moved(source=mapping.external), "N1: one mapping serves every destination"
+        assert out == packet.moved(source=mapping.external), (
+            "RFC 4787 REQ-1: one mapping serves every destination"
+        )
         flow = Flow(mapping, packet.destination, strong=True, seen=now)
         self.flows.append(flow)
         mapping.flows.append(flow)
@@ -205,7 +209,7 @@ class NatOracle:
             flow.seen = now
 
     def _arrived(self, flow: Flow, packet: Packet, now: int) -> None:
-        # 4787-6: what comes in keeps nothing alive, unless asked to; TCP's own segments do.
+        # RFC 4787 REQ-6: what comes in keeps nothing alive, unless asked to; TCP's own segments do.
         if flow.segment(PEER, packet) if packet.protocol == "tcp" else self.config.inbound_refresh:
             flow.seen = now
 
@@ -215,18 +219,20 @@ class NatOracle:
         assert external in self._ports(), "outside the ranges"
         for one in self.mappings:
             if one.protocol == packet.protocol:
-                assert one.external != external, "N3: a port is given twice"
+                assert one.external != external, "RFC 4787 REQ-3: a port is given twice"
         for one in self.held:
             if (
                 one.protocol == packet.protocol
                 and one.inside.ip != guest
                 and now - one.ended < self.config.port_hold_s
             ):
-                assert one.external != external, "N26: another guest's port, before the hold is over"
+                assert one.external != external, (
+                    "RFC 6888 REQ-8: another guest's port, before the hold is over"
+                )
         for one in self.mappings:
             if one.inside.ip == guest and not one.static:
-                assert one.external.ip == external.ip, "N2: a guest keeps one external address"
-        assert self._fits(packet, external), "N4: another parity"
+                assert one.external.ip == external.ip, "RFC 4787 REQ-2: a guest keeps one external address"
+        assert self._fits(packet, external), "RFC 4787 REQ-4: another parity"
         self.held = [one for one in self.held if (one.protocol, one.external) != (packet.protocol, external)]
         mapping = Mapping(packet.protocol, packet.source, external)
         self.mappings.append(mapping)
@@ -267,7 +273,7 @@ class NatOracle:
                 yield from (Endpoint(str(address), number) for number in range(low, high + 1))
 
     def _fits(self, packet: Packet, external: Endpoint) -> bool:
-        """N4: the parity of a port is kept where that is asked for. An ICMP identifier has none."""
+        """RFC 4787 REQ-4: the parity of a port is kept where that is asked for. An ICMP identifier has none."""
         free = packet.protocol == "icmp" or not self.config.port_parity
         return free or external.number % 2 == packet.source.number % 2
 

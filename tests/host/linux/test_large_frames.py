@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,18 +21,6 @@ GATEWAY, GUEST = "192.168.64.1", "192.168.64.9"
 USUAL_FRAME_BYTES = 65_550  # IPv4's largest packet behind an Ethernet header
 BULK = bytes(32 << 20)
 KERNEL = tuple(int(word) for word in os.uname().release.replace("-", ".").split(".")[:2])
-
-
-@pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(world=False) as created:
-        yield created
-
-
-@pytest.fixture
-def links(host: Host) -> Iterator[Links]:
-    with Links(host.path) as opened:
-        yield opened
 
 
 def attach(host: Host, links: Links, plan: VethPlan) -> Namespace:
