@@ -7,6 +7,7 @@ environment in bench/results/NAME.json; `table` is what docs/performance.md show
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -105,6 +106,14 @@ def interleave(contenders: Mapping[str, Callable[[], Round]], rounds: int = 5) -
             print(f"# round {number}/{rounds}: {name}", file=sys.stderr, flush=True)
             found[name].append(measure())
     return found
+
+
+def rounds_wanted(description: str, default: int) -> int:
+    """`--rounds` of a benchmark's command line."""
+    options = argparse.ArgumentParser(description=description.splitlines()[0])
+    options.add_argument("--rounds", type=int, default=default)
+    rounds: int = options.parse_args().rounds
+    return rounds
 
 
 def median_of(rounds: Iterable[Round], key: str) -> float:

@@ -28,6 +28,8 @@ BENCHMARKS = {
     "dataplane.ring": "Ring between two cores",
     "dataplane.checksum": "Internet checksums, full and incremental",
     "dataplane.conntrack": "The table of flows",
+    "dataplane.mapping": "External ports: mappings found, made and ended",
+    "dataplane.nat": "The NAT engine on one core",
     "start": "Start, listing and memory",
 }
 

@@ -6,7 +6,6 @@ octet that is not there. `each kernel` forces the vectors that the module choose
 
 from __future__ import annotations
 
-import argparse
 import random
 from array import array
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    rounds_wanted,
     show,
     table,
     write_result,
@@ -154,11 +154,5 @@ def run(rounds: int) -> None:
     write_result(NAME, payload)
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=7)
-    run(options.parse_args().rounds)
-
-
 if __name__ == "__main__":
-    main()
+    run(rounds_wanted(__doc__, 7))

@@ -9,7 +9,6 @@ An opening is of a flow with both its keys; its limit writes the same lines, one
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    rounds_wanted,
     show,
     table,
     write_result,
@@ -56,7 +56,7 @@ def zipf(flows: int) -> list[int]:
     )
 
 
-def slices(measure: Callable[[], int]) -> float:
+def packet_ns(measure: Callable[[], int]) -> float:
     """The median nanoseconds for one of `PACKETS`."""
     return statistics.median(measure() for _ in range(SLICES)) / PACKETS
 
@@ -71,7 +71,7 @@ def lookups(flows: int, draw: Callable[[int], list[int]]) -> dict[str, Callable[
     def found(one: Table, bursts: bool) -> Callable[[], Round]:
         def measure() -> Round:
             before = one.stats
-            ns = slices(lambda: packets.find(one, 1, bursts))
+            ns = packet_ns(lambda: packets.find(one, 1, bursts))
             asked = one.stats["cache_lookups"] - before["cache_lookups"]
             bypassed = one.stats["cache_bypassed"] - before["cache_bypassed"]
             return {
@@ -83,7 +83,7 @@ def lookups(flows: int, draw: Callable[[int], list[int]]) -> dict[str, Callable[
         return measure
 
     def touched(bursts: bool) -> Callable[[], Round]:
-        return lambda: {"ns": slices(lambda: packets.touch(tables["no cache"], 1, bursts))}
+        return lambda: {"ns": packet_ns(lambda: packets.touch(tables["no cache"], 1, bursts))}
 
     contenders = {
         f"{mode}, {name}": found(one, bursts)
@@ -162,11 +162,5 @@ def targets(payload: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description="The table of flows: lookups, openings and expiry.")
-    options.add_argument("--rounds", type=int, default=7)
-    run(options.parse_args().rounds)
-
-
 if __name__ == "__main__":
-    main()
+    run(rounds_wanted(__doc__, 7))

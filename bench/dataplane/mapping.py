@@ -5,7 +5,6 @@ Each is one loop over all endpoints, in random order. A mapping is made with its
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import time
@@ -20,6 +19,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    rounds_wanted,
     show,
     table,
     write_result,
@@ -137,11 +137,5 @@ def run(rounds: int) -> None:
     write_result(NAME, payload)
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=7)
-    run(options.parse_args().rounds)
-
-
 if __name__ == "__main__":
-    main()
+    run(rounds_wanted(__doc__, 7))

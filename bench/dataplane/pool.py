@@ -6,7 +6,6 @@ acquires and the other, on another core, releases: buffers travel by the ring an
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
@@ -21,6 +20,7 @@ from bench.common import (
     median_cell,
     median_of,
     quiet_check,
+    rounds_wanted,
     show,
     table,
     write_result,
@@ -111,11 +111,5 @@ def run(rounds: int) -> None:
     write_result(NAME, payload)
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=7)
-    run(options.parse_args().rounds)
-
-
 if __name__ == "__main__":
-    main()
+    run(rounds_wanted(__doc__, 7))

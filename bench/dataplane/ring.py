@@ -6,7 +6,6 @@ thread that writes the items to an array and reads them again, and a cache line 
 
 from __future__ import annotations
 
-import argparse
 import os
 import threading
 import time
@@ -24,6 +23,7 @@ from bench.common import (
     median_of,
     percentile,
     quiet_check,
+    rounds_wanted,
     show,
     table,
     write_result,
@@ -143,11 +143,5 @@ def run(rounds: int) -> None:
     write_result(NAME, payload)
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=7)
-    run(options.parse_args().rounds)
-
-
 if __name__ == "__main__":
-    main()
+    run(rounds_wanted(__doc__, 7))
