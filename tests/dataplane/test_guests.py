@@ -31,13 +31,14 @@ def test_expiry_ends_no_more_holds_than_its_budget() -> None:
 
 def test_the_table_of_guests_is_bounded_and_who_leaves_makes_room() -> None:
     table = mapping_table(ranges=[(1024, 65535)])
-    mappings = [used(table, 4000, guest=guest) for guest in range(1, GUESTS_MAX + 1)]
+    guests = [10 | number << 8 for number in range(GUESTS_MAX + 1)]  # 10.0.0.0 and on, as in memory
+    mappings = [used(table, 4000, guest=guest) for guest in guests[:-1]]
     assert table.guest_count == GUESTS_MAX
-    assert table.outbound(UDP, GUESTS_MAX + 1, 4000, 0) == -Verdict.DROP_GUESTS_FULL
-    assert table.outbound(UDP, GUESTS_MAX, 4001, 0) >= 0  # who is known is not concerned
+    assert table.outbound(UDP, guests[-1], 4000, 0) == -Verdict.DROP_GUESTS_FULL
+    assert table.outbound(UDP, guests[-2], 4001, 0) >= 0  # who is known is not concerned
     table.drop(mappings[0], SERVER, True, 0)
     table.expire(HOLD_DOWN_S + 1, 1)
-    assert table.outbound(UDP, GUESTS_MAX + 1, 4000, HOLD_DOWN_S + 1) >= 0
+    assert table.outbound(UDP, guests[-1], 4000, HOLD_DOWN_S + 1) >= 0
 
 
 def test_n24_flows_of_a_guest_are_capped_and_anothers_are_not_concerned() -> None:

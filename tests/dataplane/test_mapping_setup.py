@@ -86,6 +86,8 @@ def test_an_address_that_is_gone_keeps_its_place_while_a_mapping_of_it_lives(liv
     mapping = used(table, 50000)
     if not live:
         table.drop(mapping, SERVER, True, 0)
+        assert reconfigure(table, {1000 + i: [(50000, 50001)] for i in range(EXTERNALS_MAX)}) is False
+        table.expire(HOLD_DOWN_S + 1, 1)  # its port was on hold for the guest
     others = {1000 + i: [(50000, 50001)] for i in range(EXTERNALS_MAX)}
     assert reconfigure(table, others) is not live
     if live:

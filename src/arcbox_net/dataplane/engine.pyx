@@ -10,14 +10,14 @@ from libc.string cimport memset
 
 from arcbox_net.dataplane.address_table cimport ADDRESS_NONE
 from arcbox_net.dataplane.conntrack cimport (
-    conntrack_bytes, conntrack_close, conntrack_next, conntrack_rearm,
+    conntrack_bytes, conntrack_close, conntrack_next, conntrack_rearm, flow_timeouts,
 )
 from arcbox_net.dataplane.engine_forwards cimport forward_add, forward_remove
 from arcbox_net.dataplane.engine_listing cimport address_of, flow_view, guest_address, mapping_view, protocol_of
 from arcbox_net.dataplane.engine_setup cimport (
     engine_free, engine_make, setup_answers, setup_mappings, setup_settings, setup_timeouts,
 )
-from arcbox_net.dataplane.engine_state cimport nat_engine
+from arcbox_net.dataplane.engine_state cimport nat_engine, nat_settings
 from arcbox_net.dataplane.flow cimport FLOW_NONE
 from arcbox_net.dataplane.flow_filter cimport flow_filter, flow_is_allowed, flow_matches
 from arcbox_net.dataplane.mapping cimport MAPPING_NONE, mapping_config, mapping_next
@@ -44,6 +44,7 @@ cdef class NatEngine:
 
     Calls hold the GIL, each for a bounded time (a burst of 64 frames, or a step of a listing), so threads that share
     an engine take turns. Compiled workers call `nat_burst` on `state` instead, one thread at a time.
+    Close it when no other thread is in a call.
     `now` is in seconds of any clock that does not go back, `time.monotonic()` when None.
     """
 
@@ -242,6 +243,8 @@ cdef class NatEngine:
         """
         cdef nat_engine *state = self._open()
         cdef mapping_config mappings
+        cdef nat_settings settings
+        cdef flow_timeouts timeouts
         for name in _FOR_LIFE:
             if getattr(config, name) != getattr(self.config, name):
                 raise ConfigError(
@@ -250,15 +253,18 @@ cdef class NatEngine:
                     field=name,
                     value=getattr(config, name),
                 )
+        setup_settings(&settings, config)
+        setup_timeouts(&timeouts, config)
         setup_mappings(state, &mappings, config)
+        # From here on nothing runs code of Python's, so no other thread's burst sees half of a configuration.
         if not mapping_reconfigure(&state.mappings, &mappings):
             raise LimitReached(
-                "no memory, or too many external addresses with those that still have mappings",
+                "no memory, or too many external addresses with those that still have mappings or guests",
                 limit="external addresses",
                 value=mappings.external_count,
             )
-        setup_settings(&state.settings, config)
-        setup_timeouts(&state.flows.timeouts, config)
+        state.settings = settings
+        state.flows.timeouts = timeouts
         setup_answers(state)
         self.config = config
         self._sweep(NULL)

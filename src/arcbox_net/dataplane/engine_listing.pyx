@@ -74,9 +74,12 @@ cdef uint32_t address_held(nat_engine *engine, text) except? 0:
 
 cdef object _address(text):
     try:
-        return ip_address(text)
+        address = ip_address(text)
     except ValueError as error:
         raise ConfigError(f"{text!r} is no IP address", field="address", value=text) from error
+    if address.version == 4 and address.is_reserved:  # as the numbers of IPv6 addresses read
+        raise ConfigError(f"{text} is an address of no host", field="address", value=text)
+    return address
 
 
 cdef object guest_address(const nat_engine *engine, text):

@@ -15,15 +15,15 @@ from arcbox_net.memory.frame cimport FRAME_VNET_BYTES, frame
 from arcbox_net.wire.checksum cimport checksum_add, checksum_store
 from arcbox_net.wire.ipv4 cimport (
     IPV4_FRAGMENT, IPV4_HEADER_BYTES, IPV4_IDENTIFICATION, IPV4_MF, IPV4_MTU_MIN, IPV4_OPTION_END,
-    IPV4_OPTION_NOP, IPV4_TOTAL_LENGTH, ipv4_destination_be, ipv4_header_size, ipv4_protocol,
-    ipv4_set_checksum, ipv4_source_be, ipv4_total_length,
+    IPV4_OPTION_NOP, IPV4_TOTAL_LENGTH, ipv4_destination_be, ipv4_fragment_offset, ipv4_header_size, ipv4_is_fragment,
+    ipv4_more_fragments, ipv4_protocol, ipv4_set_checksum, ipv4_source_be, ipv4_total_length,
 )
 from arcbox_net.wire.ipv6 cimport (
     IPV6_ADDRESS_BYTES, IPV6_FRAGMENT_BYTES, IPV6_FRAGMENT_FIELD, IPV6_FRAGMENT_HEADER, IPV6_FRAGMENT_IDENTIFICATION,
     IPV6_FRAGMENT_NEXT_HEADER, IPV6_HEADER_BYTES, IPV6_HOP_BY_HOP, IPV6_MF, IPV6_MTU_MIN, IPV6_NEXT_HEADER,
     IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, ipv6_total_length,
 )
-from arcbox_net.wire.octets cimport load_u16_be, store_u16, store_u32
+from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16, store_u32
 from arcbox_net.wire.siphash cimport siphash13
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
 from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NEEDS_CSUM, virtio_net_header
@@ -38,6 +38,8 @@ cdef struct cut:
     uint32_t size  # of the rest
     uint32_t part_max  # bytes of the rest in a fragment
     uint32_t identification
+    uint32_t first  # where the rest begins in its datagram: 0, unless the packet is a fragment itself
+    bint more  # of the datagram follows the packet
 
 
 cdef void fragment_ids_init(fragment_ids *ids, const uint64_t *seed) noexcept nogil:
@@ -73,7 +75,12 @@ cdef void _cut_ipv4(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) 
     c.header_size = ipv4_header_size(ip)
     c.extension_size = 0
     c.size = ipv4_total_length(ip) - c.header_size
-    c.identification = fragment_id_next(ids, ipv4_source_be(ip), ipv4_destination_be(ip), ipv4_protocol(ip))
+    c.first = ipv4_fragment_offset(ip)
+    c.more = ipv4_more_fragments(ip)
+    if ipv4_is_fragment(ip):
+        c.identification = load_u16(ip + IPV4_IDENTIFICATION)
+    else:
+        c.identification = fragment_id_next(ids, ipv4_source_be(ip), ipv4_destination_be(ip), ipv4_protocol(ip))
     _fit(c, max(mtu, <uint32_t>IPV4_MTU_MIN))
 
 
@@ -119,11 +126,11 @@ cdef Verdict _emit(emitter *e, const cut *c, const frame *packet, Direction towa
 
 
 cdef void _finish_ipv4(uint8_t *out, const cut *c, uint32_t at, uint32_t part) noexcept nogil:
-    if at:
+    if at or c.first:
         _drop_options(out, c.header_size)
     store_u16(out + IPV4_TOTAL_LENGTH, c.header_size + part)
     store_u16(out + IPV4_IDENTIFICATION, c.identification)
-    store_u16(out + IPV4_FRAGMENT, (IPV4_MF if at + part < c.size else 0) | at // 8)
+    store_u16(out + IPV4_FRAGMENT, (IPV4_MF if c.more or at + part < c.size else 0) | (c.first + at) // 8)
     ipv4_set_checksum(out)
 
 

@@ -5,13 +5,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from arcbox_net.abi.bits cimport abx_trailing_zeros_u64
 from arcbox_net.dataplane.contacts cimport contact_add, contact_drop
 from arcbox_net.dataplane.guests cimport (
-    GUEST_NONE, guest, guest_flow_drop, guest_flow_take, guest_open, guest_pair, guest_settle,
+    EXTERNAL_NONE, GUEST_NONE, guest, guest_flow_drop, guest_flow_take, guest_open, guest_pair, guest_settle,
 )
 from arcbox_net.dataplane.port_choice cimport freest_external, holds_end, place_for, port_uncount
 from arcbox_net.dataplane.port_hold cimport hold_begin
 from arcbox_net.dataplane.port_pool cimport PLACE_NONE, bit_at, pool_return, port_at
 from arcbox_net.dataplane.slot_index cimport slot_insert, slot_remove
-from arcbox_net.dataplane.verdict cimport DROP_GUEST_FLOWS, DROP_GUESTS_FULL, DROP_MAPPINGS_FULL
+from arcbox_net.dataplane.verdict cimport (
+    DROP_GUEST_FLOWS, DROP_GUESTS_FULL, DROP_MAPPINGS_FULL, DROP_PORTS_EXHAUSTED,
+)
 from arcbox_net.wire.octets cimport order_u16
 
 
@@ -38,6 +40,10 @@ cdef uint32_t mapping_create(
         return MAPPING_NONE
     if who.external == EXTERNAL_NONE or not table.configured[who.external]:
         guest_pair(&table.guests, id, freest_external(table, inside_ip_be))
+    if who.external == EXTERNAL_NONE:
+        why[0] = DROP_PORTS_EXHAUSTED
+        guest_settle(&table.guests, id)
+        return MAPPING_NONE
     # Counted before it is found: holds of this guest may end on the way, and must not have it forgotten.
     who.ports[space] += 1
     number = who.external * PORT_SPACES + space

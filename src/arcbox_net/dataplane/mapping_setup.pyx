@@ -108,7 +108,9 @@ cdef bint _numbers_for(mapping_table *table, const mapping_config *config, uint3
 cdef uint32_t _vacant_number(const mapping_table *table, const bint *claimed) noexcept nogil:
     cdef uint32_t number
     for number in range(<uint32_t>EXTERNALS_MAX):
-        if not claimed[number] and (number >= table.external_count or _is_empty(table, number)):
+        if claimed[number] or table.guests.paired[number]:  # a paired guest may be of the other IP version
+            continue
+        if number >= table.external_count or _is_empty(table, number):
             return number
     return EXTERNAL_NONE
 

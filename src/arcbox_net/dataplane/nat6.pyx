@@ -26,7 +26,7 @@ from arcbox_net.dataplane.packet6 cimport packet6_check
 from arcbox_net.dataplane.pass_flow cimport track_flow
 from arcbox_net.dataplane.reassembly cimport reassembly_take
 from arcbox_net.dataplane.verdict cimport (
-    DROP_FIRST, DROP_FLOWS_FULL, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND,
+    DROP_BAD_FRAGMENT, DROP_FIRST, DROP_FLOWS_FULL, DROP_TOO_BIG, DROP_TTL, DROP_UNKNOWN_PROTOCOL, INBOUND, OUTBOUND,
     VERDICT_FORWARD, VERDICT_HAIRPIN, Direction,
 )
 from arcbox_net.memory.frame cimport frame
@@ -69,6 +69,8 @@ cdef uint8_t _gather(nat_engine *engine, const frame *part, Direction direction)
     if verdict != VERDICT_FORWARD:
         return verdict
     verdict = packet6_check(&joined, direction, &found)
+    if verdict == PACKET_FRAGMENT:  # a second fragment header came out of the first one's payload
+        return DROP_BAD_FRAGMENT
     if verdict < DROP_FIRST:
         verdict = _translate(engine, &joined, &found, verdict, True)
     if verdict >= DROP_FIRST:

@@ -198,6 +198,13 @@ class NatEngineConfig:
             raise ConfigError(
                 f"gateway6 {gateway} is no host address of {inside}", field="gateway6", value=self.gateway6
             )
+        if not list(self.externals6()):
+            raise ConfigError(
+                "external_ip6 names no address",
+                fix="name one, or leave it None",
+                field="external_ip6",
+                value=self.external_ip6,
+            )
         for address, _ranges_of in self.externals6():
             if address in inside or not usable_ipv6(address):
                 raise ConfigError(

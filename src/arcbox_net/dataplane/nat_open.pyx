@@ -224,6 +224,8 @@ cdef uint8_t _wait(
         verdict = _begin(engine, found, own, destination.ip_be, True, halves)
         if verdict != VERDICT_FORWARD:
             return verdict
+    else:  # the flow that waits may be of another mapping
+        mapping_forget(&engine.mappings, own)
     return _filtered(found)
 
 

@@ -77,6 +77,8 @@ cdef inline uint8_t packet_offload_check(
         # Nobody leaves the checksum of ICMP or of a part of a packet to others.
         if found.gso or (found.partial and kind != PACKET_OTHER):
             return DROP_BAD_OFFLOAD
+        if found.partial and header.csum_start < l4_offset:  # the sum would be written over the header
+            return DROP_BAD_OFFLOAD
         return kind if virtio_shape_check(&header, whole.size) else DROP_BAD_OFFLOAD
     if not virtio_check(
         &header, l4_offset, TCP_CHECKSUM if found.protocol == PROTOCOL_TCP else UDP_CHECKSUM, whole.size

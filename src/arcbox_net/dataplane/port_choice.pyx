@@ -3,7 +3,9 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.dataplane.address_table cimport address_is_interned
-from arcbox_net.dataplane.guests cimport GUEST_NONE, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest, guest_settle
+from arcbox_net.dataplane.guests cimport (
+    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest, guest_settle,
+)
 from arcbox_net.dataplane.mapping cimport mapping_pool, mapping_table, place_is_held
 from arcbox_net.dataplane.port_hold cimport HELD_OWN, hold_end, hold_queue
 from arcbox_net.dataplane.port_pool cimport (
@@ -27,11 +29,11 @@ cdef struct port_wish:
 
 cdef uint8_t freest_external(const mapping_table *table, uint32_t inside_ip_be) noexcept nogil:
     """The external address of the guest's family with the most free ports for each guest that has it: a new one stays
-    (RFC 4787 REQ-2).
+    (RFC 4787 REQ-2). EXTERNAL_NONE when no address is of its family.
     """
     cdef uint32_t i, free_count
     cdef uint32_t most = 0
-    cdef uint8_t freest = 0
+    cdef uint8_t freest = EXTERNAL_NONE
     cdef const mapping_pool *pools
     for i in range(table.external_count):
         if address_is_interned(table.externals_be[i]) != address_is_interned(inside_ip_be):

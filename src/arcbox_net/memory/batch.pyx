@@ -4,6 +4,7 @@ A batch owns its frames until it is cleared. A view of a frame keeps the batch f
 bytearray keeps it from being resized: nobody looks at a buffer that is somebody else's by then.
 """
 
+from cython cimport no_gc_clear
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
@@ -20,6 +21,8 @@ from arcbox_net.memory.pool import CLASSES as _CLASSES
 BATCH_MAX = BURST_MAX
 
 
+# The collector may clear references of a cycle before the objects end: these still need theirs to give buffers back.
+@no_gc_clear
 cdef class FrameBatch:
     """Up to 64 frames in buffers of *pool*; len, iteration and indexing go over the frames' writable memoryviews.
 
@@ -31,7 +34,7 @@ cdef class FrameBatch:
         self.pool = pool
 
     @staticmethod
-    def over(buffers, *, vnet=False, l3=14):
+    def over(buffers, *, vnet=False, uint8_t l3=14):
         """A batch of up to 64 writable *buffers* of the caller (bytearray, memoryview, …), each one frame; nothing is
         copied. The buffers are held, and cannot be resized, until the batch is cleared. With *vnet* the first 12 bytes
         of each are its virtio-net header. Raises BufferError for read-only memory, ConfigError for a bad frame.
@@ -40,8 +43,8 @@ cdef class FrameBatch:
         cdef Py_buffer *borrowed
         cdef frame *each
         cdef Py_ssize_t ahead = FRAME_VNET_BYTES if vnet else 0
-        _check_room(0, len(buffers))
         for buffer in buffers:
+            _check_room(batch.borrowed_count, 1)  # len() of a class of the caller's may say anything
             borrowed = &batch.borrowed[batch.borrowed_count]
             PyObject_GetBuffer(buffer, borrowed, PyBUF_WRITABLE)
             batch.borrowed_count += 1
@@ -55,7 +58,7 @@ cdef class FrameBatch:
             batch.count += 1
         return batch
 
-    def append(self, frame_bytes, *, vnet=False, l3=14):
+    def append(self, frame_bytes, *, vnet=False, uint8_t l3=14):
         """Copy a frame into a buffer that it fits. With *vnet* its first 12 bytes are its virtio-net header.
 
         Raises BuffersExhausted, which the pool counts; LimitReached at 64 frames; ConfigError for a bad size.
@@ -71,7 +74,7 @@ cdef class FrameBatch:
         if source.shape[0]:
             memcpy(each.data - ahead, &source[0], source.shape[0])
 
-    def acquire(self, count, *, size=0, l3=14):
+    def acquire(self, Py_ssize_t count, *, Py_ssize_t size=0, uint8_t l3=14):
         """Append *count* frames of *size* bytes, whose content is whatever was there. All of them or none.
 
         Raises BuffersExhausted, which the pool counts; LimitReached past 64 frames; ConfigError for a bad size.
@@ -180,6 +183,7 @@ cdef class FrameBatch:
         return memoryview(view)
 
 
+@no_gc_clear
 cdef class FrameView:
     """What a memoryview of a frame is a view of."""
 

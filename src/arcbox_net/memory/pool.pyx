@@ -9,6 +9,7 @@ Buffers can be mapped by another process (`fd`), which reads and writes frames; 
 Debug builds fill released buffers with POISON and look at it when they are acquired again.
 """
 
+from cython cimport no_gc_clear
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
@@ -285,6 +286,7 @@ cdef class PacketPool:
         return count
 
 
+@no_gc_clear  # its buffers go back to a pool that must still be there
 cdef class PoolCache:
     """The stock of one thread that takes and gives buffers of *pool* without the GIL."""
 

@@ -6,6 +6,7 @@ that is awake costs the producer no system call.
 Debug builds write down, in the shared memory, which thread uses each end, and refuse a second while the first lives.
 """
 
+from cython cimport no_gc_clear
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport ESRCH, errno
@@ -314,6 +315,7 @@ cdef class LockFreeRing:
         return memoryview(view)
 
 
+@no_gc_clear  # a view's end is told to the ring
 cdef class RingSpan:
     """What a memoryview of slots is a view of; it keeps the memory mapped."""
 
