@@ -1,0 +1,3 @@
+class Port:
+    @property
+    def number(self) -> int | None: ...
