@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import select
 import socket
 import struct
@@ -195,6 +196,63 @@ def test_t28_a_segment_of_no_connection_is_reset(site: Rootless, guest: RunningG
     assert answer is not None
     assert answer.flags & RST
     assert answer.seq == stray.ack
+
+
+def test_t16_keepalives_of_a_guest_are_answered(site: Rootless, guest: RunningGuest) -> None:
+    with connected(site, guest) as (client, server):
+        before = keepalives_sent(guest)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)  # one without an answer ends it
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+        wait_until(lambda: keepalives_sent(guest) >= before + 3, timeout=20)
+        client.sendall(b"still here")
+        assert server.recv(100) == b"still here"
+
+
+def test_t16_both_sides_of_an_idle_flow_are_probed(site: Rootless, guest: RunningGuest) -> None:
+    # A guest or a peer that vanished must not hold its flow forever.
+    with connected(site, guest):
+        inside = site.inside(f"ss -Htno state established dst {guest.ip} and sport = 9001").stdout
+        outside = site.machine.run(f"ss -Htno state established dst {site.world_ip} and dport = 9001").stdout
+    for sockets in (inside, outside):
+        assert sockets.count("timer:(keepalive,") == 1, sockets
+
+
+@pytest.mark.parametrize("percent", [1, 5])
+def test_t32_bytes_arrive_although_the_guests_link_loses_segments(
+    site: Rootless, guest: RunningGuest, percent: int
+) -> None:
+    size = 20 << 20
+    body = site.directory / "lossy"
+    body.write_bytes(body_of(size))
+    losing = f"numgen random mod 100 < {percent} counter drop"
+    guest.run(["nft", "add table ip loss"])
+    for hook in ("input", "output"):
+        guest.run(["nft", f"add chain ip loss {hook} {{ type filter hook {hook} priority 0; }}"])
+        guest.run(["nft", f"add rule ip loss {hook} ip protocol tcp {losing}"])
+    try:
+        url = f"http://{site.world_ip}"
+        # curl gives up when nothing moved for so long: a stall.
+        curl = ["curl", "-sS", "--speed-limit", "1", "--speed-time", "15"]
+        down = guest.run(["sh", "-c", f"{' '.join(curl)} {url}/bytes/{size} | sha256sum"]).stdout
+        up = guest.run([*curl, "--data-binary", f"@{body}", f"{url}/"]).stdout
+        rules = guest.run("nft list table ip loss").stdout
+    finally:
+        guest.run("nft delete table ip loss")
+    assert down.split()[0] == up == hashlib.sha256(body_of(size)).hexdigest()
+    lost = [int(count) for count in re.findall(r"packets (\d+)", rules)]
+    assert len(lost) == 2 and all(lost), rules  # segments were lost both ways
+
+
+def keepalives_sent(guest: RunningGuest) -> int:
+    """By the kernel, for all of the guest's sockets."""
+    names, values = (
+        line.split()
+        for line in guest.run("cat /proc/net/netstat").stdout.splitlines()
+        if line.startswith("TcpExt:")
+    )
+    return int(values[names.index("TCPKeepAlive")])
 
 
 @pytest.mark.parametrize("slow", ["peer", "guest"])
