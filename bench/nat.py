@@ -3,7 +3,9 @@
     python -m bench.nat            as root; in network namespaces of its own
 
 Guest (veth) - bridge - forwarding and masquerade - veth - world. Every contender has a host, a guest and a
-world of its own; rounds are interleaved. `by hand` is a masquerade and a forward policy, and lets a guest send
+world of its own. Within a round each test runs on all of them, one right after the other and in an order that
+changes with the round; a share is the median of the rounds' ratios, because the machine's speed drifts by more
+than what is to be told apart. `by hand` is a masquerade and a forward policy, and lets a guest send
 whatever it likes; `by hand, filtered` adds what our ruleset also does: source MAC and IPv4, ARP, rogue DHCP and
 router advertisements per port, and isolation of the host and of other networks.
 
@@ -16,6 +18,7 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,9 +28,7 @@ from arcbox_net import NetConfig, NetworkManager
 from bench.common import (
     Round,
     environment,
-    interleave,
     median_cell,
-    median_of,
     quiet_check,
     show,
     table,
@@ -35,8 +36,8 @@ from bench.common import (
 )
 from tests.support.netns import Host, Namespace, wait_until
 
-ROUNDS = 5
-SECONDS = 3.0
+ROUNDS = 15
+SECONDS = 1
 IPERF_PORT = 5201
 SPEED_PORT = 5301
 TARGET_SHARE = 0.97
@@ -153,7 +154,7 @@ def servers(host: Host) -> Iterator[None]:
             server.wait()
 
 
-def tcp(guest: Namespace, options: list[str], seconds: float) -> float:
+def tcp(guest: Namespace, options: list[str], seconds: int) -> float:
     """Received Gbit/s."""
     done = guest.run(
         [
@@ -175,8 +176,8 @@ def tcp(guest: Namespace, options: list[str], seconds: float) -> float:
     return float(received["bits_per_second"]) / 1e9
 
 
-def udp(guest: Namespace, seconds: float) -> tuple[float, float]:
-    """Sent and delivered datagrams per second at full speed."""
+def udp(guest: Namespace, seconds: int) -> float:
+    """Delivered datagrams per second at full speed."""
     done = guest.run(
         [
             *[sys.executable, "-m", "arcbox_net.netspeed", "client", Host.world_ip, str(SPEED_PORT), "udp"],
@@ -186,51 +187,69 @@ def udp(guest: Namespace, seconds: float) -> tuple[float, float]:
     )
     result = json.loads(done.stdout)
     result = result.get("udp", result)
-    return float(result["sent_pps"]), float(result["delivered_pps"])
+    return float(result["delivered_pps"])
 
 
-def measure(guest: Namespace, seconds: float) -> Round:
-    found: Round = {f"tcp_{name}_gbit_s": tcp(guest, options, seconds) for name, options in TCP_TESTS.items()}
-    found["udp_sent_pps"], found["udp_delivered_pps"] = udp(guest, seconds)
+def tests(seconds: int) -> dict[str, Callable[[Namespace], float]]:
+    """What is measured in a guest, by its key in the result."""
+
+    def stream(options: list[str]) -> Callable[[Namespace], float]:
+        return lambda guest: tcp(guest, options, seconds)
+
+    found = {f"tcp_{name}_gbit_s": stream(options) for name, options in TCP_TESTS.items()}
+    found["udp_delivered_pps"] = lambda guest: udp(guest, seconds)
     return found
 
 
-def contender(guest: Namespace, seconds: float) -> Callable[[], Round]:
-    return lambda: measure(guest, seconds)
+def measure_round(number: int, guests: dict[str, Namespace], seconds: int) -> dict[str, Round]:
+    """Each test on every contender's guest, beginning with another contender in each round."""
+    found: dict[str, Round] = {name: {} for name in guests}
+    names = list(guests)
+    turn = number % len(names)
+    for key, test in tests(seconds).items():
+        for name in names[turn:] + names[:turn]:
+            found[name][key] = test(guests[name])
+    return found
+
+
+def share(ours: list[Round], theirs: list[Round], key: str) -> float:
+    """The median of the rounds' ratios."""
+    ratios = [float(mine[key]) / float(other[key]) for mine, other in zip(ours, theirs, strict=True)]
+    return statistics.median(ratios)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("--no-write", action="store_true", help="only print")
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         os.environ["ARCBOX_NET_RUNTIME_DIR"] = f"{directory}/run"
         os.environ["ARCBOX_NET_STATE_DIR"] = f"{directory}/state"
-        contenders: dict[str, Callable[[], Round]] = {}
+        guests: dict[str, Namespace] = {}
         built = {OURS: ours(), BARE: by_hand(), SAME: by_hand(FILTERED)}
         for name, network in built.items():
             host, guest = stack.enter_context(network)
             stack.enter_context(servers(host))
-            contenders[name] = contender(guest, options.seconds)
+            guests[name] = guest
         quiet = quiet_check()
-        for warm_up in contenders.values():
-            warm_up()
-        rounds = interleave(contenders, options.rounds)
-    keys = [*(f"tcp_{name}_gbit_s" for name in TCP_TESTS), "udp_delivered_pps"]
-    shares = {
-        name: {key: median_of(rounds[OURS], key) / median_of(rounds[name], key) for key in keys}
-        for name in (BARE, SAME)
-    }
+        measure_round(0, guests, options.seconds)  # warms up
+        rounds: dict[str, list[Round]] = {name: [] for name in guests}
+        for number in range(options.rounds):
+            print(f"# round {number + 1}/{options.rounds}", file=sys.stderr, flush=True)
+            for name, one in measure_round(number, guests, options.seconds).items():
+                rounds[name].append(one)
+    keys = list(tests(options.seconds))
+    shares = {name: {key: share(rounds[OURS], rounds[name], key) for key in keys} for name in (BARE, SAME)}
     text = table(
         ["test", *rounds, *(f"share of {name}" for name in shares)],
         [
             [
                 key,
                 *(median_cell(one, key) for one in rounds.values()),
-                *(f"{share[key]:.1%}" for share in shares.values()),
+                *(f"{found[key]:.1%}" for found in shares.values()),
             ]
             for key in keys
         ],
