@@ -15,6 +15,7 @@ work in each of its functions.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.memory.frame cimport frame
 from arcbox_net.memory.pool cimport pool_cache
@@ -25,6 +26,7 @@ cdef enum:
     FRAME_BYTES_MAX = 65_550  # an Ethernet header, and an IP packet of 65,535 bytes and one to spare
     FRAME_PARTS_MAX = 64  # pieces of memory in `rest`
     PORTS_MAX = 256  # of a worker's table, other workers' ports included
+    PORT_WORDS = PORTS_MAX // 64
     PORT_NONE = 0xFFFF
     PORT_WATCHES_MAX = 24  # descriptors that one port has watched
     MESSAGE_PAYLOAD_BYTES = 464
@@ -50,6 +52,7 @@ cdef enum:  # port.flags
     PORT_UP = 2  # its peer is there; frames to a port that is down are dropped
     PORT_TOUCHED = 4  # got frames in this turn, and gets a tx_flush
     PORT_DEAD = 8  # broke its protocol: it is served no more, and control is told
+    PORT_POLLED = 16  # a rx_burst that finds nothing costs no system call: the worker may ask often before it sleeps
 
 cdef enum PortDrop:  # why frames were dropped, one counter each
     PORT_DROP_SHORT  # below FRAME_BYTES_MIN
@@ -78,8 +81,9 @@ cdef struct port_counters:  # in memory that others may map; written by the work
     uint64_t rx_bytes
     uint64_t tx_frames
     uint64_t tx_bytes
-    uint64_t wakeups
-    uint64_t gap[3]
+    uint64_t wakeups  # events of its descriptors
+    uint64_t generation  # of the port that these are of; 0: nobody has the number
+    uint64_t gap[2]
     uint64_t drops[PORT_DROPS]
 
 cdef struct port_message:  # from control to a port or a worker, in one piece
@@ -94,30 +98,34 @@ cdef struct worker
 cdef struct receiver
 
 cdef struct port_ops:
-    # Up to *budget* frames that came in; 0 when there are none, which ends PORT_READY.
+    # Up to *budget* frames that came in. The worker takes PORT_READY away before and sets it again if there were any;
+    # a port that used its budget up for frames that it dropped sets it itself. from_port and rx_ counters are the
+    # worker's.
     uint32_t (*rx_burst)(port *self, port_frame *frames, uint32_t budget) noexcept nogil
     # The frames of the last rx_burst are no longer used.
     void (*rx_release)(port *self, port_frame *frames, uint32_t count) noexcept nogil
-    # Send frames that are within frame_max and need no offload that the port does not take.
+    # Send frames that are within frame_max and need no offload that the port does not take; count them (port_sent).
     void (*tx_burst)(port *self, port_frame **frames, uint32_t count) noexcept nogil
     # End of a turn in which tx_burst was called: send what was gathered, notify the peer.
     void (*tx_flush)(port *self) noexcept nogil
     # The worker is about to sleep: ask to be woken. False if there is work after all.
     bint (*arm)(port *self) noexcept nogil
-    # A watched descriptor has events (EPOLLIN …); tag is what worker_watch was given.
+    # A watched descriptor has events (EPOLLIN …); tag is what worker_watch was given. Sets PORT_READY if that is so.
     void (*event)(port *self, uint32_t tag, uint32_t events) noexcept nogil
     # A message of the port's own kinds. The result is control's: 0, or a negative errno.
     int (*message)(port *self, const port_message *message) noexcept nogil
-    # Ten times a second.
+    # Ten times a second; NULL if it needs none: a worker none of whose ports does sleeps until something happens.
     void (*tick)(port *self) noexcept nogil
     # Leave the worker: give up descriptors, buffers and mappings. The struct itself is freed by its Python object.
+    # Of these, arm, event, message, tick and close may be NULL.
     void (*close)(port *self) noexcept nogil
 
 cdef struct receiver:  # who gets what a port received: the switch, or the far side of a NAT
     void (*burst)(receiver *self, port *source, port_frame *frames, uint32_t count) noexcept nogil
     # A message of a kind from RECEIVER_MESSAGE_FIRST on, to a port that sends to this receiver. 0, or a negative errno.
+    # May be NULL.
     int (*message)(receiver *self, port *source, const port_message *message) noexcept nogil
-    # Ten times a second.
+    # Ten times a second; may be NULL.
     void (*tick)(receiver *self, uint64_t now_ns) noexcept nogil
 
 cdef struct port:
@@ -134,11 +142,32 @@ cdef struct port:
 cdef struct worker:  # what ports see of it: the first member of `worker_loop`
     pool_cache *buffers  # of this thread
     uint64_t now_ns  # CLOCK_MONOTONIC, of this turn
+    uint64_t ready[PORT_WORDS]  # a bit for each port that has PORT_READY or PORT_TOUCHED, by number
+    uint64_t touched[PORT_WORDS]
     port *ports[PORTS_MAX]  # NULL: no such port
 
 
 cdef inline void port_drop(port *p, PortDrop reason, uint64_t frames) noexcept nogil:
-    p.counters.drops[<int>reason] += frames
+    cdef uint64_t *count = &p.counters.drops[<int>reason]
+    abx_store_relaxed_u64(count, count[0] + frames)
+
+
+cdef inline void port_sent(port *p, uint64_t frames, uint64_t frame_bytes) noexcept nogil:
+    """Count what tx_burst took."""
+    abx_store_relaxed_u64(&p.counters.tx_frames, p.counters.tx_frames + frames)
+    abx_store_relaxed_u64(&p.counters.tx_bytes, p.counters.tx_bytes + frame_bytes)
+
+
+cdef inline void port_is_ready(port *p) noexcept nogil:
+    """Have its rx_burst called. Within the port's own functions, PORT_READY alone does."""
+    p.flags |= PORT_READY
+    p.owner.ready[p.number >> 6] |= <uint64_t>1 << (p.number & 63)
+
+
+cdef inline void port_is_touched(port *p) noexcept nogil:
+    """Have its tx_flush called at the end of the turn."""
+    p.flags |= PORT_TOUCHED
+    p.owner.touched[p.number >> 6] |= <uint64_t>1 << (p.number & 63)
 
 
 cdef class Port:
@@ -146,3 +175,9 @@ cdef class Port:
 
     cdef port *base
     cdef object worker  # the Worker that it is in, or None
+
+
+cdef class Receiver:
+    """Owns the struct of one receiver, as `Port` does of a port. The Worker keeps it as long as a port sends to it."""
+
+    cdef receiver *base

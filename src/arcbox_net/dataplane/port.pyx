@@ -1,4 +1,4 @@
-"""`Port`: what every kind of port is for Python code. The kinds are in `ports/`."""
+"""`Port` and `Receiver`: what every kind of them is for Python code."""
 
 from libc.stdlib cimport free
 
@@ -13,3 +13,9 @@ cdef class Port:
     def number(self):
         """Its place in its worker's table, or None while it is in no worker."""
         return None if self.worker is None or self.base == NULL else self.base.number
+
+
+cdef class Receiver:
+    def __dealloc__(self):
+        free(self.base)
+        self.base = NULL

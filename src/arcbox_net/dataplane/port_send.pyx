@@ -4,8 +4,8 @@ from libc.stdint cimport uint32_t
 
 from arcbox_net.dataplane.offload cimport offload_read
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MIN, PORT_DROP_DOWN, PORT_DROP_OFFLOAD, PORT_DROP_SHORT, PORT_DROP_TOO_BIG, PORT_TOUCHED,
-    PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port, port_drop, port_frame,
+    FRAME_BYTES_MIN, PORT_DROP_DOWN, PORT_DROP_OFFLOAD, PORT_DROP_SHORT, PORT_DROP_TOO_BIG, PORT_UP,
+    TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port, port_drop, port_frame, port_is_touched,
 )
 from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.wire.virtio_net cimport (
@@ -21,7 +21,7 @@ cdef void port_send(port *out, port_frame **frames, uint32_t count) noexcept nog
     if not out.flags & PORT_UP:
         port_drop(out, PORT_DROP_DOWN, count)
         return
-    out.flags |= PORT_TOUCHED
+    port_is_touched(out)
     for i in range(count):
         if not _fits(out, frames[i]):
             continue
