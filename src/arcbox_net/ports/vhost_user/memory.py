@@ -1,0 +1,106 @@
+"""The guest's memory as the front end describes it: regions are checked here, and mapped by the port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from arcbox_net.ports.vhost_user import messages, port_messages
+from arcbox_net.ports.vhost_user.messages import Message
+from arcbox_net.ports.vhost_user.port_messages import PortMessage
+from arcbox_net.ports.vhost_user.steps import Refused, Steps, ask
+
+REGIONS_MAX = 32  # memory slots
+PAGE_BYTES = 4096
+ADDRESSES = 1 << 64
+
+
+@dataclass(frozen=True)
+class Region:
+    guest_address: int
+    size: int
+    user_address: int  # in the front end: rings are named by these
+    offset: int  # in the file behind it
+
+    @property
+    def name(self) -> tuple[int, int, int]:
+        """What tells regions apart."""
+        return self.guest_address, self.size, self.user_address
+
+    def check(self) -> None:
+        if self.size == 0:
+            raise Refused("a memory region of 0 bytes")
+        for start in (self.guest_address, self.user_address, self.offset):
+            if self.size > ADDRESSES - start:
+                raise Refused(
+                    f"a memory region of {self.size:#x} bytes at {start:#x} ends past all addresses"
+                )
+        if self.offset % PAGE_BYTES:
+            raise Refused(f"a memory region at offset {self.offset:#x}, inside a page")
+
+    def overlaps(self, other: Region) -> bool:
+        starts = (self.guest_address, other.guest_address), (self.user_address, other.user_address)
+        return any(mine < theirs + other.size and theirs < mine + self.size for mine, theirs in starts)
+
+
+class MemoryTable:
+    """The regions that the port has mapped."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+
+    def replace(self, message: Message) -> Steps[None]:
+        """SET_MEM_TABLE: all regions at once. The old ones stay unless every new one is good."""
+        count, _ = messages.TABLE.unpack_from(message.payload)
+        body = message.payload[messages.TABLE.size :]
+        regions = [Region(*fields) for fields in messages.REGION.iter_unpack(body)]
+        if not count == len(regions) == len(message.fds):
+            raise Refused(
+                f"{count} regions, of which {len(regions)} are there with {len(message.fds)} descriptors"
+            )
+        _check_table(regions)
+        try:
+            for region in regions:
+                yield from _map(PortMessage.MEMORY_STAGE, region, message)
+        except Refused:
+            yield from ask(PortMessage.MEMORY_DISCARD)
+            raise
+        yield from ask(PortMessage.MEMORY_COMMIT)
+        self.regions = regions
+
+    def add(self, message: Message) -> Steps[None]:
+        region = _one_region(message)
+        if len(message.fds) != 1:
+            raise Refused(f"{len(message.fds)} descriptors with one memory region")
+        _check_table([*self.regions, region])
+        yield from _map(PortMessage.MEMORY_ADD, region, message)
+        self.regions.append(region)
+
+    def remove(self, message: Message) -> Steps[None]:
+        """REM_MEM_REG. Some front ends send a descriptor with it, which nobody needs."""
+        name = _one_region(message).name
+        found = [region for region in self.regions if region.name == name]
+        if not found:
+            raise Refused(f"no memory region at {name[0]:#x} is to be removed")
+        yield from ask(PortMessage.MEMORY_REMOVE, port_messages.REGION_NAME.pack(*name))
+        self.regions.remove(found[0])
+
+
+def _one_region(message: Message) -> Region:
+    _, *fields = messages.ONE_REGION.unpack(message.payload)
+    return Region(*fields)
+
+
+def _check_table(regions: list[Region]) -> None:
+    if len(regions) > REGIONS_MAX:
+        raise Refused(f"{len(regions)} memory regions, of which {REGIONS_MAX} are allowed")
+    for number, region in enumerate(regions):
+        region.check()
+        if any(region.overlaps(other) for other in regions[:number]):
+            raise Refused(f"memory regions overlap at {region.guest_address:#x}")
+
+
+def _map(kind: PortMessage, region: Region, message: Message) -> Steps[None]:
+    """Give the port *region* and the first descriptor of *message*, which is the port's then."""
+    fields = region.guest_address, region.size, region.user_address, region.offset, message.fds[0]
+    yield from ask(kind, port_messages.REGION.pack(*fields))
+    del message.fds[0]
