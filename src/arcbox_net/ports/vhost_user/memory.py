@@ -43,10 +43,13 @@ class Region:
 
 
 class MemoryTable:
-    """The regions that the port has mapped."""
+    """The regions that the port has mapped, with how often each was added.
+
+    QEMU up to 7.2 adds and removes each slot once for every pair of queues.
+    """
 
     def __init__(self) -> None:
-        self.regions: list[Region] = []
+        self.regions: dict[Region, int] = {}
 
     def replace(self, message: Message) -> Steps[None]:
         """SET_MEM_TABLE: all regions at once. The old ones stay unless every new one is good."""
@@ -65,24 +68,29 @@ class MemoryTable:
             yield from ask(PortMessage.MEMORY_DISCARD)
             raise
         yield from ask(PortMessage.MEMORY_COMMIT)
-        self.regions = regions
+        self.regions = dict.fromkeys(regions, 1)
 
     def add(self, message: Message) -> Steps[None]:
         region = _one_region(message)
         if len(message.fds) != 1:
             raise Refused(f"{len(message.fds)} descriptors with one memory region")
+        if region in self.regions:
+            self.regions[region] += 1
+            return
         _check_table([*self.regions, region])
         yield from _map(PortMessage.MEMORY_ADD, region, message)
-        self.regions.append(region)
+        self.regions[region] = 1
 
     def remove(self, message: Message) -> Steps[None]:
         """REM_MEM_REG. Some front ends send a descriptor with it, which nobody needs."""
         name = _one_region(message).name
-        found = [region for region in self.regions if region.name == name]
-        if not found:
+        region = next((region for region in self.regions if region.name == name), None)
+        if region is None:
             raise Refused(f"no memory region at {name[0]:#x} is to be removed")
-        yield from ask(PortMessage.MEMORY_REMOVE, port_messages.REGION_NAME.pack(*name))
-        self.regions.remove(found[0])
+        self.regions[region] -= 1
+        if not self.regions[region]:
+            del self.regions[region]
+            yield from ask(PortMessage.MEMORY_REMOVE, port_messages.REGION_NAME.pack(*name))
 
 
 def _one_region(message: Message) -> Region:

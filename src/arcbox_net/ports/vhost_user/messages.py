@@ -146,17 +146,19 @@ class MessageReader:
     def __init__(self) -> None:
         self._piece = b""
         self._size: int | None = None  # of the payload, once the header is complete
-        self.fds: list[int] = []  # of the message that is being read
+        self.fds: list[int] = []  # of the message that is being read: put here as they come
 
     @property
     def wanted(self) -> int:
         """Bytes to read next; never 0."""
         return HEADER.size + (self._size or 0) - len(self._piece)
 
-    def receive(self, piece: bytes, fds: list[int]) -> Message | None:
-        """The message that *piece*, of at most `wanted` bytes, completes. Raises ProtocolError."""
+    def receive(self, piece: bytes) -> Message | None:
+        """The message that *piece*, of at most `wanted` bytes, completes; what came with it is in `fds` before.
+
+        Raises ProtocolError.
+        """
         self._piece += piece
-        self.fds += fds
         if len(self.fds) > FDS_MAX:
             raise ProtocolError(
                 f"{len(self.fds)} descriptors with one message, of which {FDS_MAX} are allowed"

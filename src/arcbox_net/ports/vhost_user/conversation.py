@@ -1,0 +1,105 @@
+"""A session on its socket: reads messages with their descriptors, has the port act, and replies.
+
+Never waits: a front end that does not read its replies is disconnected, and one that sends a byte at a time costs
+a read for each.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Callable
+
+from arcbox_net.ports.vhost_user.messages import FDS_MAX, Message, MessageReader, ProtocolError, Reply
+from arcbox_net.ports.vhost_user.port_messages import PortMessage
+from arcbox_net.ports.vhost_user.session import Session
+
+_FDS_SPACE = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
+
+Send = Callable[[int, bytes], int]
+
+
+class Conversation:
+    """Owns *connection*, and every descriptor that came over it until the port has it.
+
+    *send* has the port act: its answer, or OSError.
+    """
+
+    def __init__(self, connection: socket.socket, send: Send, *, pairs: int) -> None:
+        self._connection = connection
+        self._send = send
+        self._reader = MessageReader()
+        self._session = Session(pairs=pairs, close=os.close, create_memory=_create_memory)
+
+    def receive(self) -> None:
+        """Read until a message was answered, or nothing more is there.
+
+        Raises ProtocolError, or OSError when the front end is gone or does not read.
+        """
+        try:
+            while (message := self._read()) is None:
+                pass
+        except BlockingIOError:
+            return
+        answer = self._decide(message)
+        if answer is not None:
+            self._reply(answer)
+
+    def close(self) -> None:
+        """The port gives up what it has of this front end."""
+        self._connection.close()
+        self._session.close()
+        for fd in self._reader.fds:
+            os.close(fd)
+        self._reader.fds.clear()
+        self._send(PortMessage.RESET, b"")
+
+    def _read(self) -> Message | None:
+        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        piece, ancillary, got, _ = self._connection.recvmsg(self._reader.wanted, _FDS_SPACE, flags)
+        fds = [fd for level, kind, body in ancillary for fd in _descriptors(level, kind, body)]
+        self._reader.fds += fds
+        if got & socket.MSG_CTRUNC:
+            raise ProtocolError(f"more than {FDS_MAX} descriptors with one message")
+        if not piece:
+            raise ConnectionResetError("the front end is gone")
+        return self._reader.receive(piece)
+
+    def _decide(self, message: Message) -> Reply | None:
+        steps = self._session.handle(message)
+        try:
+            command = next(steps)
+            while True:
+                command = steps.send(self._answer_of(command.kind, command.payload))
+        except StopIteration as done:
+            answer: Reply | None = done.value
+            return answer
+
+    def _answer_of(self, kind: int, payload: bytes) -> int:
+        try:
+            return self._send(kind, payload)
+        except OSError as error:
+            return -(error.errno or 1)
+
+    def _reply(self, answer: Reply) -> None:
+        fds = [] if answer.fd is None else [answer.fd]
+        try:
+            socket.send_fds(self._connection, [answer.body], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+def _descriptors(level: int, kind: int, body: bytes) -> list[int]:
+    if (level, kind) != (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+        return []
+    fds = array.array("i")
+    fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
+    return fds.tolist()
+
+
+def _create_memory(size: int) -> int:
+    fd = os.memfd_create("inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(fd, size)
+    return fd
