@@ -8,12 +8,12 @@ from libc.errno cimport (
     EAGAIN, EBADF, ECONNABORTED, ECONNREFUSED, ECONNRESET, EINVAL, EISCONN, ENOTCONN, EPIPE, ETIMEDOUT, errno,
 )
 from libc.stdint cimport int64_t, uint16_t, uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
-    SHUT_RDWR, SO_SNDBUF, SOL_SOCKET, setsockopt, shutdown,
+    AF_UNSPEC, SHUT_RDWR, SO_SNDBUF, SOL_SOCKET, connect, sa_family_t, setsockopt, shutdown, sockaddr,
 )
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_DOWN, PORT_DROP_FULL, PORT_MESSAGE_FIRST, PORT_NONE, PORT_READY, PORT_UP, port, port_drop, port_frame,
@@ -66,11 +66,16 @@ cdef inline int socket_port_watch(socket_port *p) noexcept nogil:
 
 
 cdef inline void socket_port_disconnect(socket_port *p) noexcept nogil:
+    cdef sockaddr nobody
     if p.fd < 0:
         return
     p.base.flags &= ~<uint16_t>(PORT_UP | PORT_READY)
     worker_unwatch(&p.base, p.fd)
-    shutdown(p.fd, SHUT_RDWR)  # control may have a descriptor of it still
+    # Control may have a descriptor too. A socket of datagrams forgets its peer, and stays bound; a connection ends.
+    memset(&nobody, 0, sizeof(nobody))
+    nobody.sa_family = <sa_family_t>AF_UNSPEC
+    if connect(p.fd, &nobody, sizeof(nobody)) < 0:
+        shutdown(p.fd, SHUT_RDWR)
     close(p.fd)
     p.fd = -1
     p.blocked = p.again = False

@@ -1,0 +1,115 @@
+"""Unix sockets at paths that users choose: bound for their owner alone, and never in place of somebody's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+
+from arcbox_net.errors import ConfigError
+
+PATH_BYTES_MAX = 107  # sun_path, and its end
+SOCKET_MODE = 0o600
+_UCRED = struct.Struct("3i")  # pid, uid, gid
+UCRED_BYTES = _UCRED.size
+
+
+def open_socket(kind: int) -> socket.socket:
+    return socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+
+def check_path(path: str) -> str:
+    """Raises ConfigError for a path that no socket can have."""
+    size = len(os.fsencode(path))
+    if not size or "\0" in path:
+        raise ConfigError(f"{path!r} is no path of a socket", field="socket", value=path)
+    if size > PATH_BYTES_MAX:
+        raise ConfigError(
+            f"{path}: {size} bytes, and a unix socket's path has at most {PATH_BYTES_MAX}",
+            fix="choose a directory with a shorter name",
+            field="socket",
+            value=path,
+        )
+    return path
+
+
+class BoundSocket:
+    """A socket at *path* that its owner alone may reach. A file there that nobody listens at is replaced.
+
+    Raises ConfigError.
+    """
+
+    def __init__(self, path: str, kind: int, owner_uid: int | None = None) -> None:
+        self.path = path
+        self.socket = open_socket(kind)
+        try:
+            _remove_stale(path, kind)
+            os.fchmod(self.socket.fileno(), SOCKET_MODE)  # the file gets it from here
+            self.socket.bind(path)
+            self._inode = inode_of(path)
+            if owner_uid is not None and owner_uid != os.geteuid():
+                os.chown(path, owner_uid, -1, follow_symlinks=False)
+        except OSError as error:
+            self.socket.close()
+            raise _unusable(path, error.strerror or "cannot be bound") from None
+        except ConfigError:
+            self.socket.close()
+            raise
+
+    def close(self) -> None:
+        """Remove the file too, unless somebody has put another there."""
+        if inode_of(self.path) == self._inode:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self.socket.close()
+
+
+def inode_of(path: str | bytes) -> tuple[int, int] | None:
+    """What tells the file at *path* from the next one there. None: there is none."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):  # ValueError: an abstract address
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_served(address: str | bytes, kind: int) -> bool:
+    """Whether a socket is bound there. Raises OSError when that cannot be found out."""
+    with open_socket(kind) as probe:
+        try:
+            probe.connect(address)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:  # its queue of clients is full
+            return True
+    return True
+
+
+def peer_credentials(connection: socket.socket) -> tuple[int, int]:
+    """The pid and the uid of whoever connected, or listens."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED_BYTES)
+    return unpack_credentials(raw)
+
+
+def unpack_credentials(raw: bytes) -> tuple[int, int]:
+    """The pid and the uid in a struct ucred."""
+    pid, uid, _ = _UCRED.unpack(raw)
+    return pid, uid
+
+
+def _remove_stale(path: str, kind: int) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise _unusable(path, "is there, and is no socket")
+    if is_served(path, kind):
+        raise _unusable(path, "somebody listens there")
+    os.unlink(path)
+
+
+def _unusable(path: str, why: str) -> ConfigError:
+    return ConfigError(f"{path}: {why}", fix="choose another path", field="socket", value=path)
