@@ -15,6 +15,7 @@ RELAY_MARK_LOCAL = 0x1
 RELAY_MARK_DOOR = 0x100
 # What a veth takes as one frame of IPv4 TCP (BIG TCP); 65,536 is what other devices take, a TAP among them.
 LARGE_FRAME_BYTES = 131_072
+UPLINK = "@uplink"  # the switch's in the place of a port's name, which has no such sign
 TXQUEUELEN = 10_000  # the default 500/1000 drops bursts of a guest that is slow to wake
 
 
@@ -60,6 +61,16 @@ class TapPlan(PortPlan):
     offload: bool = True
     persist: bool = False
     owner_uid: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UplinkPlan(TapPlan):
+    """The TAP by which the user-space switch joins the bridge; `port` is UPLINK."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SwitchedPlan(PortPlan):
+    """A guest of the user-space switch, which has no device of its own: `ifname` is the uplink's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -160,6 +171,11 @@ def bridge_ifname(network: str) -> str:
 def port_ifname(network: str, index: int) -> str:
     """`abx-HHHHH_N`; '_' cannot occur in a network name, so it never equals a bridge's."""
     return f"{port_prefix(network)}{index}"
+
+
+def uplink_ifname(network: str) -> str:
+    """`abx-HHHHH_up`: filtered like a guest port, and none, as those end in a number."""
+    return f"{port_prefix(network)}up"
 
 
 def tun_ifname(shard: int) -> str:

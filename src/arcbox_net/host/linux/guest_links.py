@@ -17,7 +17,7 @@ from arcbox_net.host.linux.netlink import NLM_F_CREATE, NLM_F_REPLACE, attr, att
 from arcbox_net.host.linux.ownership import LINK_GROUP, is_ours
 from arcbox_net.host.linux.rtnl import Link
 from arcbox_net.host.linux.rtsocket import RouteSocket
-from arcbox_net.host.plan import PortPlan, TapPlan, VethPlan, alias, parse_alias
+from arcbox_net.host.plan import PortPlan, SwitchedPlan, TapPlan, UplinkPlan, VethPlan, alias, parse_alias
 
 
 def create_tap(kernel: Kernel, plan: TapPlan) -> list[int]:
@@ -123,9 +123,22 @@ def _apply(kernel: Kernel, plan: PortPlan, link: Link) -> None:
         ifname=plan.ifname,
         ifindex=link.ifindex,
     )
-    if plan.anti_spoof:
+    if plan.anti_spoof and not isinstance(plan, UplinkPlan):
         _pin_mac(kernel, plan, link)
     kernel.set_link(link, operation="bring up", up=True)
+
+
+def pin_behind(kernel: Kernel, plan: SwitchedPlan) -> None:
+    """Let the bridge send what is for this guest to the uplink, which must exist."""
+    if plan.anti_spoof:
+        _pin_mac(kernel, plan, kernel.rt.need_link(plan.ifname))
+
+
+def unpin_behind(kernel: Kernel, plan: SwitchedPlan) -> None:
+    """The guest is gone. Neither its place nor the uplink need be there still."""
+    link = kernel.rt.link(plan.ifname)
+    if link is not None:
+        kernel.rt.attempt(rtnl.RTM_DELNEIGH, 0, _place_of(plan, link))
 
 
 def _renamed(kernel: Kernel, plan: PortPlan) -> Link:
@@ -142,15 +155,18 @@ def _renamed(kernel: Kernel, plan: PortPlan) -> Link:
 
 def _pin_mac(kernel: Kernel, plan: PortPlan, link: Link) -> None:
     """The guest's one MAC lives behind this port: nothing is learned, nothing for others flooded to it."""
-    payload = rtnl.NDMSG.pack(socket.AF_BRIDGE, link.ifindex, rtnl.NUD_NOARP, rtnl.NTF_MASTER, 0) + attr(
-        rtnl.NDA_LLADDR, rtnl.mac_bytes(plan.mac)
-    )
     kernel.rt.request(
         rtnl.RTM_NEWNEIGH,
         NLM_F_CREATE | NLM_F_REPLACE,
-        payload,
+        _place_of(plan, link),
         operation="pin the guest's MAC on",
         subject=plan.ifname,
+    )
+
+
+def _place_of(plan: PortPlan, link: Link) -> bytes:
+    return rtnl.NDMSG.pack(socket.AF_BRIDGE, link.ifindex, rtnl.NUD_NOARP, rtnl.NTF_MASTER, 0) + attr(
+        rtnl.NDA_LLADDR, rtnl.mac_bytes(plan.mac)
     )
 
 

@@ -18,7 +18,7 @@ from arcbox_net.host.linux.kernel import Kernel
 from arcbox_net.host.linux.ownership import OwnedLink, describe, fits, is_ours
 from arcbox_net.host.linux.routes import RouteClash
 from arcbox_net.host.linux.rtnl import LinkStats
-from arcbox_net.host.plan import BridgePlan, PortPlan, RelayPlan, TapPlan, TunPlan, VethPlan
+from arcbox_net.host.plan import BridgePlan, PortPlan, RelayPlan, SwitchedPlan, TapPlan, TunPlan, VethPlan
 
 __all__ = ["LinkStats", "Links", "OwnedLink", "RouteClash"]
 
@@ -67,6 +67,16 @@ class Links:
     def apply_port(self, plan: PortPlan) -> None:
         """Put an existing port right: name, bridge, flags and sizes, whatever somebody did to them."""
         guest_links.apply_port(self._kernel, plan)
+
+    # Guests of the user-space switch: its uplink is a TAP, made like one, and has their MACs behind it
+
+    def pin_behind(self, plan: SwitchedPlan) -> None:
+        """Let the bridge send what is for this guest to the uplink, which must exist."""
+        guest_links.pin_behind(self._kernel, plan)
+
+    def unpin_behind(self, plan: SwitchedPlan) -> None:
+        """Forget the guest; nothing of it need be there still."""
+        guest_links.unpin_behind(self._kernel, plan)
 
     # The doors of relay egress, in a private namespace
 

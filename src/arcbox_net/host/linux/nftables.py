@@ -41,7 +41,7 @@ class Firewall:
         self.network = network
         self._lock = threading.Lock()
         self._plan: FirewallPlan | None = None
-        self._ports: dict[str, PortPlan] = {}
+        self._ports: dict[tuple[str, str], PortPlan] = {}
         self._dnats: dict[Dnat, None] = {}
         self._redirects: dict[HostAccessRedirect, None] = {}
         self._journal = generation.OwnChanges()
@@ -65,7 +65,7 @@ class Firewall:
         with self._lock:
             self._apply(plan)
             self._plan = plan
-            self._ports = {port.ifname: port for port in plan.ports}
+            self._ports = {_key(port): port for port in plan.ports}
             self._dnats = dict.fromkeys(plan.dnats)
             self._redirects = dict.fromkeys(plan.redirects)
 
@@ -79,21 +79,21 @@ class Firewall:
     def add_port(self, port: PortPlan) -> None:
         """Let a guest port speak; a port already there is changed to *port*."""
         with self._lock:
-            old = self._ports.get(port.ifname)
+            old = self._ports.get(_key(port))
             if old == port or self._plan is None:
                 return
             changes = self._port_changes("delete", old) if old is not None else ""
             self._change(
-                changes + self._port_changes("add", port), lambda: self._ports.update({port.ifname: port})
+                changes + self._port_changes("add", port), lambda: self._ports.update({_key(port): port})
             )
 
     def remove_port(self, port: PortPlan) -> None:
         """Silence a guest port, and forget the connections of its addresses."""
         with self._lock:
-            old = self._ports.get(port.ifname)
+            old = self._ports.get(_key(port))
             if old is None:
                 return
-            self._change(self._port_changes("delete", old), lambda: self._ports.pop(port.ifname))
+            self._change(self._port_changes("delete", old), lambda: self._ports.pop(_key(port)))
             with _logged("forget connections"):
                 conntrack.forget_guests(old.ips)
             with _logged("forget IPv6 addresses"):
@@ -201,7 +201,8 @@ class Firewall:
     def _change(self, changes: str, commit: Callable[[], object]) -> None:
         """Make *changes* in the kernel, then *commit* them here; if they do not fit there, apply all anew."""
         try:
-            self._run(changes)
+            if changes:
+                self._run(changes)
         except KernelError:
             saved = (dict(self._ports), dict(self._dnats), dict(self._redirects))
             commit()
@@ -286,6 +287,11 @@ def _logged(operation: str) -> Iterator[None]:
         yield
     except OSError as error:
         log.warning("%s: %s", operation, error.strerror)
+
+
+def _key(port: PortPlan) -> tuple[str, str]:
+    """Guests of the switch share its uplink's name."""
+    return port.ifname, port.port
 
 
 def _translation(dnat: Dnat) -> Translation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from arcbox_net.host.linux.nft_text import elements_of
-from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan, table_name
+from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan, SwitchedPlan, UplinkPlan, table_name
 
 
 def port_elements(port: PortPlan, *, any_address: bool) -> dict[str, list[str]]:
@@ -14,12 +14,13 @@ def port_elements(port: PortPlan, *, any_address: bool) -> dict[str, list[str]]:
     `any_address`: a port without addresses may use every IPv4 source (bridge mode: others assign them).
     """
     name = f'"{port.ifname}"'
+    is_behind = isinstance(port, SwitchedPlan)  # what is the device's own, its uplink has already
     if not port.anti_spoof:
-        return {"unfiltered_ports": [name]}
-    elements = {"macs": [f"{name} . {port.mac}"]}
+        return {} if is_behind else {"unfiltered_ports": [name]}
+    elements = {} if isinstance(port, UplinkPlan) else {"macs": [f"{name} . {port.mac}"]}
     if port.ips:
         elements["addresses"] = [f"{name} . {port.mac} . {ip}" for ip in port.ips]
-    elif any_address:
+    elif any_address and not is_behind:
         elements["any_address_ports"] = [name]
     return elements
 

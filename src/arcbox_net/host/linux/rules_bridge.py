@@ -5,7 +5,7 @@ from __future__ import annotations
 from arcbox_net.host.linux import rules_neighbour
 from arcbox_net.host.linux.nft_text import chain, drop, elements_of, seen, table
 from arcbox_net.host.linux.rule_elements import merge, port_elements
-from arcbox_net.host.plan import FirewallPlan, port_prefix
+from arcbox_net.host.plan import FirewallPlan, port_prefix, uplink_ifname
 
 BROADCASTS_PER_S_MAX = 1000
 
@@ -71,7 +71,9 @@ def bridge_table(plan: FirewallPlan) -> str:
             chain(
                 "from_guest",
                 "iifname @unfiltered_ports accept",
-                "meta pkttype { broadcast, multicast } update @broadcasters "
+                # The switch limits each port behind its uplink.
+                f'iifname != "{uplink_ifname(plan.network)}" meta pkttype {{ broadcast, multicast }} '
+                "update @broadcasters "
                 f"{{ iifname limit rate over {BROADCASTS_PER_S_MAX}/second "
                 f"burst {BROADCASTS_PER_S_MAX} packets }} " + drop("broadcast storm"),
                 "ether type ip udp sport 67 " + drop("rogue DHCP server"),

@@ -45,7 +45,7 @@ def sets(plan: FirewallPlan) -> list[str]:
             SPEAKS_FOR,
             "port, MAC and IPv6 address that belong together, as of late",
         ),
-        seen("claimers", "type ifname", "5m", "new IPv6 addresses of each port in the last minutes"),
+        seen("claimers", "typeof ether saddr", "5m", "new IPv6 addresses of each guest in the last minutes"),
     ]
 
 
@@ -134,7 +134,7 @@ def _ownership(plan: FirewallPlan, subnet: IPv6Network) -> list[str]:
 
 def _claim_limit() -> str:
     return (
-        f"update @claimers {{ iifname limit rate over {CLAIMS_PER_MINUTE_MAX}/minute "
+        f"update @claimers {{ ether saddr limit rate over {CLAIMS_PER_MINUTE_MAX}/minute "
         f"burst {CLAIMS_BURST_MAX} packets }} " + drop("too many new IPv6 addresses")
     )
 
