@@ -46,8 +46,8 @@ cdef struct dgram_port:
 cdef uint32_t dgram_rx_burst(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
     cdef dgram_port *d = <dgram_port *>self
     cdef uint32_t count = 0
-    cdef int i, received
-    for i in range(RECEIVES_MAX):
+    cdef int received
+    for _i in range(RECEIVES_MAX):
         received = _receive(d, min(budget, <uint32_t>DATAGRAMS_MAX))
         count = _hand_out(d, frames, received)
         if count or received == 0:
@@ -145,12 +145,12 @@ cdef void dgram_event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
 cdef void _send_waiting(dgram_port *d) noexcept nogil:
     cdef mmsghdr messages[DATAGRAMS_MAX]
     cdef iovec vectors[DATAGRAMS_MAX * BACKLOG_VECTORS]
-    cdef uint32_t done, i
+    cdef uint32_t done
     while backlog_size(&d.peer.waiting):
         done = _send_messages(d, messages, _gather_waiting(&d.peer.waiting, messages, vectors))
         if done == 0:
             return
-        for i in range(done):
+        for _i in range(done):
             backlog_take(&d.peer.waiting, LENGTH_BYTES + backlog_length(&d.peer.waiting, 0))
     socket_port_freed(&d.peer)
 

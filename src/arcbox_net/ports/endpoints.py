@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from arcbox_net.ports.connected_endpoint import ConnectedEndpoint
 from arcbox_net.ports.dgram import DgramPort
-from arcbox_net.ports.endpoint import DIAL_AGAIN_S_MIN, SocketEndpoint
+from arcbox_net.ports.endpoint import SocketEndpoint
 from arcbox_net.ports.socket_port import PEER_DISCONNECT
 from arcbox_net.ports.stream import StreamPort
 from arcbox_net.ports.unix_sockets import (
@@ -17,8 +17,6 @@ from arcbox_net.ports.unix_sockets import (
     BoundSocket,
     inode_of,
     is_served,
-    open_socket,
-    peer_credentials,
     unpack_credentials,
 )
 
@@ -26,14 +24,12 @@ if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Receiver
     from arcbox_net.dataplane.worker import Worker
 
-LISTEN_BACKLOG = 16
-ACCEPT_AGAIN_S = 0.1
 PEER_CHECK_S = 0.2  # a datagram socket does not say that its peer is gone
 HANDSHAKE = b"VFKT"  # what vfkit and krunkit send first, to be answered at the address it came from
 
 
-class StreamEndpoint(SocketEndpoint):
-    """Listens at *path*, or with *connect* connects to whoever listens there, again and again."""
+class StreamEndpoint(ConnectedEndpoint):
+    """Of QEMU's `-netdev stream`."""
 
     def __init__(
         self,
@@ -47,84 +43,9 @@ class StreamEndpoint(SocketEndpoint):
         on_change: Callable[[], None],
     ) -> None:
         port = StreamPort(frame_max=frame_max)
-        super().__init__(path, worker, switch, port, owner_uid=owner_uid, on_change=on_change)
-        self._connect = connect
-        self._bound: BoundSocket | None = None
-        self._peer: socket.socket | None = None  # the worker has a descriptor of its own
-        self._next: socket.socket | None = None  # came before the worker saw that the last one is gone
-
-    def _open(self) -> None:
-        if self._connect:
-            self._dial(self.path)
-            return
-        self._bound = BoundSocket(self.path, socket.SOCK_STREAM, self._owner_uid)
-        self._bound.socket.listen(LISTEN_BACKLOG)
-        self._listen()
-
-    def _close(self) -> None:
-        if self._bound is not None:
-            asyncio.get_running_loop().remove_reader(self._bound.socket)
-            self._bound.close()
-        for connection in (self._peer, self._next):
-            if connection is not None:
-                connection.close()
-        self._peer = self._next = None
-
-    def _listen(self) -> None:
-        if self._bound is not None and self._bound.socket.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(self._bound.socket, self._accept, self._bound.socket)
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            peer, _ = listener.accept()
-        except (BlockingIOError, ConnectionError):
-            return
-        except OSError as error:  # no descriptor left: clients wait, and so do we, instead of spinning
-            self._say(f"cannot accept a client: {error.strerror}")
-            asyncio.get_running_loop().remove_reader(listener)
-            asyncio.get_running_loop().call_later(ACCEPT_AGAIN_S, self._listen)
-            return
-        pid, uid = peer_credentials(peer)
-        if not self._admits(pid, uid):
-            peer.close()
-        elif self._peer is None:
-            self._take(peer)
-        elif self._next is None and _hung_up(self._peer):
-            self._next = peer
-        else:
-            peer.close()
-            self._say(f"another client (pid {pid}) was refused: the port has one")
-
-    def _take(self, peer: socket.socket) -> None:
-        try:
-            self._hand_over(peer, peer_credentials(peer)[0])
-        except OSError as error:
-            peer.close()
-            self._say(f"the worker did not take a client: {error.strerror}")
-            return
-        self._peer = peer
-
-    def _next_peer(self) -> None:
-        if self._peer is not None:
-            self._peer.close()
-        self._peer, next_one, self._next = None, self._next, None
-        if next_one is not None:
-            self._take(next_one)
-        elif self._connect:
-            self._dial(self.path, DIAL_AGAIN_S_MIN)
-
-    async def _try(self, address: str) -> None:
-        peer = open_socket(socket.SOCK_STREAM)
-        try:
-            await asyncio.get_running_loop().sock_connect(peer, address)
-            pid, uid = peer_credentials(peer)
-            if not self._admits(pid, uid):
-                raise PermissionError(0, f"uid {uid} listens there, who may not use this port")
-            self._hand_over(peer, pid)
-        except BaseException:
-            peer.close()
-            raise
-        self._peer = peer
+        super().__init__(
+            path, worker, switch, port, connect=connect, owner_uid=owner_uid, on_change=on_change
+        )
 
 
 class DgramEndpoint(SocketEndpoint):
@@ -208,12 +129,9 @@ class DgramEndpoint(SocketEndpoint):
         if is_there:
             loop = asyncio.get_running_loop()
             self._check = loop.call_later(PEER_CHECK_S, self._watch, address, inode)
-        else:
+            return
+        try:
             self._worker.send(self.number, PEER_DISCONNECT)
-            self._peer_gone("the peer's socket is gone")
-
-
-def _hung_up(peer: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(peer, select.POLLRDHUP)
-    return bool(poll.poll(0))
+        except OSError:  # it has lost the peer, and its event is on the way
+            return
+        self._peer_gone("the peer's socket is gone")

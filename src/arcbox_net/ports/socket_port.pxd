@@ -29,7 +29,7 @@ cdef enum:
 
 cdef enum:  # messages
     MESSAGE_CONNECT = PORT_MESSAGE_FIRST  # an int: a connected socket, the port's own once the answer is 0
-    MESSAGE_DISCONNECT
+    MESSAGE_DISCONNECT  # ENOTCONN if the peer is lost, which is reported, or never was
 
 cdef enum:  # reports: the peer is gone
     REPORT_EOF = PORT_MESSAGE_FIRST  # it hung up; the bytes of a frame that it did not finish
@@ -58,10 +58,11 @@ cdef inline bint socket_port_flows(const socket_port *p) noexcept nogil:
 
 
 cdef inline int socket_port_watch(socket_port *p) noexcept nogil:
-    """Asked again, the edge is armed again: there is an event at once if there is reason for one."""
+    """Watch the socket, for room only if that is missing. There is an event at once if there is reason for one."""
     cdef uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET
     if p.blocked:
         events |= EPOLLOUT
+    worker_unwatch(&p.base, p.fd)
     return worker_watch(&p.base, p.fd, events, 0)
 
 
@@ -91,6 +92,8 @@ cdef inline int socket_port_message(socket_port *p, const port_message *message)
     cdef int failure
     cdef int size = SEND_BUFFER_BYTES
     if message.kind == MESSAGE_DISCONNECT:
+        if p.fd < 0:
+            return -ENOTCONN
         socket_port_disconnect(p)
         return 0
     if message.kind != MESSAGE_CONNECT or message.size != sizeof(int):

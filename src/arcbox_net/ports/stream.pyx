@@ -49,8 +49,7 @@ cdef struct stream_port:
 cdef uint32_t stream_rx_burst(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
     cdef stream_port *s = <stream_port *>self
     cdef uint32_t count
-    cdef int i
-    for i in range(RECEIVES_MAX):
+    for _i in range(RECEIVES_MAX):
         count = _parse(s, frames, min(budget, <uint32_t>BURST_MAX))
         if count or not _receive(s):
             return count
