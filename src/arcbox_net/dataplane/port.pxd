@@ -54,7 +54,7 @@ cdef enum:  # port.flags
     PORT_DEAD = 8  # broke its protocol: it is served no more, and control is told
     PORT_POLLED = 16  # a rx_burst that finds nothing costs no system call: the worker may ask often before it sleeps
 
-cdef enum PortDrop:  # why frames were dropped, one counter each
+cpdef enum PortDrop:  # why frames were dropped, one counter each
     PORT_DROP_SHORT  # below FRAME_BYTES_MIN
     PORT_DROP_LONG
     PORT_DROP_OFFLOAD  # a virtio-net header that does not fit its frame

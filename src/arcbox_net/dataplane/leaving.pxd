@@ -1,0 +1,26 @@
+"""Which packets to the gateway's MAC leave the subnet, and so are the router's: the rest is for the gateway itself."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from arcbox_net.dataplane.addresses6 cimport is_unicast6, prefix6_has
+from arcbox_net.dataplane.switch_state cimport switch_network
+from arcbox_net.wire.ethernet cimport ETHERNET_HEADER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethernet_type
+from arcbox_net.wire.ipv4 cimport IPV4_DESTINATION, IPV4_HEADER_BYTES, ipv4_destination_be
+from arcbox_net.wire.ipv6 cimport IPV6_DESTINATION, IPV6_HEADER_BYTES
+
+
+cdef inline bint leaves_subnet(const switch_network *network, const uint8_t *frame, uint32_t size) noexcept nogil:
+    cdef uint16_t ethertype = ethernet_type(frame)
+    cdef const uint8_t *ip = frame + ETHERNET_HEADER_BYTES
+    size -= ETHERNET_HEADER_BYTES
+    if ethertype == ETHERTYPE_IPV4 and size >= IPV4_HEADER_BYTES:
+        if ip[IPV4_DESTINATION] >> 5 == 7 or ip[IPV4_DESTINATION] == 127:
+            return False  # groups, and this host
+        return ipv4_destination_be(ip) & network.subnet.mask_be != network.subnet.address_be
+    if ethertype == ETHERTYPE_IPV6 and size >= IPV6_HEADER_BYTES:
+        return (
+            network.has_subnet6
+            and is_unicast6(ip + IPV6_DESTINATION)
+            and not prefix6_has(&network.subnet6, ip + IPV6_DESTINATION)
+        )
+    return False
