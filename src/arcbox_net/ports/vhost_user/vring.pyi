@@ -1,0 +1,16 @@
+from enum import IntEnum
+
+class RingFault(IntEnum):
+    FAULT_NONE = 0
+    FAULT_AVAILABLE = 1
+    FAULT_HEAD = 2
+    FAULT_NEXT = 3
+    FAULT_LOOP = 4
+    FAULT_ADDRESS = 5
+    FAULT_EMPTY = 6
+    FAULT_BYTES = 7
+    FAULT_NESTED = 8
+    FAULT_TABLE = 9
+    FAULT_INDIRECT_NEXT = 10
+    FAULT_ORDER = 11
+    FAULT_DIRECTION = 12
