@@ -17,12 +17,14 @@ cdef enum:
     TCP_FLAGS = 13
     TCP_WINDOW = 14
     TCP_CHECKSUM = 16
+    TCP_URGENT = 18
     TCP_FIN = 0x01
     TCP_SYN = 0x02
     TCP_RST = 0x04
     TCP_PSH = 0x08
     TCP_ACK = 0x10
     TCP_URG = 0x20
+    TCP_CWR = 0x80
 
 
 cdef inline uint32_t tcp_header_size(const uint8_t *p) noexcept nogil:

@@ -1,0 +1,21 @@
+CSUM: int
+TSO4: int
+TSO6: int
+ECN: int
+USO: int
+SEGMENTS: int
+PARTS: int
+
+class NotingPort:
+    def __init__(self, *, takes: int = 0, frame_max: int = 1514, up: bool = True) -> None: ...
+    def send(self, frames: list[bytes], *, head: int = 0, piece: int = 0) -> list[bytes]: ...
+    def time(
+        self, frames: list[bytes], rounds: int, *, head: int = 0, piece: int = 0
+    ) -> tuple[float, int]: ...
+    @property
+    def drops(self) -> dict[int, int]: ...
+
+class Burst:
+    def __init__(self, frames: list[bytes], head: int, piece: int) -> None: ...
+
+def time_memcpy(size: int, rounds: int) -> float: ...
