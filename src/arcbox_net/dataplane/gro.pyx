@@ -160,12 +160,12 @@ cdef bint _is_plain_segment(const port_frame *f, gro_segment *s) noexcept nogil:
 cdef bint _continues(gro_search *search, gro_stretch *g, uint32_t i) noexcept nogil:
     """Whether the frame goes on where the stretch ends, which then has it."""
     cdef const offload_layout *first = &search.segments[g.first].layout
-    cdef const offload_layout *l = &search.segments[i].layout
+    cdef const offload_layout *layout = &search.segments[i].layout
     cdef uint32_t vectors = 1 + <uint32_t>search.frames[i].rest_count
     cdef uint32_t more = vectors + (g.vectors if g.count == 1 else 0)
-    if g.closed or tcp_sequence(_l4(search, i)) != g.sequence or l.headers != first.headers:
+    if g.closed or tcp_sequence(_l4(search, i)) != g.sequence or layout.headers != first.headers:
         return False
-    if l.payload > first.payload or l.headers + g.payload + l.payload > IPV4_LENGTH_MAX:
+    if layout.payload > first.payload or layout.headers + g.payload + layout.payload > IPV4_LENGTH_MAX:
         return False
     if g.vectors + vectors > FRAME_PARTS_MAX or search.vectors + more > GRO_VECTORS_MAX:
         return False
@@ -177,9 +177,9 @@ cdef bint _continues(gro_search *search, gro_stretch *g, uint32_t i) noexcept no
     if not _sums_are_right(search, i):
         return False
     g.closed = _ends(search, g.first, i)
-    g.sequence += l.payload
+    g.sequence += layout.payload
     g.count += 1
-    g.payload += l.payload
+    g.payload += layout.payload
     g.vectors += vectors
     search.vectors += more
     return True
@@ -187,7 +187,9 @@ cdef bint _continues(gro_search *search, gro_stretch *g, uint32_t i) noexcept no
 
 cdef bint _ends(gro_search *search, uint32_t first, uint32_t i) noexcept nogil:
     """Whether nothing can follow this segment of a stretch."""
-    return tcp_flags(_l4(search, i)) & TCP_PSH or search.segments[i].layout.payload < search.segments[first].layout.payload
+    if search.segments[i].layout.payload < search.segments[first].layout.payload:
+        return True
+    return tcp_flags(_l4(search, i)) & TCP_PSH != 0
 
 
 cdef bint _same_headers(gro_search *search, const gro_stretch *g, uint32_t i) noexcept nogil:
@@ -222,18 +224,18 @@ cdef bint _same_headers(gro_search *search, const gro_stretch *g, uint32_t i) no
 cdef bint _sums_are_right(gro_search *search, uint32_t i) noexcept nogil:
     """Of IPv4's header; and of the segment, unless that is still to be computed."""
     cdef const port_frame *f = search.frames[i]
-    cdef const offload_layout *l = &search.segments[i].layout
+    cdef const offload_layout *layout = &search.segments[i].layout
     cdef const uint8_t *ip = f.head.data + ETHERNET_HEADER_BYTES
     cdef iovec vectors[1 + FRAME_PARTS_MAX]
     cdef parts_cursor c
-    cdef uint32_t size = l.headers - l.l4 + l.payload
-    if not l.ipv6 and not ipv4_checksum_ok(ip):
+    cdef uint32_t size = layout.headers - layout.l4 + layout.payload
+    if not layout.ipv6 and not ipv4_checksum_ok(ip):
         return False
     if search.segments[i].offload.flags & VIRTIO_NEEDS_CSUM:
         return True
-    parts_begin(&c, f, l.l4)
+    parts_begin(&c, f, layout.l4)
     return checksum_fold(
-        parts_sum(layout_pseudo_sum(l, ip, size), vectors, parts_take(&c, size, vectors, 1 + FRAME_PARTS_MAX))
+        parts_sum(layout_pseudo_sum(layout, ip, size), vectors, parts_take(&c, size, vectors, 1 + FRAME_PARTS_MAX))
     ) == 0xFFFF
 
 
@@ -249,29 +251,29 @@ cdef void _write(gro_burst *burst, gro_search *search) noexcept nogil:
 
 cdef port_frame *_write_super(gro_burst *burst, gro_search *search, uint32_t first) noexcept nogil:
     cdef port_frame *f = &burst.joined[burst.joined_count]
-    cdef const offload_layout *l = &search.segments[first].layout
+    cdef const offload_layout *layout = &search.segments[first].layout
     cdef uint8_t *headers = burst.headers[burst.joined_count] + GRO_HEADERS_OFFSET
     cdef uint8_t *ip = headers + ETHERNET_HEADER_BYTES
-    cdef uint8_t *l4 = headers + l.l4
+    cdef uint8_t *l4 = headers + layout.l4
     cdef uint32_t last = search.segments[first].last
     cdef uint32_t size
-    memcpy(headers, search.frames[first].head.data, l.headers)
+    memcpy(headers, search.frames[first].head.data, layout.headers)
     f.head.data = headers
-    f.head.size = l.headers
+    f.head.size = layout.headers
     f.head.headroom = 0
     f.head.l3 = ETHERNET_HEADER_BYTES
     f.head.flags = FRAME_VNET
     f.from_port = search.frames[first].from_port
     _collect(burst, search, first, f)
     size = f.size - ETHERNET_HEADER_BYTES
-    if l.ipv6:
+    if layout.ipv6:
         store_u16(ip + IPV6_PAYLOAD_LENGTH, size - IPV6_HEADER_BYTES)
     else:
         store_u16(ip + IPV4_TOTAL_LENGTH, size)
         ipv4_set_checksum(ip)
     l4[TCP_FLAGS] |= tcp_flags(_l4(search, last))
-    size = f.size - l.l4
-    store_u16_be(l4 + TCP_CHECKSUM, checksum_fold(layout_pseudo_sum(l, ip, size)))
+    size = f.size - layout.l4
+    store_u16_be(l4 + TCP_CHECKSUM, checksum_fold(layout_pseudo_sum(layout, ip, size)))
     _write_offload(headers, &search.segments[first])
     burst.joined_count += 1
     return f

@@ -77,59 +77,59 @@ cdef void gso_send(
 
 
 cdef bint _begin(
-    gso_batch *b, const port_frame *f, const virtio_net_header *offload, const offload_layout *l
+    gso_batch *b, const port_frame *f, const virtio_net_header *offload, const offload_layout *layout
 ) noexcept nogil:
     """Copy the headers, and take out of the copy what changes."""
     cdef uint8_t *headers = b.template + HEADERS_OFFSET
-    cdef uint8_t *l4 = headers + l.l4
+    cdef uint8_t *l4 = headers + layout.l4
     cdef virtio_net_header partial
-    memcpy(headers, f.head.data, l.headers)
+    memcpy(headers, f.head.data, layout.headers)
     memset(&partial, 0, sizeof(partial))
     partial.csum_start = offload.csum_start
     partial.csum_offset = offload.csum_offset
     partial.flags = 0 if b.finish else VIRTIO_NEEDS_CSUM
     memcpy(headers - FRAME_VNET_BYTES, &partial, FRAME_VNET_BYTES)
-    b.layout = l
+    b.layout = layout
     b.count = 0
     b.vector_count = 0
     b.identification = load_u16(headers + ETHERNET_HEADER_BYTES + IPV4_IDENTIFICATION)
     store_u16(l4 + offload.csum_offset, 0)
-    if l.protocol == PROTOCOL_TCP:
+    if layout.protocol == PROTOCOL_TCP:
         b.flags = tcp_flags(l4)
-        if b.flags & (TCP_SYN | TCP_RST) and l.payload > offload.gso_size:
+        if b.flags & (TCP_SYN | TCP_RST) and layout.payload > offload.gso_size:
             return False
         b.sequence = tcp_sequence(l4)
         l4[TCP_FLAGS] = 0
         store_u32(l4 + TCP_SEQUENCE, 0)
     else:
         store_u16(l4 + UDP_LENGTH, 0)
-    b.pseudo = layout_pseudo_sum(l, headers + ETHERNET_HEADER_BYTES, 0)  # each segment has a length of its own
-    b.base = checksum_add(b.pseudo, l4, l.headers - l.l4)
-    parts_begin(&b.payload, f, l.headers)
+    b.pseudo = layout_pseudo_sum(layout, headers + ETHERNET_HEADER_BYTES, 0)  # each segment has a length of its own
+    b.base = checksum_add(b.pseudo, l4, layout.headers - layout.l4)
+    parts_begin(&b.payload, f, layout.headers)
     return True
 
 
 cdef bint _cut(gso_batch *b, uint32_t size, bint last) noexcept nogil:
     """Add the next segment, with *size* bytes of payload, to the batch, which has a place for it."""
-    cdef const offload_layout *l = b.layout
+    cdef const offload_layout *layout = b.layout
     cdef port_frame *f = &b.frames[b.count]
     cdef uint8_t *headers = b.headers[b.count] + HEADERS_OFFSET
-    cdef uint8_t *l4 = headers + l.l4
-    cdef uint32_t l4_size = l.headers - l.l4 + size
+    cdef uint8_t *l4 = headers + layout.l4
+    cdef uint32_t l4_size = layout.headers - layout.l4 + size
     cdef uint64_t total = b.base + order_u16(<uint16_t>l4_size)
-    memcpy(b.headers[b.count], b.template, HEADERS_OFFSET + l.headers)
+    memcpy(b.headers[b.count], b.template, HEADERS_OFFSET + layout.headers)
     f.rest = &b.vectors[b.vector_count]
     f.rest_count = <uint16_t>parts_take(&b.payload, size, f.rest, FRAME_PARTS_MAX)
     if size and f.rest_count == 0:
         return False
     f.head.data = headers
-    f.head.size = l.headers
+    f.head.size = layout.headers
     f.head.headroom = 0
     f.head.l3 = ETHERNET_HEADER_BYTES
     f.head.flags = FRAME_VNET
-    f.size = l.headers + size
-    _write_length(b, headers + ETHERNET_HEADER_BYTES, l.headers - ETHERNET_HEADER_BYTES + size)
-    if l.protocol == PROTOCOL_TCP:
+    f.size = layout.headers + size
+    _write_length(b, headers + ETHERNET_HEADER_BYTES, layout.headers - ETHERNET_HEADER_BYTES + size)
+    if layout.protocol == PROTOCOL_TCP:
         l4[TCP_FLAGS] = b.flags if last else b.flags & ~(TCP_FIN | TCP_PSH)
         store_u32(l4 + TCP_SEQUENCE, b.sequence)
         total += <uint64_t>order_u16(l4[TCP_FLAGS]) + load_u32_be(l4 + TCP_SEQUENCE)
@@ -155,7 +155,9 @@ cdef void _write_length(gso_batch *b, uint8_t *ip, uint32_t size) noexcept nogil
     ipv4_set_checksum(ip)
 
 
-cdef void _write_checksum(gso_batch *b, uint8_t *l4, uint32_t l4_size, uint64_t total, const port_frame *f) noexcept nogil:
+cdef void _write_checksum(
+    gso_batch *b, uint8_t *l4, uint32_t l4_size, uint64_t total, const port_frame *f
+) noexcept nogil:
     """The whole one, of which *total* has all but the payload; or what NEEDS_CSUM expects."""
     cdef uint8_t *field = l4 + (TCP_CHECKSUM if b.layout.protocol == PROTOCOL_TCP else UDP_CHECKSUM)
     cdef uint16_t checksum_be
