@@ -184,3 +184,7 @@ def test_a_trusted_port_may_send_anything() -> None:
 @pytest.mark.parametrize("size", [0, 1, 13])
 def test_less_than_a_header_is_no_frame(size: int) -> None:
     assert Segment().reason(0, bytes(size)) == "short"
+
+
+def test_nobody_has_the_zero_address() -> None:
+    assert Segment().reaches(0, ether(0, "00:00:00:00:00:00") / tcp4(0, 1).payload) == {UPLINK}

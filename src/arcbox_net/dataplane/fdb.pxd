@@ -57,10 +57,10 @@ cdef inline uint32_t fdb_slot(const fdb *table, uint64_t mac) noexcept nogil:
     cdef uint32_t home = fdb_home(table, mac), distance, at
     for distance in range(<uint32_t>FDB_REACH):
         at = (home + distance) & (FDB_SLOTS - 1)
-        if table.slots[at] >> 16 == mac:
-            return at
         if table.slots[at] == 0:
             break
+        if table.slots[at] >> 16 == mac:
+            return at
     return FDB_NONE
 
 
