@@ -5,9 +5,9 @@ in memory that no guest can write (`head`), with a checked virtio-net header ahe
 when it came in, which may be a guest's memory: the rest is copied or sent, never parsed. So a large frame goes from
 a guest's buffers to a TAP by one writev.
 
-*Ownership.* Frames from `rx_burst` are borrowed: they are valid until the worker gives them back by `rx_release`, at the
-end of the same turn, in any case. `tx_burst` keeps nothing of what it was given: it sends or copies what it takes, drops
-and counts what it cannot, and returns. So a frame can go to many ports, and nobody counts references.
+*Ownership.* Frames from `rx_burst` are borrowed: they are valid until the worker gives them back by `rx_release`, at
+the end of the same turn, in any case. `tx_burst` keeps nothing of what it was given: it sends or copies what it takes,
+drops and counts what it cannot, and returns. So a frame can go to many ports, and nobody counts references.
 
 *Time.* The worker reads the clock once a turn (`worker.now_ns`). A port does not block, and does a bounded amount of
 work in each of its functions.
@@ -28,6 +28,7 @@ cdef enum:
     PORTS_MAX = 256  # of a worker's table, other workers' ports included
     PORT_WORDS = PORTS_MAX // 64
     PORT_NONE = 0xFFFF
+    PORT_DROPS = 32  # room for reasons
     PORT_WATCHES_MAX = 24  # descriptors that one port has watched
     MESSAGE_PAYLOAD_BYTES = 464
     RECEIVER_MESSAGE_FIRST = 100  # kinds below are the worker's
@@ -74,7 +75,7 @@ cpdef enum PortDrop:  # why frames were dropped, one counter each
     PORT_DROP_RING  # the ring to another worker was full
     PORT_DROP_DHCP  # a guest that plays DHCP server
     PORT_DROP_EGRESS  # the NAT engine refused it: its own counters say why
-    PORT_DROPS = 32
+    PORT_DROP_REASONS
 
 cdef struct port_counters:  # in memory that others may map; written by the worker alone, read by anyone at any time
     uint64_t rx_frames
@@ -98,6 +99,8 @@ cdef struct worker
 cdef struct receiver
 
 cdef struct port_ops:
+    # The port has come into a worker: `owner`, `number` and `counters` are set. 0, or a negative errno, and it is out.
+    int (*open)(port *self) noexcept nogil
     # Up to *budget* frames that came in. The worker takes PORT_READY away before and sets it again if there were any;
     # a port that used its budget up for frames that it dropped sets it itself. from_port and rx_ counters are the
     # worker's.
@@ -117,7 +120,7 @@ cdef struct port_ops:
     # Ten times a second; NULL if it needs none: a worker none of whose ports does sleeps until something happens.
     void (*tick)(port *self) noexcept nogil
     # Leave the worker: give up descriptors, buffers and mappings. The struct itself is freed by its Python object.
-    # Of these, arm, event, message, tick and close may be NULL.
+    # Of these, open, arm, event, message, tick and close may be NULL.
     void (*close)(port *self) noexcept nogil
 
 cdef struct receiver:  # who gets what a port received: the switch, or the far side of a NAT

@@ -20,7 +20,8 @@ from arcbox_net.ports.unix_sockets import check_path
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Port, Receiver
-    from arcbox_net.dataplane.worker import Worker, WorkerEvent
+    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.worker_views import WorkerEvent
 
 DIAL_AGAIN_S_MIN = 0.1
 DIAL_AGAIN_S_MAX = 1.0
