@@ -41,6 +41,7 @@ cdef struct gso_batch:
     uint64_t base  # that and the sum of the L4 header, less what changes
     uint32_t sequence
     uint16_t identification
+    uint16_t from_port
     uint8_t flags
     bint finish  # the port does not take NEEDS_CSUM
     uint32_t count
@@ -85,11 +86,13 @@ cdef bint _begin(
     cdef virtio_net_header partial
     memcpy(headers, f.head.data, layout.headers)
     memset(&partial, 0, sizeof(partial))
-    partial.csum_start = offload.csum_start
-    partial.csum_offset = offload.csum_offset
-    partial.flags = 0 if b.finish else VIRTIO_NEEDS_CSUM
+    if not b.finish:
+        partial.flags = VIRTIO_NEEDS_CSUM
+        partial.csum_start = offload.csum_start
+        partial.csum_offset = offload.csum_offset
     memcpy(headers - FRAME_VNET_BYTES, &partial, FRAME_VNET_BYTES)
     b.layout = layout
+    b.from_port = f.from_port
     b.count = 0
     b.vector_count = 0
     b.identification = load_u16(headers + ETHERNET_HEADER_BYTES + IPV4_IDENTIFICATION)
@@ -127,6 +130,7 @@ cdef bint _cut(gso_batch *b, uint32_t size, bint last) noexcept nogil:
     f.head.headroom = 0
     f.head.l3 = ETHERNET_HEADER_BYTES
     f.head.flags = FRAME_VNET
+    f.from_port = b.from_port
     f.size = layout.headers + size
     _write_length(b, headers + ETHERNET_HEADER_BYTES, layout.headers - ETHERNET_HEADER_BYTES + size)
     if layout.protocol == PROTOCOL_TCP:

@@ -1,7 +1,7 @@
 """The one way to a port: what it takes goes on as it is, everything else is made to fit, or dropped and counted."""
 
 from libc.stdint cimport uint16_t, uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memset
 
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.gro cimport gro_burst, gro_join
@@ -119,7 +119,7 @@ cdef uint32_t _needs(const virtio_net_header *offload) noexcept nogil:
 
 
 cdef bint _complete_checksum(
-    const port_frame *f, virtio_net_header *offload, const offload_layout *layout
+    const port_frame *f, const virtio_net_header *offload, const offload_layout *layout
 ) noexcept nogil:
     """Of a frame that is no super-frame. False if its bytes are not there."""
     cdef iovec vectors[1 + FRAME_PARTS_MAX]
@@ -134,6 +134,5 @@ cdef bint _complete_checksum(
     checksum_be = <uint16_t>~checksum_fold(parts_sum(0, vectors, n))
     checksum_be |= <uint16_t>-<int>(checksum_be == 0)  # RFC 768: 0 means "no checksum"; TCP takes both for the same
     store_u16_be(f.head.data + offload.csum_start + offload.csum_offset, checksum_be)
-    offload.flags = 0
-    memcpy(f.head.data - FRAME_VNET_BYTES, offload, sizeof(virtio_net_header))
+    memset(f.head.data - FRAME_VNET_BYTES, 0, FRAME_VNET_BYTES)
     return True

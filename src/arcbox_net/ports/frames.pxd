@@ -1,6 +1,6 @@
-"""A frame as it was read, checked; as what writev and sendmsg take; and the books of what came and went."""
+"""A frame as it was read, checked, and as what writev and sendmsg take."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from arcbox_net.abi.socket cimport iovec
@@ -52,13 +52,3 @@ cdef inline uint32_t frame_vectors(const port_frame *f, iovec *vectors) noexcept
     if f.rest_count:
         memcpy(&vectors[1], f.rest, f.rest_count * sizeof(iovec))
     return 1 + <uint32_t>f.rest_count
-
-
-cdef inline void port_count_rx(port *p, uint64_t frames, uint64_t size) noexcept nogil:
-    p.counters.rx_frames += frames
-    p.counters.rx_bytes += size
-
-
-cdef inline void port_count_tx(port *p, uint64_t frames, uint64_t size) noexcept nogil:
-    p.counters.tx_frames += frames
-    p.counters.tx_bytes += size

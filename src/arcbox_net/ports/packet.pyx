@@ -13,12 +13,12 @@ from posix.stdlib cimport posix_memalign
 from arcbox_net.abi.link_layer cimport sockaddr_ll
 from arcbox_net.abi.socket cimport MSG_DONTWAIT, MSG_TRUNC, getsockname, iovec, recvmmsg, sendmmsg, sockaddr, socklen_t
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MAX, PORT_DROP_DOWN, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, Port, port, port_drop,
-    port_frame, port_ops,
+    FRAME_BYTES_MAX, PORT_DROP_DOWN, PORT_READY, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, Port, port,
+    port_drop, port_frame, port_ops, port_sent,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.memory.pool cimport BUFFER_FRAME_OFFSET
-from arcbox_net.ports.frames cimport frame_received, frame_vectors, port_count_rx, port_count_tx
+from arcbox_net.ports.frames cimport frame_received, frame_vectors
 from arcbox_net.ports.queues cimport (
     queues_arm, queues_close, queues_event, queues_lost, queues_message, queues_next, queues_refused, queues_stopped,
 )
@@ -34,7 +34,6 @@ cdef port_ops packet_ops
 cdef uint32_t packet_rx_burst(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
     cdef packet_port *packet = <packet_port *>self
     cdef uint32_t queue, n = 0
-    cdef uint64_t total = 0
     cdef int i, received = 0
     cdef ssize_t size
     while packet.queues.ready:
@@ -50,9 +49,9 @@ cdef uint32_t packet_rx_burst(port *self, port_frame *frames, uint32_t budget) n
     for i in range(received):
         size = <ssize_t>packet.incoming[i].msg_len - KERNEL_HEADER_BYTES
         if frame_received(self, &frames[n], _slot(packet, i), size):
-            total += frames[n].size
             n += 1
-    port_count_rx(self, n, total)
+    if packet.queues.ready:  # whatever was dropped
+        self.flags |= PORT_READY
     return n
 
 
@@ -73,10 +72,6 @@ cdef void packet_tx_flush(port *self) noexcept nogil:
     pass
 
 
-cdef void packet_tick(port *self) noexcept nogil:
-    pass
-
-
 packet_ops.rx_burst = packet_rx_burst
 packet_ops.rx_release = packet_rx_release
 packet_ops.tx_burst = packet_tx_burst
@@ -84,7 +79,6 @@ packet_ops.tx_flush = packet_tx_flush
 packet_ops.arm = queues_arm
 packet_ops.event = queues_event
 packet_ops.message = queues_message
-packet_ops.tick = packet_tick
 packet_ops.close = queues_close
 
 
@@ -162,4 +156,4 @@ cdef void _send(packet_port *packet, port_frame **frames, uint32_t count) noexce
             total += frames[i].size
         at += <uint32_t>sent
         done += <uint32_t>sent
-    port_count_tx(self, done, total)
+    port_sent(self, done, total)

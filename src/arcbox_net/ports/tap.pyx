@@ -12,14 +12,12 @@ from posix.stdlib cimport posix_memalign
 from arcbox_net.abi.files cimport read, writev
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MAX, PORT_DROP_DOWN, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, Port, port, port_drop,
-    port_frame, port_ops,
+    FRAME_BYTES_MAX, PORT_DROP_DOWN, PORT_READY, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, Port, port,
+    port_drop, port_frame, port_ops, port_sent,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.memory.pool cimport BUFFER_FRAME_OFFSET
-from arcbox_net.ports.frames cimport (
-    FRAME_VECTORS_MAX, frame_received, frame_vectors, port_count_rx, port_count_tx,
-)
+from arcbox_net.ports.frames cimport FRAME_VECTORS_MAX, frame_received, frame_vectors
 from arcbox_net.ports.queues cimport (
     queues_arm, queues_close, queues_event, queues_message, queues_next, queues_refused, queues_stopped,
 )
@@ -36,7 +34,6 @@ cdef port_ops tap_ops
 cdef uint32_t tap_rx_burst(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
     cdef tap_port *tap = <tap_port *>self
     cdef uint32_t queue, n = 0, used = 0
-    cdef uint64_t total = 0
     cdef ssize_t size
     cdef uint8_t *data
     for _i in range(budget):
@@ -48,11 +45,11 @@ cdef uint32_t tap_rx_burst(port *self, port_frame *frames, uint32_t budget) noex
         if size < 0:
             queues_stopped(&tap.queues, queue, errno)
         elif frame_received(self, &frames[n], data, size - FRAME_VNET_BYTES):
-            total += frames[n].size
             used += BUFFER_FRAME_OFFSET + (frames[n].size + CACHE_LINE_BYTES - 1) // CACHE_LINE_BYTES * CACHE_LINE_BYTES
             n += 1
     tap.queues.turn += 1
-    port_count_rx(self, n, total)
+    if tap.queues.ready:  # whatever was dropped
+        self.flags |= PORT_READY
     return n
 
 
@@ -79,14 +76,10 @@ cdef void tap_tx_burst(port *self, port_frame **frames, uint32_t count) noexcept
             continue
         sent += 1
         total += frames[i].size
-    port_count_tx(self, sent, total)
+    port_sent(self, sent, total)
 
 
 cdef void tap_tx_flush(port *self) noexcept nogil:
-    pass
-
-
-cdef void tap_tick(port *self) noexcept nogil:
     pass
 
 
@@ -97,7 +90,6 @@ tap_ops.tx_flush = tap_tx_flush
 tap_ops.arm = queues_arm
 tap_ops.event = queues_event
 tap_ops.message = queues_message
-tap_ops.tick = tap_tick
 tap_ops.close = queues_close
 
 
