@@ -158,7 +158,9 @@ def test_a_forged_header_is_dropped(frame: bytes) -> None:
     assert dropped(port) == {"PORT_DROP_OFFLOAD": 1}
 
 
-@pytest.mark.parametrize("frame", [p for p in FORGED if "in-segments" not in str(p.id) and "a-byte" not in str(p.id)])
+@pytest.mark.parametrize(
+    "frame", [p for p in FORGED if "in-segments" not in str(p.id) and "a-byte" not in str(p.id)]
+)
 def test_a_forged_header_is_dropped_even_if_the_port_takes_offloads(frame: bytes) -> None:
     port = NotingPort(takes=31, frame_max=65550)
     assert port.send([frame]) == []

@@ -18,7 +18,7 @@ ETHERNET_BYTES = 14
 NEEDS_CSUM = 1
 GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_ECN = 0, 1, 4, 5, 0x80
 TIMESTAMPS = [("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]
-MSS = 1448
+MSS = 1428
 
 
 def payload(size: int) -> bytes:
@@ -28,7 +28,15 @@ def payload(size: int) -> bytes:
 
 def tcp(data: bytes, *, v6: bool = False, ip: dict[str, Any] | None = None, **fields: Any) -> Packet:
     """An Ethernet frame with a TCP segment that has timestamps."""
-    fields = {"sport": 40000, "dport": 80, "seq": 1000, "ack": 77, "flags": "A", "options": TIMESTAMPS, **fields}
+    fields = {
+        "sport": 40000,
+        "dport": 80,
+        "seq": 1000,
+        "ack": 77,
+        "flags": "A",
+        "options": TIMESTAMPS,
+        **fields,
+    }
     return _ether() / _ip(v6, ip or {}) / TCP(**fields) / Raw(data)
 
 
