@@ -186,6 +186,42 @@ def test_n19_a_rst_outside_the_window_moves_nothing(isn: int, offset: int) -> No
     assert tcp.table.expires(tcp.flow) == 7442
 
 
+@pytest.mark.parametrize("isn", AROUND_WRAP)
+@pytest.mark.parametrize("offset", [-1, -5000, 1003, 1 << 31])
+def test_n19_an_ack_from_outside_beyond_what_was_offered_moves_and_refreshes_nothing(isn: int, offset: int) -> None:
+    tcp = connection((isn, isn)).establish()
+    before, tcp.now = tcp.table.window(tcp.server.half), 50
+    assert tcp.send(tcp.server, ACK, seq=tcp.server.seq, ack=tcp.server.ack + offset) == FORWARD
+    assert tcp.table.window(tcp.server.half) == before
+    assert tcp.table.expires(tcp.flow) == 7442
+
+
+@pytest.mark.parametrize("isn", AROUND_WRAP)
+@pytest.mark.parametrize("offset", [1, 1000, 1002])
+def test_an_ack_from_outside_within_what_was_offered_moves_the_window(isn: int, offset: int) -> None:
+    tcp = connection((isn, isn)).establish()
+    first = tcp.table.window(tcp.server.half)[0]
+    tcp.send(tcp.server, ACK, seq=tcp.server.seq, ack=tcp.server.ack + offset)
+    assert tcp.table.window(tcp.server.half) == ((first + offset) % WRAP, (first + offset + 1000) % WRAP)
+
+
+def test_a_window_once_offered_is_not_taken_back() -> None:
+    tcp = connection().establish()
+    tcp.send(tcp.server, ACK, seq=tcp.server.seq, ack=tcp.server.ack + 100, window=10)
+    assert tcp.table.window(tcp.server.half) == (1101, 2001)
+
+
+def test_a_guest_puts_right_a_window_that_was_lost_track_of() -> None:
+    tcp = connection().establish()
+    tcp.now = 50
+    tcp.send(tcp.client, ACK, seq=tcp.client.seq, ack=tcp.client.ack + 90_000)
+    assert tcp.table.window(tcp.client.half) == (95_001, 96_001)
+    tcp.now = 60
+    tcp.send(tcp.client, ACK, seq=tcp.client.seq, ack=tcp.client.ack)
+    assert tcp.table.window(tcp.client.half) == (95_001, 96_001)
+    assert tcp.lives_until() == 60 + 7441
+
+
 def test_n19_a_window_is_scaled_when_both_have_offered_it() -> None:
     for scales, reach in (((7, 2), 1000 << 7), ((7, None), 1000), ((None, 2), 1000), ((20, 0), 1000 << 14)):
         tcp = Connection(Table(4), scales=scales).establish()

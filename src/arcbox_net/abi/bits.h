@@ -13,4 +13,9 @@ static inline uint64_t abx_multiply_fold_u64(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
+/* Without a branch: for conditions that nobody can foretell. *condition* is 0 or 1. */
+static inline uint32_t abx_choose_u32(uint32_t condition, uint32_t yes, uint32_t no) {
+    return no ^ ((no ^ yes) & (0 - condition));
+}
+
 #endif

@@ -11,7 +11,7 @@ from arcbox_net.dataplane.flow cimport FLOW_NONE, HALF_NONE, half_count, half_fl
 from arcbox_net.dataplane.slot_index cimport (
     SLOT_NONE, hash_mix, slot_first, slot_index, slot_index_free, slot_index_init, slot_insert, slot_next, slot_remove,
 )
-from arcbox_net.dataplane.tcp_state cimport tcp_state, tcp_track
+from arcbox_net.dataplane.tcp_state cimport flow_track, tcp_state
 from arcbox_net.wire.octets cimport order_u16
 
 TCP_STATES = ("opening", "established", "half closed", "closing", "reset")
@@ -136,7 +136,7 @@ cdef class Table:
 
     def track(self, uint32_t half, bytes segment, uint32_t now):
         """The verdict on a TCP segment that came the way of *half*."""
-        return tcp_track(&self.table, half, <const uint8_t *>segment, len(segment), now)
+        return flow_track(&self.table, half, 1, <const uint8_t *>segment, len(segment), now)
 
     def state(self, uint32_t flow):
         """The TCP state's name."""

@@ -60,6 +60,7 @@ cdef Verdict fragment_emit(
     Its partial checksum is finished first. `DROP_TOO_BIG` for a super-frame, and when there is no room.
     """
     cdef cut c
+    memset(&c, 0, sizeof(cut))
     if packet.data[packet.l3] >> 4 == 4:
         if not _finish_checksum(packet):
             return DROP_TOO_BIG
@@ -73,7 +74,6 @@ cdef Verdict fragment_emit(
 
 cdef void _cut_ipv4(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) noexcept nogil:
     c.header_size = ipv4_header_size(ip)
-    c.extension_size = 0
     c.size = ipv4_total_length(ip) - c.header_size
     c.first = ipv4_fragment_offset(ip)
     c.more = ipv4_more_fragments(ip)

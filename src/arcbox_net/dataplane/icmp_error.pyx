@@ -57,7 +57,7 @@ cdef Verdict icmp_error_translate(conntrack *flows, frame *f, Direction directio
             return DROP_BAD_ICMP
     if ipv4_ttl(ip) <= 1:
         return DROP_TTL
-    ipv4_decrement_ttl(ip)
+    ipv4_decrement_ttl(ip, 0)
     _rewrite_quote(&flows.halves[half], &quoted)
     _rewrite(&flows.halves[half], ip, direction)
     store_u16(icmp + ICMP_CHECKSUM, 0)

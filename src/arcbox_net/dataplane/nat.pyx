@@ -2,7 +2,7 @@
 
 Theory of operation
     A burst is taken in chunks, and each step is done for the whole chunk before the next: the memory that a step
-    needs was asked for a step before, so that 32 packets wait for it together.
+    needs was asked for a step before, so that 64 packets wait for it together.
 
         check and hash ──▶ where the index says the flow is ──▶ compare the key, track, rewrite, count
 
@@ -29,8 +29,8 @@ from arcbox_net.dataplane.verdict cimport DROP_FRAGMENT_TIMEOUT, OUTBOUND, Direc
 from arcbox_net.memory.frame cimport frame
 
 cdef enum:
-    CHUNK = 32
-    AHEAD = 8  # frames whose headers are on their way while one is checked
+    CHUNK = 64
+    AHEAD = 16  # frames whose headers are on their way while one is checked
 
 
 cdef void nat_burst(

@@ -130,5 +130,5 @@ cdef uint8_t _route(nat_engine *engine, const frame *whole, packet *found, Direc
     """Without translation, whatever the protocol (RFC 6888 REQ-6)."""
     if not _fits(engine, whole, found, direction):
         return DROP_TOO_BIG
-    ipv4_decrement_ttl(found.ip)
+    ipv4_decrement_ttl(found.ip, 0)
     return VERDICT_FORWARD

@@ -2,27 +2,23 @@
 
 from libc.stdint cimport uint8_t
 
-from arcbox_net.dataplane.tcp_state cimport tcp_track
+from arcbox_net.dataplane.tcp_state cimport flow_track
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, half_count, half_flow
 from arcbox_net.dataplane.packet cimport packet
 from arcbox_net.dataplane.rewrite cimport rewrite_flow, rewrite_query
-from arcbox_net.dataplane.verdict cimport DROP_FIRST, VERDICT_FORWARD, VERDICT_HAIRPIN
+from arcbox_net.dataplane.verdict cimport VERDICT_FORWARD, VERDICT_HAIRPIN
 from arcbox_net.wire.icmp cimport PROTOCOL_ICMP
-from arcbox_net.wire.tcp cimport PROTOCOL_TCP
 
 
 cdef inline uint8_t track_flow(nat_engine *engine, packet *found, half_flow *half) noexcept nogil:
     """Count a packet of `found.half`, which is *half*; or why its state does not allow it."""
-    cdef uint8_t verdict
-    if found.protocol == PROTOCOL_TCP:
-        verdict = tcp_track(&engine.flows, found.half, found.l4, found.l4_size, engine.now_s)
-        if verdict >= DROP_FIRST:
-            return verdict
-    else:
-        half.last_seen_s = engine.now_s
-    half_count(half, found.size)
-    return VERDICT_FORWARD
+    cdef uint8_t verdict = flow_track(
+        &engine.flows, found.half, found.tcp, found.l4, found.l4_size, engine.now_s
+    )
+    if verdict == VERDICT_FORWARD:
+        half_count(half, found.size)
+    return verdict
 
 
 cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half) noexcept nogil:

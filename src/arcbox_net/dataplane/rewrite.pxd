@@ -5,30 +5,23 @@ from libc.string cimport memcpy
 
 from arcbox_net.dataplane.flow cimport half_flow
 from arcbox_net.dataplane.packet cimport packet
-from arcbox_net.wire.checksum cimport checksum_apply, checksum_apply_partial, checksum_delta16
+from arcbox_net.wire.checksum cimport checksum_apply, checksum_apply_partial
 from arcbox_net.wire.icmp cimport ICMP_CHECKSUM, ICMP_IDENTIFIER
-from arcbox_net.wire.ipv4 cimport IPV4_SOURCE, IPV4_TTL, ipv4_update_checksum
+from arcbox_net.wire.ipv4 cimport IPV4_SOURCE, ipv4_decrement_ttl
 from arcbox_net.wire.octets cimport load_u16_be, store_u16_be
-from arcbox_net.wire.tcp cimport PROTOCOL_TCP, TCP_CHECKSUM
+from arcbox_net.wire.tcp cimport TCP_CHECKSUM
 from arcbox_net.wire.udp cimport UDP_CHECKSUM
-
-
-cdef inline void rewrite_ttl(uint8_t *ip, uint32_t delta) noexcept nogil:
-    """One hop less (RFC 1812 5.3.1), and the header checksum for this and for *delta*. The TTL is not 0."""
-    cdef uint16_t old_be = load_u16_be(ip + IPV4_TTL)
-    ip[IPV4_TTL] -= 1
-    ipv4_update_checksum(ip, delta + checksum_delta16(old_be, load_u16_be(ip + IPV4_TTL)))
 
 
 cdef inline void rewrite_addresses(packet *found, const half_flow *half) noexcept nogil:
     memcpy(found.ip + IPV4_SOURCE, &half.new_addresses, 8)
-    rewrite_ttl(found.ip, half.address_delta)
+    ipv4_decrement_ttl(found.ip, half.address_delta)  # one hop less (RFC 1812 5.3.1)
 
 
 cdef inline void rewrite_flow(packet *found, const half_flow *half) noexcept nogil:
     """TCP or UDP. Branches on the protocol would be mispredicted: traffic mixes them."""
-    cdef bint udp = found.protocol != PROTOCOL_TCP
-    cdef uint8_t *field = found.l4 + (UDP_CHECKSUM if udp else TCP_CHECKSUM)
+    cdef uint32_t udp = found.tcp ^ 1
+    cdef uint8_t *field = found.l4 + TCP_CHECKSUM - udp * (TCP_CHECKSUM - UDP_CHECKSUM)
     cdef uint16_t old_be = load_u16_be(field), new_be, none
     rewrite_addresses(found, half)
     memcpy(found.l4, &half.new_ports, 4)

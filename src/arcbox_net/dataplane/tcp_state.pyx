@@ -9,7 +9,8 @@ Theory of operation
            │◀──SYN── reset ◀── RST within the window, from every other state
 
     A half flow knows up to where its way has acknowledged the other's bytes, and how far the window goes that it
-    offered. A RST or FIN only counts with a sequence number in that range, which nobody off the path knows. Until a way
+    offered. A RST or FIN only counts with a sequence number in that range, which nobody off the path knows; and from
+    outside only an ACK in that range moves it. Until a way
     has acknowledged anything its half holds what the other way's SYN took: from `ack_next` to `window_end`.
     What does not count is passed on, so that the ends can find out that they disagree (RFC 9293 3.5.1), and refreshes
     nothing. One thing is dropped: a RST outside a window that is known, as its receiver would (RFC 5961 3.2).
@@ -23,11 +24,15 @@ from arcbox_net.dataplane.conntrack cimport conntrack, conntrack_rearm
 from arcbox_net.dataplane.flow cimport (
     TCP_SEEN_ACK, TCP_SEEN_FIN, TCP_SEEN_RST, TCP_SEEN_SCALE, TCP_SEEN_SYN, half_flow, key_direction,
 )
+from arcbox_net.dataplane.tcp_state cimport half_acknowledges, tcp_state
 from arcbox_net.dataplane.verdict cimport DROP_TCP_STATE, OUTBOUND, VERDICT_FORWARD, Verdict
 from arcbox_net.wire.tcp cimport (
     TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, tcp_acknowledgment, tcp_flags, tcp_header_size, tcp_sequence, tcp_window,
 )
 from arcbox_net.wire.tcp_options cimport tcp_options, tcp_read_options
+
+cdef enum:
+    BEYOND_WINDOW = 2  # octets that may come beyond a window: a probe of a closed one, and the FIN
 
 
 cdef Verdict tcp_track_slow(
@@ -38,6 +43,7 @@ cdef Verdict tcp_track_slow(
     cdef TcpState before = tcp_state(way.tcp, other.tcp)
     cdef TcpState state = before
     cdef uint8_t flags = tcp_flags(tcp)
+    cdef bint ends, acknowledges
     if flags & TCP_RST:
         if state == TCP_RESET:
             return VERDICT_FORWARD
@@ -61,12 +67,18 @@ cdef Verdict tcp_track_slow(
         return VERDICT_FORWARD
     if flags & TCP_ACK and not way.tcp & TCP_SEEN_ACK and not _first_ack_counts(way, other, tcp):
         return VERDICT_FORWARD
+    ends = flags & TCP_FIN and other.tcp & TCP_SEEN_ACK and _in_window(other, _sequence_end(tcp, l4_size) - 1)
+    acknowledges = flags & TCP_ACK != 0
+    if flags & TCP_ACK and way.tcp & TCP_SEEN_ACK:
+        acknowledges = _ack_counts(way, tcp_acknowledgment(tcp))
+        if not acknowledges and not ends and key_direction(way.key_rest) != OUTBOUND:
+            return VERDICT_FORWARD
     way.last_seen_s = now_s
     if flags & TCP_SYN:
         _note_syn(way, other, tcp, l4_size)
-    if flags & TCP_ACK:
+    if acknowledges:
         _note_ack(way, tcp)
-    if flags & TCP_FIN and other.tcp & TCP_SEEN_ACK and _in_window(other, _sequence_end(tcp, l4_size) - 1):
+    if ends:
         way.tcp |= TCP_SEEN_FIN
     if tcp_state(way.tcp, other.tcp) != before:
         conntrack_rearm(c, half >> 1)
@@ -88,6 +100,15 @@ cdef inline bint _acknowledges_syn(const half_flow *way, const half_flow *other,
 cdef inline bint _first_ack_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
     """An ACK without a SYN before it is of another connection, whatever its number."""
     return (way.tcp & TCP_SEEN_SYN or tcp_flags(tcp) & TCP_SYN) and _acknowledges_syn(way, other, tcp)
+
+
+cdef inline bint _ack_counts(const half_flow *way, uint32_t acknowledged) noexcept nogil:
+    """Of a way that has acknowledged before. A guest's counts whatever it says, but for what came too late: it cannot be
+    forged, and so a window that we got wrong is put right.
+    """
+    if key_direction(way.key_rest) == OUTBOUND:
+        return <int32_t>(acknowledged - way.ack_next) >= 0
+    return acknowledged - way.ack_next <= way.window_end - way.ack_next + BEYOND_WINDOW
 
 
 cdef inline bint _reset_counts(const half_flow *way, const half_flow *other, const uint8_t *tcp) noexcept nogil:
@@ -131,5 +152,4 @@ cdef void _note_syn(half_flow *way, half_flow *other, const uint8_t *tcp, uint32
 cdef inline void _note_ack(half_flow *way, const uint8_t *tcp) noexcept nogil:
     cdef uint8_t shift = 0 if tcp_flags(tcp) & TCP_SYN else way.window_shift  # RFC 7323 2.2: a SYN's is not scaled
     way.tcp |= TCP_SEEN_ACK
-    way.ack_next = tcp_acknowledgment(tcp)
-    way.window_end = way.ack_next + (<uint32_t>tcp_window(tcp) << shift)
+    half_acknowledges(way, tcp_acknowledgment(tcp), <uint32_t>tcp_window(tcp) << shift)

@@ -98,7 +98,7 @@ def ipv4_can_be_quoted(bytes packet):
 def ipv4_next_hop(bytes packet):
     """The packet with its TTL decremented."""
     cdef bytes forwarded = bytes(bytearray(packet))
-    ipv4_decrement_ttl(<uint8_t *>forwarded)
+    ipv4_decrement_ttl(<uint8_t *>forwarded, 0)
     return forwarded
 
 

@@ -3,10 +3,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.wire.checksum cimport (
-    checksum_add, checksum_apply, checksum_delta16, checksum_fold, checksum_store,
+    checksum_add, checksum_apply, checksum_store,
 )
 from arcbox_net.wire.octets cimport (
-    load_u16, load_u16_be, load_u32_be, store_u16, store_u16_be, store_u32_be,
+    load_u16, load_u16_be, load_u32_be, order_u16, store_u16, store_u16_be, store_u32_be,
 )
 
 cdef enum:
@@ -73,7 +73,7 @@ cdef inline uint64_t ipv4_sum(const uint8_t *p) noexcept nogil:
 
 
 cdef inline bint ipv4_checksum_ok(const uint8_t *p) noexcept nogil:
-    return checksum_fold(ipv4_sum(p)) == 0xFFFF
+    return ipv4_sum(p) % 0xFFFF == 0  # folded it is 0xFFFF, as it is not 0
 
 
 cdef inline ipv4_options ipv4_walk_options(const uint8_t *p) noexcept nogil:
@@ -153,11 +153,12 @@ cdef inline void ipv4_update_checksum(uint8_t *p, uint32_t delta) noexcept nogil
     store_u16_be(p + IPV4_CHECKSUM, checksum_apply(ipv4_checksum_be(p), delta))
 
 
-cdef inline void ipv4_decrement_ttl(uint8_t *p) noexcept nogil:
-    """Of a packet whose TTL is not 0, and its checksum."""
-    cdef uint16_t old_be = load_u16_be(p + IPV4_TTL)
+cdef inline void ipv4_decrement_ttl(uint8_t *p, uint32_t delta) noexcept nogil:
+    """Of a packet whose TTL is not 0; its checksum changes for this and for *delta*."""
     p[IPV4_TTL] -= 1
-    ipv4_update_checksum(p, checksum_delta16(old_be, load_u16_be(p + IPV4_TTL)))
+    # The word loses 0x0100, so ~m + m' is the same for every m. Reading the word back would have to wait until the octet
+    # is in the cache.
+    ipv4_update_checksum(p, delta + order_u16(0xFEFF))
 
 
 cdef inline void ipv4_set_checksum(uint8_t *p) noexcept nogil:
