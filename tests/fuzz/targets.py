@@ -6,5 +6,6 @@ from collections.abc import Callable
 
 from tests.fuzz.conntrack import operate
 from tests.fuzz.nat import translate
+from tests.fuzz.vhost_user import converse
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"conntrack": operate, "nat": translate}
+TARGETS: dict[str, Callable[[bytes], None]] = {"conntrack": operate, "nat": translate, "vhost_user": converse}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,7 @@ from arcbox_net.ports.vhost_user.features import FEATURES_OFFERED, PROTOCOL_FEAT
 from arcbox_net.ports.vhost_user.memory import REGIONS_MAX
 from arcbox_net.ports.vhost_user.messages import NO_DESCRIPTOR, ProtocolError, Request
 from arcbox_net.ports.vhost_user.port_messages import NO_FD, RING_ENABLED, RING_RESUMES, PortMessage
+from tests.fuzz.vhost_user import converse
 from tests.support.vhost_user import (
     SLOT_BYTES,
     Conversation,
@@ -294,3 +296,9 @@ def test_v25_inflight_for_rings_that_are_not_there_is_refused(
 def test_v25_inflight_memory_is_large_enough_and_there(talk: Conversation) -> None:
     assert talk.refused(Request.SET_INFLIGHT_FD, inflight(4, 256, 100), fds=1)
     assert talk.refused(Request.SET_INFLIGHT_FD, inflight(4, 256), fds=0)
+
+
+def test_v29_any_messages_leave_the_books_of_descriptors_balanced() -> None:
+    chance = random.Random(29)
+    for _ in range(500):
+        converse(chance.randbytes(chance.randrange(300)))

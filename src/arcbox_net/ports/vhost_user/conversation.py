@@ -7,6 +7,7 @@ a read for each.
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -21,13 +22,13 @@ Send = Callable[[int, bytes], int]
 
 
 class Conversation:
-    """Owns *connection*, and every descriptor that came over it until the port has it.
+    """Owns every descriptor that came over *connection*, until the port has it.
 
     *send* has the port act: its answer, or OSError.
     """
 
     def __init__(self, connection: socket.socket, send: Send, *, pairs: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self._send = send
         self._reader = MessageReader()
         self._session = Session(pairs=pairs, close=os.close, create_memory=_create_memory)
@@ -47,17 +48,17 @@ class Conversation:
             self._reply(answer)
 
     def close(self) -> None:
-        """The port gives up what it has of this front end."""
-        self._connection.close()
+        """The port gives up what it has of this front end. The connection is left to whoever opened it."""
         self._session.close()
         for fd in self._reader.fds:
             os.close(fd)
         self._reader.fds.clear()
-        self._send(PortMessage.RESET, b"")
+        with contextlib.suppress(OSError):  # a port that is dead has nothing left
+            self._send(PortMessage.RESET, b"")
 
     def _read(self) -> Message | None:
         flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        piece, ancillary, got, _ = self._connection.recvmsg(self._reader.wanted, _FDS_SPACE, flags)
+        piece, ancillary, got, _ = self.connection.recvmsg(self._reader.wanted, _FDS_SPACE, flags)
         fds = [fd for level, kind, body in ancillary for fd in _descriptors(level, kind, body)]
         self._reader.fds += fds
         if got & socket.MSG_CTRUNC:
@@ -84,8 +85,9 @@ class Conversation:
 
     def _reply(self, answer: Reply) -> None:
         fds = [] if answer.fd is None else [answer.fd]
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            socket.send_fds(self._connection, [answer.body], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self.connection.sendmsg([answer.body], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         finally:
             for fd in fds:
                 os.close(fd)

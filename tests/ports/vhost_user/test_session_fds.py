@@ -1,0 +1,182 @@
+"""Real sockets and real descriptors: whatever a front end does, none of them stays (V29–V31)."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from arcbox_net.ports.vhost_user.conversation import Conversation
+from arcbox_net.ports.vhost_user.messages import FDS_MAX, PAYLOAD_SIZES, VERSION, ProtocolError, Request
+from arcbox_net.ports.vhost_user.port_messages import NO_FD, PortMessage
+from tests.support.vhost_user import (
+    FDS_AT_END,
+    PAYLOADS,
+    addresses,
+    inflight,
+    number_in,
+    packed,
+    region,
+    state,
+    table,
+    u64,
+)
+
+BAD_MESSAGES = 10_000
+SMALL_BUFFER = 4096
+
+
+class OwningPort:
+    """Takes descriptors as a port does, and gives them up with RESET. Refuses what `refuses` has."""
+
+    def __init__(self) -> None:
+        self.refuses: set[int] = set()
+        self.fds: list[int] = []
+
+    def send(self, kind: int, payload: bytes) -> int:
+        if kind in self.refuses:
+            raise OSError(22, "refused")
+        if kind == PortMessage.RESET:
+            for fd in self.fds:
+                os.close(fd)
+            self.fds.clear()
+        elif count := FDS_AT_END.get(PortMessage(kind), 0):
+            fields = PAYLOADS[PortMessage(kind)].unpack(payload)
+            self.fds += [fd for fd in fields[-count:] if fd != NO_FD]
+        return 0
+
+
+class FrontEnd:
+    """One end of a socket whose other end a conversation serves, a step at a time."""
+
+    def __init__(self) -> None:
+        self.port = OwningPort()
+        self.fd = os.memfd_create("guest")
+        self._connect()
+
+    def _connect(self) -> None:
+        self.socket, self.served = socket.socketpair()
+        self.conversation = Conversation(self.served, self.port.send, pairs=2)
+
+    def send(self, body: bytes, fds: int = 0) -> None:
+        socket.send_fds(self.socket, [body], [self.fd] * fds)
+
+    def reconnect(self) -> None:
+        self.disconnect()
+        self._connect()
+
+    def disconnect(self) -> None:
+        self.conversation.close()
+        self.served.close()
+        self.socket.close()
+
+    def serve(self) -> bool:
+        """Whether it is still connected."""
+        try:
+            self.conversation.receive()
+        except (ProtocolError, OSError):
+            self.reconnect()
+            return False
+        return True
+
+
+@pytest.fixture
+def front_end() -> Iterator[FrontEnd]:
+    with no_descriptor_stays():
+        made = FrontEnd()
+        yield made
+        made.disconnect()
+        os.close(made.fd)
+
+
+@contextmanager
+def no_descriptor_stays() -> Iterator[None]:
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_v29_descriptors_after_ten_thousand_bad_messages(front_end: FrontEnd) -> None:
+    chance = random.Random(29)
+    requests = [*Request, 0, 6, 7, 21, 99]
+    for _ in range(BAD_MESSAGES):
+        request = chance.choice(requests)
+        size = chance.choice([*PAYLOAD_SIZES.get(request, (0,)), 0, 8, 5000])
+        payload = chance.randbytes(min(size, 64)).ljust(min(size, 4096), b"\0")
+        flags = chance.choice([VERSION, VERSION, VERSION | 8, 0])
+        front_end.port.refuses = {chance.randrange(200, 211)}
+        front_end.send(packed(request, payload, flags, size), fds=chance.choice([0, 1, 2, 8, 12]))
+        front_end.serve()
+
+
+def test_v29_more_than_eight_descriptors_disconnect(front_end: FrontEnd) -> None:
+    front_end.send(packed(Request.SET_OWNER), fds=FDS_MAX)
+    assert front_end.serve()
+    front_end.send(packed(Request.SET_OWNER), fds=253)
+    assert not front_end.serve()
+
+
+def test_v29_descriptors_are_not_inherited(front_end: FrontEnd) -> None:
+    front_end.send(packed(Request.SET_MEM_TABLE, table(region(0))), fds=1)
+    assert front_end.serve()
+    (fd,) = front_end.port.fds
+    assert not os.get_inheritable(fd)
+
+
+def test_v29_rings_that_were_set_up_leave_nothing(front_end: FrontEnd) -> None:
+    for _ in range(3):
+        for request, payload, fds in (
+            (Request.SET_MEM_TABLE, table(region(0)), 1),
+            (Request.SET_VRING_CALL, u64(1), 1),
+            (Request.SET_VRING_CALL, u64(0), 1),
+            (Request.SET_VRING_NUM, state(0, 256), 0),
+            (Request.SET_VRING_ADDR, addresses(0), 0),
+            (Request.SET_VRING_KICK, u64(0), 1),
+        ):
+            front_end.send(packed(request, payload), fds)
+            assert front_end.serve()
+        front_end.reconnect()  # ring 0 runs, and ring 1 holds a descriptor
+
+
+def test_v30_memory_for_what_is_in_flight_goes_to_the_front_end_alone(front_end: FrontEnd) -> None:
+    for _ in range(100):
+        front_end.send(packed(Request.GET_INFLIGHT_FD, inflight(4, 256)))
+        assert front_end.serve()
+        _, fds, _, _ = socket.recv_fds(front_end.socket, 100, 1)
+        assert os.fstat(fds[0]).st_size >= 4 * 256 * 16
+        os.close(fds[0])
+
+
+@pytest.mark.parametrize("cut", [1, 11, 12, 13, 19])
+def test_v31_disconnect_inside_a_message_closes_its_descriptors(front_end: FrontEnd, cut: int) -> None:
+    front_end.send(packed(Request.SET_VRING_KICK, u64(0))[:cut], fds=1)
+    assert front_end.serve()
+    front_end.socket.close()
+    assert not front_end.serve()
+
+
+def test_v31_byte_at_a_time_is_served_as_it_comes(front_end: FrontEnd) -> None:
+    for byte in packed(Request.GET_QUEUE_NUM):
+        front_end.send(bytes([byte]))
+        assert front_end.serve()
+    assert number_in(front_end.socket.recv(100)) == 2
+
+
+def test_v31_descriptors_on_later_bytes_belong_to_the_message(front_end: FrontEnd) -> None:
+    body = packed(Request.SET_VRING_CALL, u64(0))
+    for start in range(0, len(body), 2):
+        front_end.send(body[start : start + 2], fds=1)
+    assert not all(front_end.serve() for _ in range(len(body)))
+
+
+def test_front_end_that_reads_no_replies_is_disconnected(front_end: FrontEnd) -> None:
+    front_end.served.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
+    for _ in range(1000):
+        front_end.send(packed(Request.GET_FEATURES))
+        if not front_end.serve():
+            return
+    pytest.fail("a thousand replies were kept for it")
