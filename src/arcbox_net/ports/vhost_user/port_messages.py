@@ -11,6 +11,8 @@ from enum import IntEnum
 NO_FD = -1
 RING_ENABLED = 1  # flags of RING_START
 RING_RESUMES = 2  # the base is where the used ring ends, whatever the message says
+RING_BROKEN = 200  # what the port reports, with the ring's index << 16 and a fault
+FAULT_BITS = 16
 
 
 class PortMessage(IntEnum):

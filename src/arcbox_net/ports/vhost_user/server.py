@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 from arcbox_net.ports.connected_endpoint import ConnectedEndpoint
 from arcbox_net.ports.vhost_user.conversation import Conversation
 from arcbox_net.ports.vhost_user.messages import ProtocolError
-from arcbox_net.ports.vhost_user.port import RING_BROKEN, RingFault, VhostUserPort
+from arcbox_net.ports.vhost_user.port import VhostUserPort
+from arcbox_net.ports.vhost_user.port_messages import FAULT_BITS, RING_BROKEN
+from arcbox_net.ports.vhost_user.vring import RingFault
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Receiver
-    from arcbox_net.dataplane.worker import Worker, WorkerEvent
+    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.worker_views import WorkerEvent
 
 PAIRS = 4  # of queues, that a guest may use
 
@@ -44,8 +47,9 @@ class VhostUserEndpoint(ConnectedEndpoint):
 
     def handle(self, event: WorkerEvent) -> None:
         if event.kind == RING_BROKEN:
-            ring, fault = divmod(event.value, 1 << 16)
-            self._peer_gone(f"the guest was disconnected: ring {ring} has {RingFault(fault).name.lower()}")
+            ring, fault = divmod(event.value, 1 << FAULT_BITS)
+            name = RingFault(fault).name.removeprefix("FAULT_").lower()
+            self._peer_gone(f"the guest was disconnected: ring {ring} is broken ({name})")
         else:
             super().handle(event)
 
