@@ -101,6 +101,20 @@ class NetnsAttachment:
     mtu: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class SocketAttachment:
+    """A guest at a unix socket. `connects`: its monitor listens at `socket`, and the network connects there."""
+
+    port: str
+    kind: str
+    socket: str
+    connects: bool
+    mac: str
+    ip: IPv4Address | None
+    mtu: int
+    queues: int
+
+
 class NetworkManager:
     """One network. Errors are those of `arcbox_net.errors`, raised here whichever process met them."""
 
@@ -298,6 +312,82 @@ class NetworkManager:
             mtu=port.mtu,
         )
 
+    def attach_stream(
+        self,
+        socket: str | Path,
+        *,
+        name: str | None = None,
+        connect: bool = False,
+        mac: str | None = None,
+        ip: str | IPv4Address | None = None,
+        hostname: str | None = None,
+        owner_uid: int | None = None,
+    ) -> SocketAttachment:
+        """A guest whose frames come over a unix stream socket, each after its length in 4 bytes (`-netdev stream`).
+
+        We listen at *socket*, also for *owner_uid*, or *connect* to it, as often as the guest comes back.
+        """
+        request = AttachRequest(
+            "stream", name, mac, _text(ip), hostname, connect=connect, owner_uid=owner_uid
+        )
+        return self._attach_socket(request, socket)
+
+    def attach_dgram(
+        self,
+        socket: str | Path,
+        *,
+        name: str | None = None,
+        remote: str | Path | None = None,
+        mac: str | None = None,
+        ip: str | IPv4Address | None = None,
+        hostname: str | None = None,
+        owner_uid: int | None = None,
+    ) -> SocketAttachment:
+        """A guest each of whose frames is a datagram (vfkit, krunkit, libkrun, `-netdev dgram`).
+
+        The peer is at *remote*, or whoever sends to *socket* first.
+        """
+        request = AttachRequest(
+            "dgram", name, mac, _text(ip), hostname, remote=_text(remote), owner_uid=owner_uid
+        )
+        return self._attach_socket(request, socket)
+
+    def attach_vhost_user(
+        self,
+        socket: str | Path,
+        *,
+        name: str | None = None,
+        connect: bool = False,
+        mac: str | None = None,
+        ip: str | IPv4Address | None = None,
+        hostname: str | None = None,
+        queues: int | None = None,
+        owner_uid: int | None = None,
+    ) -> SocketAttachment:
+        """A guest whose memory is shared with us (`-netdev vhost-user`), with up to *queues* queue pairs.
+
+        Its memory must be a sealed memfd: in QEMU `memory-backend-memfd,share=on`.
+        """
+        request = AttachRequest(
+            "vhost-user", name, mac, _text(ip), hostname, connect=connect, queues=queues, owner_uid=owner_uid
+        )
+        return self._attach_socket(request, socket)
+
+    def _attach_socket(self, request: AttachRequest, socket: str | Path) -> SocketAttachment:
+        path = os.path.abspath(socket)
+        remote = os.path.abspath(request.remote) if request.remote is not None else None
+        port = self._post("/ports", msgspec.structs.replace(request, socket=path, remote=remote), PortInfo)
+        return SocketAttachment(
+            port=port.name,
+            kind=port.kind,
+            socket=path,
+            connects=port.connects,
+            mac=port.mac,
+            ip=IPv4Address(port.ip) if port.ip else None,
+            mtu=port.mtu,
+            queues=port.queues,
+        )
+
     def detach(self, name: str) -> None:
         """Remove a guest port and its device. Raises PortNotFound."""
         self._call("DELETE", _path("ports", name))
@@ -389,6 +479,10 @@ class NetworkManager:
         if paths.runtime_dir(self.name).exists():  # its end failed
             with contextlib.suppress(AlreadyRunning):
                 remove_leftovers(self.name)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _path(collection: str, item: object) -> str:
@@ -555,6 +649,7 @@ def _tap_attachment(port: PortInfo, fds: list[int]) -> TapAttachment:
 __all__ = [
     "NetnsAttachment",
     "NetworkManager",
+    "SocketAttachment",
     "TapAttachment",
     "is_running",
     "remove_leftovers",

@@ -18,6 +18,7 @@ ABI = Path(PACKAGE, "abi")
 STARTS_PROCESSES = {
     "manager.py": "the network process",
     "cli/demo_speed.py": "iperf3",
+    "cli/monitor_sockets.py": "QEMU, for its version",
 }
 PLATFORM_TESTS = {
     "manager.py": "says where a network can run",

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,7 +16,7 @@ import arcbox_net.manager as manager_module
 from arcbox_net.cli.main import cli
 from arcbox_net.config import NetConfig
 from arcbox_net.errors import AlreadyRunning, HostPortInUse, NotRunning, PortNotFound
-from arcbox_net.manager import NetnsAttachment, TapAttachment
+from arcbox_net.manager import NetnsAttachment, SocketAttachment, TapAttachment
 from arcbox_net.network.messages import (
     DnsRecordInfo,
     FlowInfo,
@@ -41,6 +42,7 @@ class FakeManager:
     warnings: ClassVar[list[Warning_]] = []
     found_flows: ClassVar[list[FlowInfo]] = []
     taken_host_port: int | None = None
+    socket_port: PortInfo | None = None
 
     def __init__(self, config: NetConfig | None = None, *, name: str | None = None) -> None:
         self.config = config or NetConfig()
@@ -89,7 +91,7 @@ class FakeManager:
         )
 
     def ports(self) -> list[PortInfo]:
-        return [VM1]
+        return [self.socket_port or VM1]
 
     def leases(self) -> list[LeaseInfo]:
         return [LeaseInfo(ip="192.168.64.2", state="bound", mac=VM1.mac, hostname="vm1", expires_s=3599.5)]
@@ -132,6 +134,23 @@ class FakeManager:
     def attach_netns(self, target: str | int, **options: Any) -> NetnsAttachment:
         self.asked.append(("attach_netns", target, options))
         return NetnsAttachment("vm1", "eth0", VM1.ifname, VM1.mac, IPv4Address("192.168.64.2"), 1500)
+
+    def attach_stream(self, socket: str, **options: Any) -> SocketAttachment:
+        return self._socket("stream", socket, options)
+
+    def attach_dgram(self, socket: str, **options: Any) -> SocketAttachment:
+        return self._socket("dgram", socket, options)
+
+    def attach_vhost_user(self, socket: str, **options: Any) -> SocketAttachment:
+        return self._socket("vhost-user", socket, options)
+
+    def _socket(self, kind: str, path: str, options: dict[str, Any]) -> SocketAttachment:
+        self.asked.append((f"attach_{kind.replace('-', '_')}", path, options))
+        port = self.socket_port = msgspec.structs.replace(
+            VM1, kind=kind, socket=path, connects=options.get("connect", False)
+        )
+        ip, queues = IPv4Address("192.168.64.2"), options.get("queues") or 1
+        return SocketAttachment(port.name, kind, path, port.connects, port.mac, ip, port.mtu, queues)
 
     def detach(self, name: str) -> None:
         if name != VM1.name:

@@ -131,3 +131,92 @@ def test_firecrackers_configuration_gets_the_tap_beside_its_own() -> None:
 def test_what_is_no_firecracker_configuration_is_refused(document: object) -> None:
     with pytest.raises(ConfigError):
         firecracker_config(document, "abx-0_1", MAC)
+
+
+CARD = f"-device virtio-net-pci,netdev=abx0,mac={MAC},host_mtu=1500"
+
+
+def at_socket(via: str, qemu: tuple[int, int] | None = None, queues: int = 1) -> Nic:
+    return Nic(MAC, 1500, via=via, socket="/s", guest_socket="/g", queues=queues, qemu=qemu)
+
+
+@pytest.mark.parametrize(
+    ("nic", "added"),
+    [
+        (at_socket("stream"), "-netdev stream,id=abx0,server=off,addr.type=unix,addr.path=/s"),
+        (at_socket("stream", (7, 2)), "-netdev stream,id=abx0,server=off,addr.type=unix,addr.path=/s"),
+        (
+            at_socket("stream", (8, 0)),
+            "-netdev stream,id=abx0,server=off,addr.type=unix,addr.path=/s,reconnect=1",
+        ),
+        (
+            at_socket("stream", (10, 0)),
+            "-netdev stream,id=abx0,server=off,addr.type=unix,addr.path=/s,reconnect-ms=1000",
+        ),
+        (
+            at_socket("dgram", (10, 0)),
+            "-netdev dgram,id=abx0,local.type=unix,local.path=/g,remote.type=unix,remote.path=/s",
+        ),
+        (
+            at_socket("vhost-user", (7, 2)),
+            "-chardev socket,id=abx0c,path=/s,reconnect=1 -netdev vhost-user,id=abx0,chardev=abx0c,queues=1"
+            " -object memory-backend-memfd,id=abx0mem,size=128M,share=on -machine memory-backend=abx0mem",
+        ),
+    ],
+)
+def test_qemu_gets_a_card_at_a_socket_that_reconnects_where_that_qemu_can(nic: Nic, added: str) -> None:
+    words = ["qemu-system-x86_64"]
+    assert with_nic(QEMU, words, nic) == [*words, *added.split(), *CARD.split()]
+
+
+def test_several_queues_of_vhost_user_have_their_vectors() -> None:
+    words = with_nic(QEMU, ["qemu-system-x86_64"], at_socket("vhost-user", queues=2))
+    assert "vhost-user,id=abx0,chardev=abx0c,queues=2" in words and words[-1].endswith("mq=on,vectors=6")
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ("-m 1G", "1G"),
+        ("-m 512", "512M"),
+        ("-m size=2G,slots=2,maxmem=4G", "2G"),
+        ("-m 1024MB", "1024M"),
+        ("", "128M"),
+    ],
+)
+def test_guest_memory_is_shared_in_the_size_that_the_user_gave(words: str, size: str) -> None:
+    command = with_nic(QEMU, ["qemu-system-x86_64", *words.split()], at_socket("vhost-user"))
+    assert f"memory-backend-memfd,id=abx0mem,size={size},share=on" in command
+
+
+def test_memory_that_is_shared_already_is_left_alone() -> None:
+    own = ["-object", "memory-backend-memfd,id=m,size=1G,share=on", "-machine", "q35,memory-backend=m"]
+    command = with_nic(QEMU, ["qemu-system-x86_64", *own], at_socket("vhost-user"))
+    assert command.count("-object") == command.count("-machine") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-object memory-backend-ram,id=m,size=1G",
+        "-object memory-backend-memfd,id=m,size=1G",
+        "-machine q35,memory-backend=m",
+        "-numa node",
+        "-mem-path /dev/hugepages",
+        "-m lots",
+    ],
+)
+def test_memory_that_cannot_be_shared_is_refused(words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        with_nic(QEMU, ["qemu-system-x86_64", *words.split()], at_socket("vhost-user"))
+    assert words.split()[0] in str(refused.value)
+
+
+def test_cloud_hypervisor_takes_vhost_user_with_shared_memory_only() -> None:
+    words = ["cloud-hypervisor", "--memory", "size=1G,shared=on"]
+    net = f"vhost_user=true,socket=/s,mac={MAC},mtu=1500,num_queues=4"
+    assert with_nic(CLOUD_HYPERVISOR, words, at_socket("vhost-user", queues=2)) == [*words, "--net", net]
+    with pytest.raises(ConfigError, match="shared"):
+        with_nic(CLOUD_HYPERVISOR, words[:1], at_socket("vhost-user"))
+    with pytest.raises(ConfigError, match="stream"):
+        with_nic(CLOUD_HYPERVISOR, words, at_socket("stream"))

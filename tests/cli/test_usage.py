@@ -50,7 +50,12 @@ WRONG: list[tuple[tuple[str, ...], str]] = [
     (("attach", "dev", "vm1", "--tap", "--mac", "ff:ff:ff:ff:ff:ff"), "multicast or zero"),
     (("attach", "dev", "vm1", "--tap", "--ip", "fd00::1"), "not an IPv4 address"),
     (("attach", "dev", "vm1", "--tap", "--queues", "0"), "0 is not in the range 1<=x<=16"),
-    (("attach", "dev", "vm1", "--netns", "x", "--owner", "5"), "go with --tap"),
+    (("attach", "dev", "vm1", "--netns", "x", "--owner", "5"), "goes with --tap"),
+    (("attach", "dev", "vm1", "--stream", "x", "--dgram", "y"), "give one of --tap"),
+    (("attach", "dev", "vm1", "--stream", "x", "--queues", "2"), "--queues goes with"),
+    (("attach", "dev", "vm1", "--dgram", "x", "--connect"), "--connect goes with"),
+    (("attach", "dev", "vm1", "--stream", "x", "--remote", "y"), "--remote goes with --dgram"),
+    (("run", "dev", "--via", "stream", "--", "curl", "x"), "--via stream is for VM monitors"),
     (("attach", "dev", "vm1", "--netns", "x", "--ifname", "a-name-too-long-"), "not an interface name"),
     (("exec-tap", "dev", "vm1"), "put it after --"),
     (("exec-tap", "dev", "vm1", "--", "qemu"), "does not say where the descriptor goes"),
@@ -100,9 +105,7 @@ FAILING: list[tuple[tuple[str, ...], str]] = [
     (("dns", "ls", "gone"), "network gone is not running"),
     (("detach", "dev", "vm9"), "fix: ports are vm1"),
     (("attach", "gone", "vm1", "--tap"), "network gone is not running"),
-    (("attach", "dev", "vm1", "--stream", "/tmp/s"), "attach --stream: not in this version"),
-    (("attach", "dev", "vm1", "--dgram", "/tmp/s"), "fix: attach with --tap or --netns"),
-    (("attach", "dev", "vm1", "--vhost-user", "/tmp/s"), "not in this version"),
+    (("attach", "gone", "vm1", "--stream", "/tmp/s"), "network gone is not running"),
 ]
 
 

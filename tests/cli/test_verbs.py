@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -157,6 +158,40 @@ def test_attach_tap_asks_for_a_tap_that_stays_and_shows_how_to_open_it(arcbox_ne
     assert options["ip"] == "192.168.64.9"
     assert "-netdev tap,id=n0,ifname=abx-0_1,script=no,downscript=no" in result.output
     assert '"host_dev_name": "abx-0_1"' in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "shown"),
+    [
+        (
+            "--stream /s --owner 1000",
+            ("attach_stream", "/s", {"connect": False, "owner_uid": 1000}),
+            "-netdev stream,id=abx0,server=off,addr.type=unix,addr.path=/s \\",
+        ),
+        (
+            "--stream /s --connect",
+            ("attach_stream", "/s", {"connect": True, "owner_uid": None}),
+            "-netdev stream,id=abx0,server=on,addr.type=unix,addr.path=/s \\",
+        ),
+        (
+            "--dgram /s",
+            ("attach_dgram", "/s", {"remote": None, "owner_uid": None}),
+            "vfkit … --device virtio-net,unixSocketPath=/s,mac=02:00:00:00:00:01",
+        ),
+        (
+            "--vhost-user /s --queues 2",
+            ("attach_vhost_user", "/s", {"connect": False, "queues": 2, "owner_uid": None}),
+            "-object memory-backend-memfd,id=abx0mem,size=1G,share=on \\",
+        ),
+    ],
+)
+def test_attach_with_a_socket_shows_how_to_start_a_guest_there(
+    arcbox_net: Run, manager, words: str, asked: tuple[Any, ...], shown: str
+) -> None:
+    text = arcbox_net("attach", "dev", "vm1", *words.split()).output
+    guest = {"name": "vm1", "mac": None, "ip": None, "hostname": None}
+    assert manager.asked == [(*asked[:2], {**guest, **asked[2]})]
+    assert shown in text
 
 
 @pytest.mark.parametrize(

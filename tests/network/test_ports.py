@@ -6,8 +6,8 @@ import pytest
 
 from arcbox_net.addresses import bridge_mac
 from arcbox_net.config import NetConfig
-from arcbox_net.errors import ConfigError
-from arcbox_net.network.ports import UID_MAX, PortRequest, PortTable
+from arcbox_net.errors import ConfigError, PortExists
+from arcbox_net.network.ports import PAIRS_MAX, PATH_BYTES_MAX, UID_MAX, PortRequest, PortTable, Socket
 from arcbox_net.recipes.site import Layout
 
 LAYOUT = Layout("bridge", "none", "br0", None, None, False)
@@ -91,3 +91,41 @@ def test_large_frames_are_for_networks_in_which_nobody_has_to_cut_them(is_privat
     for index, kind in enumerate(others):
         table.add(restored(table, f"other{index}", kind))
     assert restored(table, "guest", "netns").plan.large_frames is large
+
+
+def at_socket(table, kind="stream", name="vm1", **fields):
+    request = PortRequest(kind, socket=fields.pop("socket", "/run/vm1.sock"), **fields)
+    return table.plan(request, name, table.choose_mac(None, name), None)
+
+
+def test_guest_at_a_socket_is_behind_the_uplink_and_comes_back_from_its_row(table):
+    port = at_socket(table, "dgram", remote="/run/guest.sock", owner_uid=1000)
+    assert port.plan.ifname == "abx-ef260_up" and port.plan.port == "vm1"
+    assert port.socket == Socket("/run/vm1.sock", remote="/run/guest.sock", owner_uid=1000)
+    assert table.restore("vm1", port.to_row()) == port
+
+
+def test_vhost_user_port_offers_as_many_queue_pairs_as_asked_or_configured(table):
+    assert at_socket(table, "vhost-user", queues=PAIRS_MAX).socket.queues == PAIRS_MAX
+    assert at_socket(table, "vhost-user").socket.queues == 1
+    with pytest.raises(ConfigError, match=f"1 to {PAIRS_MAX}"):
+        at_socket(table, "vhost-user", queues=PAIRS_MAX + 1)
+
+
+def test_socket_path_is_absolute_and_one_the_kernel_takes(table):
+    longest = "/" + "a" * (PATH_BYTES_MAX - 1)
+    assert at_socket(table, socket=longest).socket.path == longest
+    for path in ("vm1.sock", "", None, "/run/\0", longest + "a", "/" + "ä" * (PATH_BYTES_MAX // 2 + 1)):
+        with pytest.raises(ConfigError, match="socket"):
+            at_socket(table, socket=path)
+    with pytest.raises(ConfigError, match="remote"):
+        at_socket(table, "dgram", remote="guest.sock")
+    with pytest.raises(ConfigError, match="remote"):
+        at_socket(table, "stream", remote="/run/guest.sock")
+
+
+def test_two_ports_never_share_a_socket(table):
+    table.add(at_socket(table, "dgram", remote="/run/guest.sock"))
+    for path in ("/run/vm1.sock", "/run/guest.sock"):
+        with pytest.raises(PortExists, match="vm1"):
+            at_socket(table, name="vm2", socket=path)

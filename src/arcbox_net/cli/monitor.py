@@ -1,4 +1,4 @@
-"""Which commands are VM monitors, and the flags that give them a TAP. Pure: arguments in, arguments out.
+"""Which commands are VM monitors, and the flags that give them a card. Pure: arguments in, arguments out.
 
 What the user wrote stays as it is, with one exception: a `-device …,netdev=abx0` without `mac=` gets the
 port's MAC, because a guest with any other is not let through.
@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 
+from arcbox_net.cli.monitor_sockets import cloud_hypervisor_net, qemu_netdev
 from arcbox_net.errors import ConfigError
 
 NETDEV = "abx0"
@@ -19,11 +20,19 @@ QEMU, CLOUD_HYPERVISOR, FIRECRACKER = "qemu", "cloud-hypervisor", "firecracker"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Nic:
-    """The attached TAP, as flags need it."""
+    """The attached port, as flags need it: `fds` of a TAP, or the `socket` of another kind.
+
+    `guest_socket`: QEMU's own end of dgram. `qemu`: its version, if that is what is started, and it says so.
+    """
 
     mac: str
     mtu: int
-    fds: tuple[int, ...]
+    fds: tuple[int, ...] = ()
+    via: str = "tap"
+    socket: str | None = None
+    guest_socket: str | None = None
+    queues: int = 1
+    qemu: tuple[int, int] | None = None
 
 
 def monitor_of(command: Sequence[str]) -> str | None:
@@ -61,19 +70,23 @@ def _qemu(command: Sequence[str], nic: Nic) -> list[str]:
                 value=value,
             )
     result = list(command)
-    descriptors = ":".join(map(str, nic.fds))
-    which = "fd" if len(nic.fds) == 1 else "fds"
-    result += ["-netdev", f"tap,id={NETDEV},{which}={descriptors},vhost=off"]
+    if nic.via == "tap":
+        descriptors = ":".join(map(str, nic.fds))
+        which = "fd" if len(nic.fds) == 1 else "fds"
+        result += ["-netdev", f"tap,id={NETDEV},{which}={descriptors},vhost=off"]
+    else:
+        result += qemu_netdev(command, nic, NETDEV)
     own = _own_device(command)
     if own is not None:
         if "mac" not in _properties(result[own]):
             result[own] += f",mac={nic.mac}"
         return result
     device = f"{_qemu_card(command)},netdev={NETDEV},mac={nic.mac},host_mtu={nic.mtu}"
-    if len(nic.fds) > 1:
+    queues = len(nic.fds) or nic.queues
+    if queues > 1:
         device += ",mq=on"
         if "-pci" in device:
-            device += f",vectors={2 * len(nic.fds) + 2}"
+            device += f",vectors={2 * queues + 2}"
     return [*result, "-device", device]
 
 
@@ -99,10 +112,13 @@ def _properties(value: str) -> dict[str, str]:
 
 
 def _cloud_hypervisor(command: Sequence[str], nic: Nic) -> list[str]:
-    descriptors = str(nic.fds[0]) if len(nic.fds) == 1 else f"[{','.join(map(str, nic.fds))}]"
-    value = f"fd={descriptors},mac={nic.mac},mtu={nic.mtu}"
-    if len(nic.fds) > 1:
-        value += f",num_queues={2 * len(nic.fds)}"
+    if nic.via == "tap":
+        descriptors = str(nic.fds[0]) if len(nic.fds) == 1 else f"[{','.join(map(str, nic.fds))}]"
+        value = f"fd={descriptors},mac={nic.mac},mtu={nic.mtu}"
+        if len(nic.fds) > 1:
+            value += f",num_queues={2 * len(nic.fds)}"
+    else:
+        value = cloud_hypervisor_net(command, nic)
     if "--net" in command:  # it takes several values, but only once
         at = list(command).index("--net") + 1
         return [*command[:at], value, *command[at:]]

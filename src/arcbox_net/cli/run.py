@@ -15,6 +15,7 @@ from arcbox_net.errors import ArcboxNetError, ConfigError
 from arcbox_net.rules import ForwardRule
 
 if TYPE_CHECKING:
+    from arcbox_net.cli.monitor import Nic
     from arcbox_net.manager import NetworkManager
 
 PRIVATE_ONLY = (
@@ -40,6 +41,13 @@ PRIVATE_ONLY = (
 @click.option("--mac", metavar="MAC", help="The guest's MAC address.")
 @click.option("--ip", metavar="ADDRESS", help="The guest's address. Default: the next free one.")
 @click.option(
+    "--via",
+    type=click.Choice(("tap", "stream", "dgram", "vhost-user")),
+    default="tap",
+    show_default=True,
+    help="How a VM monitor gets its card.",
+)
+@click.option(
     "--dhcp", is_flag=True, help="Ask for the address by DHCP, from inside. Default in bridge mode."
 )
 @click.pass_context
@@ -50,6 +58,7 @@ def command(
     port: str | None,
     mac: str | None,
     ip: str | None,
+    via: str,
     dhcp: bool,
     queues: int | None,
     forwards: tuple[ForwardRule, ...],
@@ -73,6 +82,8 @@ def command(
     netdev=abx0. For cloud-hypervisor, "--net fd=…" is added. firecracker opens a TAP by its name, and runs
     where the TAP is (see enter): with --config-file the interface is added to a copy of the file, else it is
     printed for your API call.
+    With --via, the card is on a unix socket of the network: stream and dgram copy frames, vhost-user shares the
+    guest's memory (for QEMU, "-object memory-backend-memfd,share=on" of the size of -m is added).
     """
     words = common.command_words(ctx, "arcbox-net run -- curl example.org")
     if network is not None:
@@ -100,9 +111,11 @@ def command(
                 ending.enter_context(manager)
         guest = _Guest(manager, port, mac, ip, forwards)
         kind = monitor_of(words)
+        if via != "tap" and kind is None:
+            raise click.UsageError(f"--via {via} is for VM monitors, such as qemu-system-x86_64", ctx)
         with signals_held(), contextlib.ExitStack() as stack:
             if kind is not None:
-                status = _run_monitor(stack, guest, kind, words, queues)
+                status = _run_monitor(stack, guest, kind, words, queues, via)
             else:
                 status = _run_command(stack, guest, words, dhcp)
     ctx.exit(end_like(status))
@@ -187,11 +200,9 @@ def _become(words: list[str], order: dict[str, Any]) -> int:
 
 
 def _run_monitor(
-    stack: contextlib.ExitStack, guest: _Guest, kind: str, words: list[str], queues: int | None
+    stack: contextlib.ExitStack, guest: _Guest, kind: str, words: list[str], queues: int | None, via: str
 ) -> int:
     from arcbox_net.cli import monitor
-    from arcbox_net.cli.foreground import wait_for
-    from arcbox_net.host.linux.guest_process import GuestProcess, enter, execute
 
     own_mac = monitor.wanted_mac(words)
     if own_mac is not None and guest.mac is not None and own_mac.lower() != guest.mac.lower():
@@ -199,6 +210,12 @@ def _run_monitor(
             f"--mac {guest.mac} and the command's mac={own_mac} differ", field="mac", value=guest.mac
         )
     by_name = kind == monitor.FIRECRACKER
+    if via != "tap":
+        if by_name:
+            raise ConfigError("firecracker takes TAPs only", fix="leave --via out", field="via", value=via)
+        nic = _attach_socket(stack, guest, kind, words, queues, via, own_mac)
+        words = monitor.with_nic(kind, words, nic)
+        return _execute(words, (), None)
     tap = stack.enter_context(
         guest.attached(
             lambda: guest.manager.attach_tap(
@@ -217,7 +234,43 @@ def _run_monitor(
         fds = tuple(tap.fds)
         words = monitor.with_nic(kind, words, monitor.Nic(mac=tap.mac, mtu=tap.mtu, fds=fds))
 
-    network_pid = guest.manager.status().pid if by_name else None
+    return _execute(words, fds, guest.manager.status().pid if by_name else None)
+
+
+def _attach_socket(
+    stack: contextlib.ExitStack,
+    guest: _Guest,
+    kind: str,
+    words: list[str],
+    queues: int | None,
+    via: str,
+    own_mac: str | None,
+) -> Nic:
+    """A port at a socket in a directory that is this run's own."""
+    import tempfile
+
+    from arcbox_net.cli.monitor import QEMU, Nic
+    from arcbox_net.cli.monitor_sockets import qemu_version
+
+    folder = stack.enter_context(
+        tempfile.TemporaryDirectory(prefix="arcbox-net-", ignore_cleanup_errors=True)
+    )
+    path, own = os.path.join(folder, "net.sock"), os.path.join(folder, "guest.sock")
+    options: dict[str, Any] = {"name": guest.port, "mac": own_mac or guest.mac, "ip": guest.ip}
+    if via == "dgram":
+        options["remote"] = own
+    elif via == "vhost-user":
+        options["queues"] = queues
+    attach = getattr(guest.manager, "attach_" + via.replace("-", "_"))
+    port = stack.enter_context(guest.attached(lambda: attach(path, **options)))
+    version = qemu_version(words[0]) if kind == QEMU else None
+    return Nic(port.mac, port.mtu, via=via, socket=path, guest_socket=own, queues=port.queues, qemu=version)
+
+
+def _execute(words: list[str], fds: Sequence[int], network_pid: int | None) -> int:
+    """Run the monitor with those descriptors, where the network of that process is if one is named."""
+    from arcbox_net.cli.foreground import wait_for
+    from arcbox_net.host.linux.guest_process import GuestProcess, enter, execute
 
     def become(_order: dict[str, Any]) -> int:
         if network_pid is not None:

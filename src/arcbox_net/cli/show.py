@@ -26,6 +26,8 @@ def command(network: str, as_json: bool) -> None:
     if status.ports:
         click.echo()
         ports_table(status.ports)
+        for port in status.ports:
+            _report_drops(port)
     if status.forwards:
         click.echo()
         forwards_table(status.forwards)
@@ -83,14 +85,22 @@ def ports_table(ports: list[PortInfo]) -> None:
                 port.ip,
                 port.mac,
                 port.ifname,
-                output.bytes_text(port.rx_bytes),  # what we received is what the guest sent
                 output.bytes_text(port.tx_bytes),
+                output.bytes_text(port.rx_bytes),
                 port.ip6,
             )
             for port in ports
         ],
         right=(6, 7),
     )
+
+
+def _report_drops(port: PortInfo) -> None:
+    if port.trouble:
+        click.echo(f"  {port.name}: the last guest at {port.socket} had to go: {port.trouble}")
+    if port.drops:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(port.drops.items()))
+        click.echo(f"  {port.name}: frames dropped: {dropped}")
 
 
 def forwards_table(forwards: list[ForwardInfo]) -> None:

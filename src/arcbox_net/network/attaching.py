@@ -5,6 +5,7 @@ Whoever calls holds the network's lock.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection
@@ -12,44 +13,77 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import parse_ipv4
-from arcbox_net.errors import InterfaceNotFound, StateError
-from arcbox_net.host.plan import TapPlan
+from arcbox_net.errors import ArcboxNetError, InterfaceNotFound, StateError
+from arcbox_net.host.plan import PortPlan, TapPlan
+from arcbox_net.network.devices import connect, disconnect, port_infos
 from arcbox_net.network.messages import PortInfo
-from arcbox_net.network.ports import Port, PortRequest, PortTable, connect, disconnect, port_infos
+from arcbox_net.network.ports import Port, PortRequest, PortTable
 
 if TYPE_CHECKING:
     from arcbox_net.network.addressing import Addressing
+    from arcbox_net.network.datapath import Datapath
     from arcbox_net.network.kernel_thread import KernelThread
     from arcbox_net.network.naming import Naming
     from arcbox_net.network.state import State
-    from arcbox_net.recipes.site import Site
+    from arcbox_net.recipes.site import Layout, Site
 
 log = logging.getLogger("arcbox_net")
 
 
 class Attaching:
-    """Attaches and detaches. `awaited` are guests' names that forwards wait for; `guests_changed` re-aims forwards."""
+    """Attaches and detaches.
+
+    `changing` is the network's lock, `awaited` are guests' names that forwards wait for; `guests_changed` re-aims
+    forwards.
+    """
 
     def __init__(
         self,
         site: Site,
+        layout: Layout,
         ports: PortTable,
         state: State,
         kernel: KernelThread,
         addressing: Addressing | None,
         naming: Naming,
         *,
+        changing: asyncio.Lock,
         awaited: Callable[[], Collection[str]],
         guests_changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._site = site
+        self._layout = layout
         self._ports = ports
         self._state = state
         self._kernel = kernel
         self._addressing = addressing
         self._naming = naming
+        self._changing = changing
         self._awaited = awaited
         self._guests_changed = guests_changed
+        self._datapath: Datapath | None = None
+
+    async def listen_again(self) -> None:
+        """Let the guests of an earlier run's sockets connect again."""
+        for port in self._ports:
+            if port.socket is None:
+                continue
+            try:
+                await self._connect(port)
+            except (ArcboxNetError, OSError) as error:
+                log.error("port %s of the earlier run is gone: %s", port.name, error)
+                await self._forget(port)
+
+    async def stop(self) -> None:
+        """Close the sockets of guests; links and rules are somebody else's to remove."""
+        datapath, self._datapath = self._datapath, None
+        if datapath is not None:
+            await datapath.close()
+
+    @property
+    def uplink(self) -> PortPlan | None:
+        """The device by which guests at sockets are on the bridge, while there are any."""
+        return self._datapath.uplink if self._datapath is not None else None
 
     async def attach(self, request: PortRequest) -> tuple[PortInfo, list[int]]:
         """A new guest port, and its TAP fds, which the caller closes after handing them on."""
@@ -65,7 +99,7 @@ class Attaching:
             port = planned
             await self._kernel.run(self._state.put, "ports", name, port.to_row())
             self._ports.add(port)
-            fds = await self._kernel.run(connect, self._site, port)
+            fds = await self._connect(port)
             await self._guests_changed()
             return (await self._info(name)), fds
         except BaseException:
@@ -95,20 +129,58 @@ class Attaching:
 
     async def detach(self, port: Port) -> None:
         """Remove the port, its device and its address."""
-        await self._kernel.run(disconnect, self._site, port)
+        if port.socket is not None and self._datapath is not None:
+            await self._datapath.detach(port)
+            await self._close_unused()
+        else:
+            await self._kernel.run(disconnect, self._site, port)
         await self._forget(port)
+
+    async def _connect(self, port: Port) -> list[int]:
+        if port.socket is None:
+            return await self._kernel.run(connect, self._site, port)
+        from arcbox_net.network.datapath import Datapath  # 10 MB, for networks with such guests only
+
+        try:
+            if self._datapath is None:
+                datapath = Datapath(self._site, self._layout, self._kernel, self._changing)
+                await datapath.open()
+                self._datapath = datapath
+            await self._datapath.attach(port)
+        except BaseException:
+            await self._close_unused()
+            raise
+        return []
+
+    async def _close_unused(self) -> None:
+        if self._datapath is not None and not len(self._datapath):
+            await self.stop()
 
     async def detach_gone(self) -> None:
         """Detach the ports whose device somebody removed."""
         present = {link.ifname for link in await self._kernel.run(self._site.links.owned, self._site.network)}
+        await self._restore_uplink(present)
         for port in self._ports:
-            if port.plan.ifname in present:
+            if port.plan.ifname in present or port.socket is not None:
                 continue
             try:  # somebody may have renamed it
                 await self._kernel.run(self._site.links.apply_port, port.plan)
             except InterfaceNotFound:
                 log.info("port %s: its device is gone, detaching", port.name)
                 await self.detach(port)
+
+    async def _restore_uplink(self, present: Collection[str]) -> None:
+        if self._datapath is None or self._datapath.uplink.ifname in present:
+            return
+        try:  # somebody may have renamed it
+            await self._datapath.restore()
+        except ArcboxNetError as error:
+            log.warning("uplink: %s", error)
+
+    async def restore(self) -> None:
+        """Make the uplink as planned. Raises KernelError, InterfaceNotFound."""
+        if self._datapath is not None:
+            await self._datapath.restore()
 
     async def is_one_outside(self, bridge: str) -> bool:
         """Whether a port's device is there, and not in *bridge*."""
@@ -117,7 +189,11 @@ class Attaching:
         return any(link.ifname in names and link.bridge != bridge for link in links)
 
     async def infos(self) -> list[PortInfo]:
-        return await self._kernel.run(port_infos, self._site, self._ports)
+        """Every port, in the order of attachment."""
+        found = {info.name: info for info in await self._kernel.run(port_infos, self._site, self._ports)}
+        if self._datapath is not None:
+            found |= self._datapath.infos()
+        return [found[port.name] for port in self._ports if port.name in found]
 
     async def _info(self, name: str) -> PortInfo:
         return next(info for info in await self.infos() if info.name == name)

@@ -193,7 +193,8 @@ class Network:
             self._open_egress()
         self._recipe.apply(site, layout, self._contents())
         for port in self._ports:
-            site.links.apply_port(port.plan)
+            if port.socket is None:
+                site.links.apply_port(port.plan)
         self._bridge_index = site.links.find_bridge(layout.bridge)
         if self._is_private:
             attach_again(site, self._state, self._ports)
@@ -229,16 +230,19 @@ class Network:
         await self._naming.start()
         self._attaching = Attaching(
             self._site,
+            self._layout,
             self._ports,
             self._state,
             self._kernel,
             self._addressing,
             self._naming,
+            changing=self._change,
             awaited=self._awaited,
             guests_changed=self._guests_changed,
         )
         self._ipv6 = Ipv6(self.name, config, layout, self._naming.domain, self._kernel.place)
         await self._ipv6.start()
+        await self._attaching.listen_again()
 
     async def _start_forwards(self) -> None:
         from arcbox_net.network.forwarding import Forwarding
@@ -258,6 +262,8 @@ class Network:
     async def _tear_down(self) -> None:
         if self._watch is not None:
             await self._watch.stop()
+        if hasattr(self, "_attaching"):
+            await self._attaching.stop()
         for service in (self._ipv6, getattr(self, "_naming", None), self._addressing):
             if service is not None:
                 try:
@@ -497,6 +503,7 @@ class Network:
                 self._egress.start()
                 self._forwards().publish()
             before, self._bridge_index = self._bridge_index, await self._kernel.run(self._repair_kernel)
+            await self._attaching.restore()
             if before != self._bridge_index:
                 for service in (self._addressing, self._ipv6):
                     if service is not None:
@@ -529,6 +536,8 @@ class Network:
     def _repair_kernel(self) -> int:
         self._recipe.apply(self._site, self._layout, self._contents())
         for port in self._ports:
+            if port.socket is not None:
+                continue
             with contextlib.suppress(InterfaceNotFound):  # its client closed it: _links_changed detaches it
                 self._site.links.apply_port(port.plan)
         return self._site.links.find_bridge(self._layout.bridge)
@@ -546,8 +555,9 @@ class Network:
 
     def _contents(self) -> Contents:
         forwards = self._forwarding
+        uplink = self._attaching.uplink if hasattr(self, "_attaching") else None
         return Contents(
-            ports=tuple(port.plan for port in self._ports),
+            ports=tuple(port.plan for port in self._ports) + ((uplink,) if uplink else ()),
             dnats=forwards.dnats() if forwards else (),
             redirects=forwards.redirects() if forwards else (),
             relay=self._egress.plan if self._egress else None,

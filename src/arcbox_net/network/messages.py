@@ -8,9 +8,11 @@ API_VERSION = "v1"
 
 
 class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """A guest port. `kind`: tap or netns. `state`: up, down (its device lost carrier) or gone.
+    """A guest port. `kind`: tap, netns, stream, dgram or vhost-user. `state`: up, down (its device lost carrier, or
+    nobody is connected to its socket) or gone.
 
-    `ip6`: the address that the guest makes of its MAC, unless it is set up to make others.
+    `ip6`: the address that the guest makes of its MAC, unless it is set up to make others. `socket`: where the guest
+    connects, or with `connects`, where it listens. `trouble`: why the last peer had to go. `drops`: frames by reason.
     """
 
     name: str
@@ -27,6 +29,10 @@ class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
     rx_packets: int = 0
     tx_bytes: int = 0
     tx_packets: int = 0
+    socket: str | None = None
+    connects: bool = False
+    trouble: str | None = None
+    drops: dict[str, int] = {}
 
 
 class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
@@ -171,7 +177,10 @@ class TapReply(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AttachRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST /v1/ports. `kind`: tap (persistent, opened by name) or netns (`netns`: a path, or `pid`)."""
+    """POST /v1/ports. `kind`: tap (persistent, opened by name), netns (`netns`: a path, or `pid`), or stream, dgram
+    or vhost-user (`socket`: a path, at which we listen, or `connect`; `remote`: where datagrams go, if not to where
+    they come from; `owner_uid`: who may connect).
+    """
 
     kind: str
     name: str | None = None
@@ -184,6 +193,9 @@ class AttachRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     configure: bool = True
     queues: int | None = None
     owner_uid: int | None = None
+    socket: str | None = None
+    connect: bool = False
+    remote: str | None = None
 
 
 class AllocateRequest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

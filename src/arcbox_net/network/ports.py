@@ -20,19 +20,21 @@ from arcbox_net.errors import (
     ConfigError,
     LimitReached,
     NamespaceNotFound,
-    PermissionDenied,
     PortExists,
     PortNotFound,
 )
 from arcbox_net.host.linux import namespace
-from arcbox_net.host.plan import TapPlan, VethPlan, port_ifname
-from arcbox_net.network.messages import AttachRequest, PortInfo
+from arcbox_net.host.plan import SwitchedPlan, TapPlan, VethPlan, port_ifname, uplink_ifname
+from arcbox_net.network.messages import AttachRequest
 from arcbox_net.recipes.site import Layout, Site
 
+PATH_BYTES_MAX = 107  # sun_path, and its end
+PAIRS_MAX = 8  # queue pairs of a vhost-user guest
 PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
 UID_MAX = (1 << 32) - 1  # that one itself means no user
 TAP = "tap"
 NETNS = "netns"
+SOCKET_KINDS = ("stream", "dgram", "vhost-user")  # of the user-space switch
 
 
 class PortRequest(AttachRequest, frozen=True):
@@ -43,19 +45,39 @@ class PortRequest(AttachRequest, frozen=True):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Socket:
+    """Where a guest's socket is. `connect`: the guest's monitor listens there, and we dial.
+
+    `remote`: where datagrams go, None for where they come from. `owner_uid`: who may connect besides us.
+    `queues`: queue pairs that a vhost-user guest is offered.
+    """
+
+    path: str
+    connect: bool = False
+    remote: str | None = None
+    owner_uid: int | None = None
+    queues: int = 1
+
+    def paths(self) -> tuple[str | None, ...]:
+        return self.path, self.remote
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Port:
     """An attached port. `plan` is its device, `hostname` its DNS name, `ip6` the address made of its MAC.
 
-    `netns` is a path or `pid N`; `netns_inode` tells whether it still means the namespace it meant.
+    `netns` is a path or `pid N`; `netns_inode` tells whether it still means the namespace it meant. `socket` is where
+    the guest of a SwitchedPlan is met.
     """
 
     kind: str
-    plan: TapPlan | VethPlan
+    plan: TapPlan | VethPlan | SwitchedPlan
     hostname: str
     netns: str | None = None
     attached_ns: int = dataclasses.field(default_factory=time.time_ns)
     ip6: IPv6Address | None = None
     netns_inode: int | None = None
+    socket: Socket | None = None
 
     @property
     def name(self) -> str:
@@ -89,6 +111,7 @@ class Port:
             "persist": isinstance(plan, TapPlan) and plan.persist,
             "guest_ifname": plan.guest_ifname if isinstance(plan, VethPlan) else None,
             "configured": isinstance(plan, VethPlan) and bool(plan.address or plan.address6),
+            "socket": dataclasses.asdict(self.socket) if self.socket else None,
         }
 
 
@@ -189,31 +212,24 @@ class PortTable:
         }
         hostname = (request.hostname or name).lower()
         check_port_name(hostname, field="hostname")
+        ip6 = layout.guest_address6(mac)
+        if request.kind in SOCKET_KINDS:
+            socket = self._socket(request)
+            return Port(request.kind, self._switched(common), hostname, ip6=ip6, socket=socket)
         if request.kind == TAP:
-            queues = request.queues
-            if queues is None:
-                queues = config.num_queues if config.multiqueue else 1
-            if not 1 <= queues <= QUEUES_MAX:
-                raise ConfigError(
-                    f"queues {queues}: expected 1 to {QUEUES_MAX}", field="queues", value=queues
-                )
-            if request.owner_uid is not None and not 0 <= request.owner_uid < UID_MAX:
-                raise ConfigError(
-                    f"owner_uid {request.owner_uid} is no user id",
-                    field="owner_uid",
-                    value=request.owner_uid,
-                )
+            self._check_owner(request)
             plan = TapPlan(
                 **common,
-                queues=queues,
+                queues=self._queues(request),
                 vnet_hdr=request.vnet_hdr,
                 persist=request.persist,
                 owner_uid=request.owner_uid,
             )
-            return Port(TAP, plan, hostname, ip6=layout.guest_address6(mac))
+            return Port(TAP, plan, hostname, ip6=ip6)
         if request.kind != NETNS:
+            kinds = ", ".join((TAP, NETNS, *SOCKET_KINDS))
             raise ConfigError(
-                f"kind {request.kind!r}: expected tap or netns", field="kind", value=request.kind
+                f"kind {request.kind!r}: expected one of {kinds}", field="kind", value=request.kind
             )
         check_ifname("ifname", request.ifname)
         if (request.netns is None) == (request.pid is None):
@@ -225,7 +241,56 @@ class PortTable:
         veth = self._veth(common, request.ifname, configured=request.configure)
         inode = namespace.inode_of(request.netns, request.pid)
         netns = request.netns or f"pid {request.pid}"
-        return Port(NETNS, veth, hostname, netns=netns, ip6=layout.guest_address6(mac), netns_inode=inode)
+        return Port(NETNS, veth, hostname, netns=netns, ip6=ip6, netns_inode=inode)
+
+    def _switched(self, common: dict[str, Any]) -> SwitchedPlan:
+        return SwitchedPlan(**common | {"ifname": uplink_ifname(self._site.network)})
+
+    def _socket(self, request: PortRequest) -> Socket:
+        """Where the guest that *request* asks for is met. Raises ConfigError, PortExists."""
+        self._check_owner(request)
+        for field in ("socket", "remote"):
+            path = getattr(request, field)
+            if path is None and field == "remote":
+                continue
+            if (
+                not path
+                or not path.startswith("/")
+                or "\0" in path
+                or len(os.fsencode(path)) > PATH_BYTES_MAX
+            ):
+                raise ConfigError(
+                    f"{field} {path!r}: expected an absolute path of at most {PATH_BYTES_MAX} bytes",
+                    field=field,
+                    value=path,
+                )
+            taken = next((port for port in self if port.socket and path in port.socket.paths()), None)
+            if taken is not None:
+                raise PortExists(
+                    f"{path} is the socket of port {taken.name!r}",
+                    fix=f"arcbox-net detach {self._site.network} {taken.name}, or choose another path",
+                    port=taken.name,
+                )
+        if request.remote is not None and request.kind != "dgram":
+            raise ConfigError("remote goes with kind dgram", field="remote", value=request.remote)
+        assert request.socket is not None
+        queues = self._queues(request, PAIRS_MAX) if request.kind == "vhost-user" else 1
+        return Socket(request.socket, request.connect, request.remote, request.owner_uid, queues)
+
+    def _queues(self, request: PortRequest, most: int = QUEUES_MAX) -> int:
+        config = self._site.config
+        queues = request.queues
+        if queues is None:
+            queues = min(config.num_queues, most) if config.multiqueue else 1
+        if not 1 <= queues <= most:
+            raise ConfigError(f"queues {queues}: expected 1 to {most}", field="queues", value=queues)
+        return queues
+
+    @staticmethod
+    def _check_owner(request: PortRequest) -> None:
+        uid = request.owner_uid
+        if uid is not None and not 0 <= uid < UID_MAX:
+            raise ConfigError(f"owner_uid {uid} is no user id", field="owner_uid", value=uid)
 
     def restore(self, name: str, row: dict[str, Any]) -> Port:
         """The port that `Port.to_row` described."""
@@ -241,8 +306,11 @@ class PortTable:
             "isolated": config.isolated,
             "anti_spoof": config.anti_spoof,
         }
-        plan: TapPlan | VethPlan
-        if row["kind"] == TAP:
+        plan: TapPlan | VethPlan | SwitchedPlan
+        socket = row.get("socket")
+        if socket is not None:
+            plan = self._switched(common)
+        elif row["kind"] == TAP:
             plan = TapPlan(**common, queues=row["queues"], persist=row["persist"])
         else:
             guest_ifname = row.get("guest_ifname") or "eth0"
@@ -255,6 +323,7 @@ class PortTable:
             row["attached_ns"],
             ip6=self._layout.guest_address6(row["mac"]),
             netns_inode=row.get("netns_inode"),
+            socket=Socket(**socket) if socket else None,
         )
 
     def _veth(self, common: dict[str, Any], guest_ifname: str, *, configured: bool) -> VethPlan:
@@ -268,7 +337,7 @@ class PortTable:
             guest_ifname=guest_ifname,
             # What leaves a private network leaves by sockets. Elsewhere, and for a VM on a TAP, each large frame
             # would be cut into packets of the MTU.
-            large_frames=self._site.is_private and all(port.kind != TAP for port in self),
+            large_frames=self._site.is_private and all(port.kind == NETNS for port in self),
             address=address,
             gateway=self._layout.router if address else None,
             address6=IPv6Interface((ip6, 64)) if configured and ip6 else None,
@@ -281,69 +350,3 @@ class PortTable:
             self._next_index = (self._next_index + 1) % 100_000
             if ifname not in taken:
                 return ifname
-
-
-def connect(site: Site, port: Port) -> list[int]:
-    """Make the device of *port*, its filter first. Returns the TAP's fds; leaves nothing behind on failure."""
-    site.firewall.add_port(port.plan)
-    try:
-        if isinstance(port.plan, TapPlan):
-            return site.links.create_tap(port.plan)
-        netns = port.open_netns()
-        try:
-            site.links.create_veth(port.plan, netns)
-        finally:
-            os.close(netns)
-        return []
-    except PermissionDenied as error:
-        disconnect(site, port)
-        raise _beyond_reach(port) if site.is_private and port.kind == NETNS else error from None
-    except BaseException:
-        disconnect(site, port)
-        raise
-
-
-def _beyond_reach(port: Port) -> PermissionDenied:
-    """A private network has power over the namespaces below its own user namespace, and over no others."""
-    network = port.plan.network
-    return PermissionDenied(
-        f"{port.netns}: a network without privileges cannot attach a namespace that was made outside it",
-        fix=f"start the guest in one: arcbox-net run {network} -- CMD; or run the network with sudo",
-        operation="attach namespace",
-        namespace=port.netns,
-    )
-
-
-def disconnect(site: Site, port: Port) -> None:
-    """Remove the device, then its filter, so that no unfiltered frame passes in between."""
-    site.links.remove(port.plan.ifname)
-    site.firewall.remove_port(port.plan)
-
-
-def port_infos(site: Site, ports: PortTable) -> list[PortInfo]:
-    """Every port with its state and counters; guest's view: rx is what the guest received."""
-    present = {link.ifname: link for link in site.links.owned(site.network)}
-    counters = site.links.link_stats()
-    found = []
-    for port in ports:
-        link = present.get(port.plan.ifname)
-        stats = counters.get(port.plan.ifname)
-        found.append(
-            PortInfo(
-                name=port.name,
-                kind=port.kind,
-                ifname=port.plan.ifname,
-                mac=port.plan.mac,
-                ip=str(port.ip) if port.ip else None,
-                ip6=str(port.ip6) if port.ip6 else None,
-                state="gone" if link is None else "up" if link.carrier else "down",
-                mtu=port.plan.mtu,
-                queues=port.plan.queues if isinstance(port.plan, TapPlan) else 1,
-                netns=port.netns,
-                rx_bytes=stats.tx_bytes if stats else 0,
-                rx_packets=stats.tx_packets if stats else 0,
-                tx_bytes=stats.rx_bytes if stats else 0,
-                tx_packets=stats.rx_packets if stats else 0,
-            )
-        )
-    return found

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from arcbox_net.config import NetworkMode
 from arcbox_net.errors import ArcboxNetError, KernelError, NamespaceNotFound
-from arcbox_net.network.ports import NETNS, connect
+from arcbox_net.network.devices import connect
+from arcbox_net.network.ports import TAP
 from arcbox_net.recipes import recipe_for
 from arcbox_net.recipes.site import Layout, Site
 
@@ -25,16 +26,20 @@ log = logging.getLogger("arcbox_net.reconcile")
 
 
 def adopt_ports(site: Site, state: State, ports: PortTable, leftovers: Sequence[OwnedLink]) -> None:
-    """Keep every port whose row and device both exist; drop rows without device and devices without row."""
+    """Keep every port whose row and device both exist; drop rows without device and devices without row.
+
+    Guests at sockets have no device: they are let in again when there is a switch.
+    """
     present = {link.ifname: link for link in leftovers if link.port is not None}
     # In the order of attachment, because a forward that names no guest means the first one.
     for name, row in sorted(state.items("ports").items(), key=lambda item: item[1]["attached_ns"]):
-        link = present.pop(row["ifname"], None)
-        if link is None or link.port != name:
-            state.delete("ports", name)
-            continue
+        if row.get("socket") is None:
+            link = present.pop(row["ifname"], None)
+            if link is None or link.port != name:
+                state.delete("ports", name)
+                continue
+            log.info("port %s: adopted %s", name, link.ifname)
         ports.add(ports.restore(name, row))
-        log.info("port %s: adopted %s", name, link.ifname)
     for ifname in present:
         site.links.remove(ifname)
         log.info("removed %s, which no port owns", ifname)
@@ -45,7 +50,7 @@ def attach_again(site: Site, state: State, ports: PortTable) -> None:
     for name, row in sorted(state.items("ports").items(), key=lambda item: item[1]["attached_ns"]):
         port = ports.restore(name, row)
         try:
-            if port.kind != NETNS:
+            if port.kind == TAP:
                 raise NamespaceNotFound(f"a {port.kind} ends with its network", namespace=None)
             _connect(site, port)
         except ArcboxNetError as error:

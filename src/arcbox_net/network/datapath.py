@@ -1,0 +1,282 @@
+"""The user-space datapath of a network: the switch that guests at sockets are on, and its uplink to the bridge.
+
+*Theory of operation.* Opened with the first such guest and closed with the last, so that a network without has no
+worker thread and none of these modules in memory. The worker owns descriptors and packets, and is told what to do by
+messages; here is who is attached. A guest's endpoint keeps one port of the worker for as long as the guest is
+attached, whoever is connected at the moment: MAC and addresses are bound to that port once.
+
+The uplink is a TAP of ours. What passes it the kernel filters like what a guest sends, for exactly the guests behind
+it (`SwitchedPlan`); which of them sent it is the switch's to check. When the TAP is gone it is made anew, again and
+again, while guests wait.
+
+Whoever calls holds the network's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import struct
+from typing import TYPE_CHECKING, Any, Protocol
+
+from arcbox_net.addresses import bridge_mac, stable_mac
+from arcbox_net.dataplane.port import PortDrop
+from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
+from arcbox_net.dataplane.switch import Switch
+from arcbox_net.dataplane.worker import Worker
+from arcbox_net.errors import ArcboxNetError, InterfaceNotFound, Unsupported
+from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, SwitchedPlan, UplinkPlan, uplink_ifname
+from arcbox_net.network.devices import connect, disconnect
+from arcbox_net.network.messages import PortInfo
+from arcbox_net.ports.queues import QUEUE_ADD, QUEUE_LOST
+from arcbox_net.ports.tap import TapPort
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from arcbox_net.dataplane.worker_views import WorkerEvent
+    from arcbox_net.network.kernel_thread import KernelThread
+    from arcbox_net.network.ports import Port
+    from arcbox_net.recipes.site import Layout, Site
+
+ETHERNET_BYTES = 14
+RESTORE_FIRST_S = 0.05
+RESTORE_MOST_S = 2.0
+_DROP = "PORT_DROP_"
+log = logging.getLogger("arcbox_net.datapath")
+
+
+class Endpoint(Protocol):
+    """The socket of one guest. `number`: its port of the worker, from `start` on. `trouble`: of the last peer."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def is_up(self) -> bool: ...
+    @property
+    def trouble(self) -> str | None: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def handle(self, event: WorkerEvent) -> None: ...
+
+
+class Datapath:
+    """See the module's docstring. `changing` is the network's lock."""
+
+    def __init__(self, site: Site, layout: Layout, kernel: KernelThread, changing: asyncio.Lock) -> None:
+        self._site = site
+        self._layout = layout
+        self._kernel = kernel
+        self._changing = changing
+        config = site.config
+        self._frame_max = config.mtu + ETHERNET_BYTES
+        self.uplink = UplinkPlan(
+            network=site.network,
+            port=UPLINK,
+            ifname=uplink_ifname(site.network),
+            bridge=layout.bridge,
+            mac=stable_mac(site.network, UPLINK),
+            mtu=config.mtu,
+            isolated=config.isolated,
+            anti_spoof=config.anti_spoof,
+            multi_queue=True,
+        )
+        self._guests: dict[str, tuple[Port, Endpoint]] = {}
+        self._restoring: asyncio.Task[None] | None = None
+        self._switch = Switch()
+        self._worker = Worker(name=site.network)
+        self._uplink_number = -1
+
+    async def open(self) -> None:
+        """Start the worker, with the uplink as its first port. Raises KernelError, PermissionDenied."""
+        self._worker.start()
+        asyncio.get_running_loop().add_reader(self._worker.event_fd, self._on_events)
+        try:
+            port = TapPort(frame_max=self._frame_max, uso=True)
+            self._uplink_number = self._worker.add(port, self._switch)
+            self._bind_network(self._uplink_number)
+            await self._kernel.run(self._site.firewall.add_port, self.uplink)
+            await self.restore()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close every guest's socket, and remove the uplink."""
+        if self._restoring is not None:
+            self._restoring.cancel()
+        for port, _ in list(self._guests.values()):
+            await self.detach(port)
+        asyncio.get_running_loop().remove_reader(self._worker.event_fd)
+        self._worker.stop()
+        await self._kernel.run(self._remove_uplink)
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+    async def attach(self, port: Port) -> None:
+        """Let the guest of *port* connect. On failure nothing of it is left."""
+        await self._kernel.run(connect, self._site, port)
+        endpoint = self._endpoint(port)
+        try:
+            await self._kernel.run(self._pin, port)
+            await endpoint.start()
+            self._guests[port.name] = (port, endpoint)
+            self._switch.bind(self._worker, endpoint.number, self._binding(port))
+        except BaseException:
+            self._guests.pop(port.name, None)
+            await endpoint.stop()
+            await self._kernel.run(disconnect, self._site, port)
+            raise
+
+    async def detach(self, port: Port) -> None:
+        """Disconnect the guest and forget it."""
+        _, endpoint = self._guests.pop(port.name)
+        self._switch.unbind(self._worker, endpoint.number)
+        await endpoint.stop()
+        await self._kernel.run(disconnect, self._site, port)
+
+    async def restore(self) -> None:
+        """Make the uplink as planned, whatever somebody did to it. Raises KernelError, InterfaceNotFound."""
+        for fd in await self._kernel.run(self._restore_uplink):
+            try:
+                self._worker.send(self._uplink_number, QUEUE_ADD, struct.pack("i", fd))
+            except BaseException:
+                os.close(fd)
+                raise
+
+    def infos(self) -> dict[str, PortInfo]:
+        """Every guest's port by name; guest's view: rx is what the guest received."""
+        counters = self._worker.counters()
+        found = {}
+        for port, endpoint in self._guests.values():
+            counted = counters[endpoint.number]
+            assert port.socket is not None
+            found[port.name] = PortInfo(
+                name=port.name,
+                kind=port.kind,
+                ifname=port.plan.ifname,
+                mac=port.plan.mac,
+                ip=str(port.ip) if port.ip else None,
+                ip6=str(port.ip6) if port.ip6 else None,
+                state="up" if endpoint.is_up else "down",
+                mtu=port.plan.mtu,
+                queues=port.socket.queues,
+                rx_bytes=counted.tx_bytes,
+                rx_packets=counted.tx_frames,
+                tx_bytes=counted.rx_bytes,
+                tx_packets=counted.rx_frames,
+                socket=port.socket.path,
+                connects=port.socket.connect,
+                trouble=endpoint.trouble,
+                drops={_text(reason): count for reason, count in counted.drops.items()},
+            )
+        return found
+
+    def _endpoint(self, port: Port) -> Endpoint:
+        socket = port.socket
+        assert socket is not None
+        common: dict[str, Any] = {
+            "connect": socket.connect,
+            "frame_max": self._frame_max,
+            "owner_uid": socket.owner_uid,
+            "on_change": self._reporter(port),
+        }
+        if port.kind == "stream":
+            from arcbox_net.ports.endpoints import StreamEndpoint
+
+            return StreamEndpoint(socket.path, self._worker, self._switch, **common)
+        if port.kind == "dgram":
+            from arcbox_net.ports.endpoints import DgramEndpoint
+
+            return DgramEndpoint(socket.path, self._worker, self._switch, remote=socket.remote, **common)
+        raise Unsupported(
+            "vhost-user is not in this version", fix="attach with --stream", feature="vhost-user"
+        )
+
+    def _reporter(self, port: Port) -> Callable[[], None]:
+        def report() -> None:
+            found = self._guests.get(port.name)
+            if found is not None:
+                endpoint = found[1]
+                log.info(
+                    "port %s: %s%s",
+                    port.name,
+                    "its guest is there" if endpoint.is_up else "nobody is connected",
+                    f" ({endpoint.trouble})" if endpoint.trouble else "",
+                )
+
+        return report
+
+    def _bind_network(self, uplink: int) -> None:
+        layout = self._layout
+        gateway_mac = bridge_mac(self._site.network) if layout.gateway is not None else None
+        self._switch.bind(self._worker, uplink, PortBinding(role="uplink", mac=gateway_mac))
+        gateways6 = (GATEWAY_LINK_LOCAL.ip, layout.gateway6) if layout.gateway6 is not None else ()
+        self._switch.set_network(
+            self._worker,
+            uplink,
+            SwitchNetwork(
+                subnet6=layout.subnet6, gateways6=gateways6, gateway_mac=gateway_mac, subnet=layout.subnet
+            ),
+        )
+
+    def _binding(self, port: Port) -> PortBinding:
+        plan = port.plan
+        return PortBinding(
+            role="guest" if plan.anti_spoof else "trusted",
+            mac=plan.mac if plan.anti_spoof else None,
+            ipv4=plan.ips or None,
+            isolated=plan.isolated,
+        )
+
+    def _pin(self, port: Port) -> None:
+        assert isinstance(port.plan, SwitchedPlan)
+        self._site.links.pin_behind(port.plan)
+
+    def _restore_uplink(self) -> list[int]:
+        try:
+            self._site.links.apply_port(self.uplink)
+            fds: list[int] = []
+        except InterfaceNotFound:
+            fds = self._site.links.create_tap(self.uplink)
+        try:
+            for port, _ in list(self._guests.values()):
+                self._pin(port)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        return fds
+
+    def _remove_uplink(self) -> None:
+        self._site.links.remove(self.uplink.ifname)
+        self._site.firewall.remove_port(self.uplink)
+
+    def _on_events(self) -> None:
+        by_number = {endpoint.number: endpoint for _, endpoint in self._guests.values()}
+        for event in self._worker.events():
+            endpoint = by_number.get(event.number)
+            if endpoint is not None:
+                endpoint.handle(event)
+            elif event.number == self._uplink_number and event.kind == QUEUE_LOST:
+                log.warning("the uplink %s is gone", self.uplink.ifname)
+                if self._restoring is None or self._restoring.done():
+                    self._restoring = asyncio.get_running_loop().create_task(self._restore_until_there())
+
+    async def _restore_until_there(self) -> None:
+        delay_s = RESTORE_FIRST_S
+        while True:
+            with contextlib.suppress(ArcboxNetError):
+                async with self._changing:
+                    await self.restore()
+                log.info("the uplink %s is there again", self.uplink.ifname)
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RESTORE_MOST_S)
+
+
+def _text(reason: PortDrop) -> str:
+    return reason.name.removeprefix(_DROP).lower().replace("_", " ")
