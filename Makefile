@@ -47,8 +47,8 @@ asan: build
 tsan: build  ## two threads on the packet pool and the ring, under ThreadSanitizer
 	scripts/tsan $(BIN)
 
-FUZZ_TARGETS ?= conntrack nat
-FUZZED := arcbox_net.dataplane arcbox_net.memory arcbox_net.wire
+FUZZ_TARGETS ?= conntrack framing nat
+FUZZED := arcbox_net.dataplane arcbox_net.memory arcbox_net.ports arcbox_net.wire
 ABX_FUZZ_SECONDS ?= 120
 
 fuzz: build/fuzz/libfuzzer.so build  ## each of FUZZ_TARGETS for ABX_FUZZ_SECONDS, all at once

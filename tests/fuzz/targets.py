@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.fuzz.conntrack import operate
+from tests.fuzz.framing import split
 from tests.fuzz.nat import translate
 from tests.fuzz.vhost_user import converse
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"conntrack": operate, "nat": translate, "vhost_user": converse}
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "conntrack": operate,
+    "framing": split,
+    "nat": translate,
+    "vhost_user": converse,
+}

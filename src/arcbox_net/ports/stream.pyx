@@ -8,13 +8,13 @@ frames are dropped. A frame of which a part was sent is always finished.
 from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.datagrams cimport sendmsg
 from arcbox_net.abi.epoll cimport EPOLLOUT
 from arcbox_net.abi.socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, iovec, msghdr, recv
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MAX, HEAD_BYTES, PORT_DROP_LONG, PORT_READY, Port, port, port_drop, port_frame, port_message,
+    HEAD_BYTES, PORT_DROP_LONG, PORT_READY, Port, port, port_drop, port_frame, port_message,
     port_ops, port_sent,
 )
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET_BYTES
@@ -23,7 +23,10 @@ from arcbox_net.ports.backlog cimport (
     BACKLOG_VECTORS, backlog_close, backlog_open, backlog_put, backlog_size, backlog_take, backlog_vectors,
 )
 from arcbox_net.ports.frames cimport frame_received, frame_vectors
-from arcbox_net.ports.framing cimport FRAMING_FRAME, FRAMING_MORE, FRAMING_WRONG, LENGTH_BYTES, framing, framing_next
+from arcbox_net.ports.framing cimport (
+    FRAMING_FRAME, FRAMING_MORE, FRAMING_WRONG, LENGTH_BYTES, RECEIVE_BYTES, STREAM_BYTES, framing, stream_bytes,
+    stream_room, stream_take,
+)
 from arcbox_net.ports.socket_port cimport (
     RECEIVES_MAX, REPORT_BAD_LENGTH, REPORT_EOF, VECTORS_MAX, socket_port, socket_port_disconnect, socket_port_flows,
     socket_port_freed, socket_port_init, socket_port_lose, socket_port_message, socket_port_put_by,
@@ -33,15 +36,9 @@ from arcbox_net.wire.octets cimport store_u32
 
 from arcbox_net.ports.socket_port import check_frame_max
 
-cdef enum:
-    RECEIVE_BYTES = 1 << 18
-    FRAMED_BYTES_MAX = LENGTH_BYTES + FRAME_BYTES_MAX
-
 cdef struct stream_port:
     socket_port peer
-    uint8_t *bytes  # what came in: an unfinished frame at most, and what one call brings
-    uint32_t begin  # of what was not handed out yet
-    uint32_t end
+    stream_bytes received
     iovec rests[BURST_MAX]
     uint8_t heads[BURST_MAX][BUFFER_FRAME_OFFSET + HEAD_BYTES]
 
@@ -60,26 +57,27 @@ cdef uint32_t stream_rx_burst(port *self, port_frame *frames, uint32_t budget) n
 cdef uint32_t _parse(stream_port *s, port_frame *frames, uint32_t budget) noexcept nogil:
     """Hand out the frames that are there. A wrong length ends the connection, behind the frames ahead of it."""
     cdef uint32_t count = 0, length = 0
+    cdef uint8_t *bytes = NULL
     cdef framing found = FRAMING_MORE
     while count < budget:
-        found = framing_next(s.bytes + s.begin, s.end - s.begin, &length)
+        found = stream_take(&s.received, &bytes, &length)
         if found != FRAMING_FRAME:
             break
         if length > s.peer.base.frame_max:
             port_drop(&s.peer.base, PORT_DROP_LONG, 1)
         else:
-            _hand_out(s, &frames[count], count, length)
+            _hand_out(s, &frames[count], count, bytes, length)
             count += 1
-        s.begin += LENGTH_BYTES + length
     if found == FRAMING_WRONG:
-        s.begin = s.end
+        s.received.begin = s.received.end
         socket_port_lose(&s.peer, REPORT_BAD_LENGTH, length)
     return count
 
 
-cdef inline void _hand_out(stream_port *s, port_frame *f, uint32_t i, uint32_t length) noexcept nogil:
+cdef inline void _hand_out(
+    stream_port *s, port_frame *f, uint32_t i, uint8_t *bytes, uint32_t length
+) noexcept nogil:
     # Ahead of the frame is the end of the one before: its head moves to where a virtio-net header has room.
-    cdef uint8_t *bytes = s.bytes + s.begin + LENGTH_BYTES
     cdef uint8_t *head = s.heads[i] + BUFFER_FRAME_OFFSET
     memset(head - FRAME_VNET_BYTES, 0, FRAME_VNET_BYTES)
     memcpy(head, bytes, min(length, <uint32_t>HEAD_BYTES))
@@ -93,19 +91,16 @@ cdef inline void _hand_out(stream_port *s, port_frame *f, uint32_t i, uint32_t l
 
 
 cdef bint _receive(stream_port *s) noexcept nogil:
-    """Read once. An unfinished frame moves to the front, so there is always the same room behind it."""
+    """Read once; whether something came."""
     cdef ssize_t received
     if s.peer.fd < 0 or s.peer.drained:
         return False
-    s.end -= s.begin
-    memmove(s.bytes, s.bytes + s.begin, s.end)
-    s.begin = 0
-    received = recv(s.peer.fd, s.bytes + s.end, RECEIVE_BYTES, MSG_DONTWAIT)
+    received = recv(s.peer.fd, stream_room(&s.received), RECEIVE_BYTES, MSG_DONTWAIT)
     s.peer.drained = received < RECEIVE_BYTES
     if received == 0:
-        socket_port_lose(&s.peer, REPORT_EOF, s.end)
+        socket_port_lose(&s.peer, REPORT_EOF, s.received.end)
     elif received > 0:
-        s.end += <uint32_t>received
+        s.received.end += <uint32_t>received
     elif errno != EAGAIN:
         socket_port_refused(&s.peer)
     return received > 0
@@ -196,7 +191,7 @@ cdef void _send_waiting(stream_port *s) noexcept nogil:
 cdef int stream_message(port *self, const port_message *message) noexcept nogil:
     cdef stream_port *s = <stream_port *>self
     if s.peer.fd < 0:
-        s.begin = s.end = 0
+        s.received.begin = s.received.end = 0
     return socket_port_message(&s.peer, message)
 
 
@@ -237,12 +232,12 @@ cdef class StreamPort(Port):
             raise MemoryError
         self.base = &s.peer.base
         socket_port_init(&s.peer, &OPS, frame_max)
-        s.bytes = <uint8_t *>malloc(FRAMED_BYTES_MAX + RECEIVE_BYTES)
-        if s.bytes == NULL or not backlog_open(&s.peer.waiting):
+        s.received.bytes = <uint8_t *>malloc(STREAM_BYTES)
+        if s.received.bytes == NULL or not backlog_open(&s.peer.waiting):
             raise MemoryError
 
     def __dealloc__(self):
         cdef stream_port *s = <stream_port *>self.base
         if s != NULL:
-            free(s.bytes)
+            free(s.received.bytes)
             backlog_close(&s.peer.waiting)

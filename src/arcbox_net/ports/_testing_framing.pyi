@@ -1,0 +1,6 @@
+RECEIVE_BYTES_MAX: int
+
+class Framing:
+    def receive(self, piece: bytes) -> list[bytes]: ...
+    @property
+    def unfinished(self) -> int: ...
