@@ -1,4 +1,4 @@
-"""Arbitrary bytes as a stream of frames, in arbitrary pieces: what comes out is what a slow reader finds in the whole."""
+"""Arbitrary bytes in arbitrary pieces: the frames that come out are those that a slow reader finds in the whole."""
 
 from __future__ import annotations
 

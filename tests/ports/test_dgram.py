@@ -42,9 +42,7 @@ def test_frames_of_all_sizes_cross_both_ways_and_stay_whole(wire: Wire) -> None:
     assert wire.arrived(len(sent)) == sent
     wire.far.put(sent)
     assert receive(peer, len(sent)) == sent
-    counted = wire.worker.counters()[wire.number]
-    total = sum(map(len, sent))
-    assert (counted.rx_frames, counted.rx_bytes) == (counted.tx_frames, counted.tx_bytes) == (len(sent), total)
+    wait_until(lambda: wire.counters()[:4] == (len(sent), sum(map(len, sent))) * 2)
 
 
 def test_datagrams_that_are_no_frames_are_dropped_and_the_next_arrives() -> None:
@@ -53,7 +51,7 @@ def test_datagrams_that_are_no_frames_are_dropped_and_the_next_arrives() -> None
         for size in (0, 4, 13, 1515, LARGE, 1514):
             peer.send(frame(size))
         assert wire.arrived(1) == [frame(1514)]
-        assert wire.drops() == {PortDrop.PORT_DROP_SHORT: 3, PortDrop.PORT_DROP_LONG: 2}
+        assert wire.counters().drops == {PortDrop.PORT_DROP_SHORT: 3, PortDrop.PORT_DROP_LONG: 2}
 
 
 @pytest.mark.parametrize("size", [60, LARGE])
@@ -62,11 +60,10 @@ def test_peer_whose_queue_is_full_keeps_its_port_and_gets_whole_frames_in_order_
 ) -> None:
     peer = connect(wire)
     fed = 0
-    while not wire.drops().get(PortDrop.PORT_DROP_FULL):
-        fed += wire.far.put(frame(size, fed + i) for i in range(64))
-        wait_until(lambda: wire.far.waiting == 0)
-    counted = wire.worker.counters()[wire.number]
-    assert counted.tx_frames + wire.drops()[PortDrop.PORT_DROP_FULL] == fed
+    while not wire.counters().drops.get(PortDrop.PORT_DROP_FULL):
+        fed += wire.feed([frame(size, fed + i) for i in range(16)])
+    counted = wire.counters()
+    assert counted.tx_frames + wire.counters().drops[PortDrop.PORT_DROP_FULL] == fed
     assert receive(peer, counted.tx_frames) == [frame(size, i) for i in range(counted.tx_frames)]
     wire.far.put([frame(size, fed)])
     assert receive(peer, 1) == [frame(size, fed)]
@@ -78,7 +75,7 @@ def test_frame_that_the_kernel_does_not_send_for_its_size_is_dropped_and_the_nex
         wire.hand_over(ours)
         wire.far.put([frame(FRAME_BYTES_MAX), frame(60, 1)])  # UDP carries 65,507 bytes
         assert receive(theirs, 1) == [frame(60, 1)]
-        assert wire.drops() == {PortDrop.PORT_DROP_KERNEL: 1}
+        assert wire.counters().drops == {PortDrop.PORT_DROP_KERNEL: 1}
 
 
 def test_peer_that_is_gone_is_reported_and_the_next_finds_the_port_q8_k15(wire: Wire) -> None:
@@ -91,8 +88,7 @@ def test_peer_that_is_gone_is_reported_and_the_next_finds_the_port_q8_k15(wire: 
         peer.close()
         wire.far.put([frame()])
         assert wire.event()[:2] == (wire.number, PEER_ERROR)
-    counted = wire.worker.counters()[wire.number]
-    assert (counted.rx_frames, counted.tx_frames) == (100, 100)
+    wait_until(lambda: (wire.counters().rx_frames, wire.counters().tx_frames) == (100, 100))
 
 
 @pytest.mark.parametrize("frame_max", [13, FRAME_BYTES_MAX + 1])

@@ -34,7 +34,7 @@ def test_smallest_and_largest_frame_pass_q1(size: int) -> None:
 def test_frames_ahead_of_a_wrong_length_are_whole_q1() -> None:
     framing = Framing()
     assert framing.receive(framed(frame(60))) == [frame(60)]
-    with pytest.raises(ValueError, match="^13$"):
+    with pytest.raises(ValueError, match=r"^13$"):
         framing.receive(struct.pack("!I", 13) + framed(frame(60)))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Iterable
 from types import TracebackType
 
 from arcbox_net.dataplane._testing_port import TestingPort
 from arcbox_net.dataplane.patch import Patch
-from arcbox_net.dataplane.port import Port, PortDrop
-from arcbox_net.dataplane.worker import Worker, WorkerEvent
+from arcbox_net.dataplane.port import Port
+from arcbox_net.dataplane.worker import Worker
+from arcbox_net.dataplane.worker_views import PortCounters, WorkerEvent
 from arcbox_net.ports.socket_port import PEER_CONNECT
 from tests.support.netns import wait_until
 
@@ -68,16 +70,18 @@ class StreamPeer:
 
 
 class Wire:
-    """A worker with *port* and a testing port, each of which sends what the other receives."""
+    """A worker with *port*, if any, and a testing port, each of which sends what the other receives."""
 
-    def __init__(self, port: Port, *, frame_max: int = 1514, capacity: int = 4096) -> None:
+    def __init__(self, port: Port | None = None, *, frame_max: int = 1514, capacity: int = 4096) -> None:
         self.worker = Worker()
         self.worker.start()
         self.patch = Patch()
         self.far = TestingPort(self.worker.pool, frame_max=frame_max, capacity=capacity)
-        self.number = self.worker.add(port, self.patch)
         self.far_number = self.worker.add(self.far, self.patch)
-        self.lead(self.number, self.far_number)
+        self.number = -1
+        if port is not None:
+            self.number = self.worker.add(port, self.patch)
+            self.lead(self.number, self.far_number)
 
     def lead(self, one: int, other: int) -> None:
         self.patch.lead(self.worker, one, other)
@@ -107,8 +111,14 @@ class Wire:
         assert len(found) == 1, found
         return found[0]
 
-    def drops(self, number: int | None = None) -> dict[PortDrop, int]:
-        return self.worker.counters()[self.number if number is None else number].drops
+    def feed(self, frames: Iterable[bytes]) -> int:
+        """Have the port send *frames*, and wait until it was given them; how many that were."""
+        count = self.far.put(frames)
+        wait_until(lambda: self.far.waiting == 0, interval=0.001)
+        return count
+
+    def counters(self, number: int | None = None) -> PortCounters:
+        return self.worker.counters()[self.number if number is None else number]
 
     def __enter__(self) -> Wire:
         return self

@@ -103,9 +103,9 @@ class DgramEndpoint(SocketEndpoint):
         if body == HANDSHAKE:
             bound.recv(1)
         try:
-            self._join(bound, sender, pid)
+            self._join(bound, sender or "", pid)
         except OSError as error:
-            self._say(f"no answer can reach {sender or 'a peer without an address'}: {error.strerror}")
+            self._say(f"{sender or 'a peer without an address'} cannot be answered: {error.strerror}")
             if body != HANDSHAKE:
                 bound.recv(1)
             return

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.datagrams cimport sendmsg
-from arcbox_net.abi.epoll cimport EPOLLOUT
+from arcbox_net.abi.epoll cimport EPOLLERR, EPOLLHUP, EPOLLOUT, EPOLLRDHUP
 from arcbox_net.abi.socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, iovec, msghdr, recv
 from arcbox_net.dataplane.port cimport (
     HEAD_BYTES, PORT_DROP_LONG, PORT_READY, Port, port, port_drop, port_frame, port_message,
@@ -39,6 +39,7 @@ from arcbox_net.ports.socket_port import check_frame_max
 cdef struct stream_port:
     socket_port peer
     stream_bytes received
+    bint ending  # the peer hung up: behind what it sent comes the end, and no other event
     iovec rests[BURST_MAX]
     uint8_t heads[BURST_MAX][BUFFER_FRAME_OFFSET + HEAD_BYTES]
 
@@ -96,7 +97,7 @@ cdef bint _receive(stream_port *s) noexcept nogil:
     if s.peer.fd < 0 or s.peer.drained:
         return False
     received = recv(s.peer.fd, stream_room(&s.received), RECEIVE_BYTES, MSG_DONTWAIT)
-    s.peer.drained = received < RECEIVE_BYTES
+    s.peer.drained = received < RECEIVE_BYTES and (received < 0 or not s.ending)
     if received == 0:
         socket_port_lose(&s.peer, REPORT_EOF, s.received.end)
     elif received > 0:
@@ -172,6 +173,8 @@ cdef void stream_event(port *self, uint32_t tag, uint32_t events) noexcept nogil
     cdef stream_port *s = <stream_port *>self
     if events & EPOLLOUT and s.peer.blocked:
         _send_waiting(s)
+    if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        s.ending = True
     socket_port_read_again(&s.peer)
 
 
@@ -192,6 +195,7 @@ cdef int stream_message(port *self, const port_message *message) noexcept nogil:
     cdef stream_port *s = <stream_port *>self
     if s.peer.fd < 0:
         s.received.begin = s.received.end = 0
+        s.ending = False
     return socket_port_message(&s.peer, message)
 
 
