@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memmove
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAME_PARTS_MAX, HEAD_BYTES, PORT_DEAD, PORT_DROP_LONG, PORT_DROP_OFFLOAD,
+    FRAME_BYTES_MAX, FRAME_BYTES_MIN, FRAME_PARTS_MAX, HEAD_BYTES, PORT_DROP_LONG, PORT_DROP_OFFLOAD,
     PORT_DROP_POOL, PORT_DROP_SHORT, PORT_READY, port, port_drop, port_frame,
 )
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES
@@ -42,18 +42,17 @@ cdef uint32_t from_guest_burst(port *self, port_frame *frames, uint32_t budget) 
     cdef uint32_t most = min(budget, <uint32_t>BURST_MAX)
     cdef uint32_t n = 0, parts = 0, taken = 0, pair, i
     cdef guest_queue *queue
-    if self.flags & PORT_DEAD:
-        return 0
     for i in range(p.pairs):
         pair = (p.turn + i) % p.pairs
         queue = &p.queues[2 * pair + TRANSMIT_RING]
-        if queue_runs(queue) and taken < most:
+        if queue_runs(p, queue) and taken < most:
             n += _take(p, queue, pair, &frames[n], n, most - taken, &parts)
             taken += queue.taken_count
     p.turn = (p.turn + 1) % p.pairs
     if n == 0 and taken > 0:
         from_guest_release(self, frames, 0)
-        self.flags |= PORT_READY
+        if not p.broken:
+            self.flags |= PORT_READY
     return n
 
 

@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
-from arcbox_net.dataplane.port cimport PORT_DEAD, PORT_POLLED, PORT_READY, Port, port, port_ops
+from arcbox_net.dataplane.port cimport PORT_POLLED, PORT_READY, Port, port, port_ops
 from arcbox_net.ports.vhost_user.from_guest cimport from_guest_burst, from_guest_release
 from arcbox_net.ports.vhost_user.port_control cimport port_control, port_reset
 from arcbox_net.ports.vhost_user.to_guest cimport to_guest_burst, to_guest_flush
@@ -32,26 +32,15 @@ cdef void _event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
 
 
 cdef bint _arm(port *self) noexcept nogil:
-    """Have the guest kick. A ring that is looked at in vain can be left armed: it only kicks once too often."""
+    """Have the guest kick. A ring may stay armed when another has something: it kicks once too often."""
     cdef vhost_port *p = <vhost_port *>self
     cdef uint32_t pair
-    if self.flags & PORT_DEAD:
-        return True
     for pair in range(p.pairs):
-        if queue_runs(&p.queues[2 * pair + TRANSMIT_RING]):
+        if queue_runs(p, &p.queues[2 * pair + TRANSMIT_RING]):
             if not vring_sleep(&p.queues[2 * pair + TRANSMIT_RING].ring):
                 self.flags |= PORT_READY
                 return False
     return True
-
-
-cdef void _tick(port *self) noexcept nogil:
-    """Rings without a kick descriptor are looked at now and then."""
-    cdef vhost_port *p = <vhost_port *>self
-    cdef uint32_t pair
-    for pair in range(p.pairs):
-        if p.queues[2 * pair + TRANSMIT_RING].ring.kick_fd < 0:
-            self.flags |= PORT_READY
 
 
 vhost_ops.rx_burst = from_guest_burst
@@ -61,7 +50,6 @@ vhost_ops.tx_flush = to_guest_flush
 vhost_ops.arm = _arm
 vhost_ops.event = _event
 vhost_ops.message = port_control
-vhost_ops.tick = _tick
 vhost_ops.close = port_reset
 
 

@@ -12,7 +12,8 @@ from libc.string cimport memcpy, memset
 from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
 from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
 from arcbox_net.dataplane.port cimport (
-    PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port, port_message,
+    PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port,
+    port_message,
 )
 from arcbox_net.dataplane.worker cimport worker_unwatch, worker_watch
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
@@ -27,7 +28,7 @@ from arcbox_net.ports.vhost_user.port_messages cimport (
 from arcbox_net.ports.vhost_user.vhost_port cimport (
     FEATURE_EVENT_IDX, FEATURE_GUEST_CSUM, FEATURE_GUEST_ECN, FEATURE_GUEST_TSO4, FEATURE_GUEST_TSO6,
     FEATURE_GUEST_USO4, FEATURE_GUEST_USO6, FEATURE_INDIRECT_DESC, FEATURE_MRG_RXBUF, FEATURE_VERSION_1,
-    TRANSMIT_RING, guest_queue, has_feature, queue_runs, vhost_port,
+    RECEIVE_RING, guest_queue, has_feature, queue_runs, vhost_port,
 )
 from arcbox_net.ports.vhost_user.vring cimport (
     vring_begin, vring_find, vring_layout, vring_publish, vring_start, vring_used_index,
@@ -74,6 +75,7 @@ cdef void port_reset(port *self) noexcept nogil:
         if p.queues[i].ring.started:
             _stop_ring(p, &p.queues[i])
         p.queues[i].ring.enabled = False
+    p.broken = False
     guest_memory_clear(&p.memory)
     guest_memory_clear(&p.staged)
     _set_features(p, 0)
@@ -178,7 +180,7 @@ cdef int _change_ring(vhost_port *p, uint32_t kind, const payload *body) noexcep
     if kind == MESSAGE_RING_STOP:
         return _stop_ring(p, queue)
     if kind == MESSAGE_RING_KICK:
-        return _set_kick(p, queue, body.fd.fd)
+        return _change_kick(p, queue, body.fd.fd)
     _close(queue.ring.call_fd)
     queue.ring.call_fd = body.fd.fd
     _arm_call(queue)
@@ -194,7 +196,7 @@ cdef int _start_ring(vhost_port *p, guest_queue *queue, const ring_start *start)
     layout.available = start.available
     layout.used = start.used
     status = vring_start(&queue.ring, &p.memory, start.size, &layout, has_feature(p, FEATURE_EVENT_IDX))
-    if status == 0 and start.kick_fd >= 0:
+    if status == 0:
         status = _watch(p, queue, start.kick_fd)
     if status < 0:
         return status
@@ -219,26 +221,36 @@ cdef int _stop_ring(vhost_port *p, guest_queue *queue) noexcept nogil:
 
 cdef void _forget_ring(vhost_port *p, guest_queue *queue) noexcept nogil:
     """Touch the guest's memory no more."""
-    _set_kick(p, queue, -1)
+    _end_kick(p, queue)
     _close(queue.ring.call_fd)
     queue.ring.call_fd = -1
     queue.ring.started = False
 
 
-cdef int _set_kick(vhost_port *p, guest_queue *queue, int fd) noexcept nogil:
-    cdef int status = _watch(p, queue, fd) if fd >= 0 else 0
+cdef int _change_kick(vhost_port *p, guest_queue *queue, int fd) noexcept nogil:
+    cdef int status = _watch(p, queue, fd)
     if status == 0:
-        if queue.ring.kick_fd >= 0:
-            worker_unwatch(&p.base, queue.ring.kick_fd)
-            close(queue.ring.kick_fd)
+        _end_kick(p, queue)
         queue.ring.kick_fd = fd
     return status
 
 
+cdef void _end_kick(vhost_port *p, guest_queue *queue) noexcept nogil:
+    if queue.ring.kick_fd >= 0:
+        worker_unwatch(&p.base, queue.ring.kick_fd)
+        close(queue.ring.kick_fd)
+    queue.ring.kick_fd = -1
+
+
 cdef int _watch(vhost_port *p, guest_queue *queue, int fd) noexcept nogil:
-    """Edge-triggered: an eventfd need not be read to be heard again. Nobody waits for kicks of receive rings."""
+    """Wait for kicks of a transmit ring, which cannot do without; those of receive rings are of no interest.
+
+    Edge-triggered: an eventfd need not be read to be heard again.
+    """
     cdef uint32_t index = <uint32_t>(queue - p.queues)
-    return worker_watch(&p.base, fd, EPOLLIN | EPOLLET, index) if index % 2 == TRANSMIT_RING else 0
+    if index % 2 == RECEIVE_RING:
+        return 0
+    return worker_watch(&p.base, fd, EPOLLIN | EPOLLET, index) if fd >= 0 else -EINVAL
 
 
 cdef void _arm_call(guest_queue *queue) noexcept nogil:
@@ -258,5 +270,5 @@ cdef void _tell_state(vhost_port *p) noexcept nogil:
     cdef uint32_t i
     p.base.flags &= ~PORT_UP
     for i in range(2 * p.pairs):
-        if queue_runs(&p.queues[i]):
+        if queue_runs(p, &p.queues[i]):
             p.base.flags |= PORT_UP | PORT_READY

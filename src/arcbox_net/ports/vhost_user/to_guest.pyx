@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport (
-    PORT_DEAD, PORT_DROP_DOWN, PORT_DROP_FULL, PORT_DROP_TOO_BIG, port, port_drop, port_frame,
+    PORT_DROP_DOWN, PORT_DROP_FULL, PORT_DROP_TOO_BIG, port, port_drop, port_frame,
     port_sent,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
@@ -48,9 +48,9 @@ cdef void to_guest_burst(port *self, port_frame **frames, uint32_t count) noexce
     cdef uint32_t i
     for i in range(count):
         queue = &p.queues[2 * flow_pair(p, frames[i]) + RECEIVE_RING]
-        if not queue_runs(queue):
+        if not queue_runs(p, queue):
             queue = &p.queues[RECEIVE_RING]
-        if self.flags & PORT_DEAD or not queue_runs(queue):
+        if not queue_runs(p, queue):
             port_drop(self, PORT_DROP_DOWN, 1)
         elif _put(p, queue, frames[i]):
             sent += 1

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.abi.socket cimport iovec
-from arcbox_net.dataplane.port cimport HEAD_BYTES, PORT_DEAD, PORT_READY, PORT_UP, port
+from arcbox_net.dataplane.port cimport HEAD_BYTES, PORT_READY, PORT_UP, port
 from arcbox_net.dataplane.worker cimport worker_report
 from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.memory.guest_memory cimport guest_memory
@@ -51,6 +51,7 @@ cdef struct vhost_port:
     uint32_t header_bytes  # of the virtio-net header that the guest uses
     bint mergeable
     bint unsealed
+    bint broken  # a ring is: none is served until a reset
     uint32_t turn  # the pair whose guest transmits next
     uint32_t gathered_count
     uint8_t *gathered[GATHERED_MAX]  # buffers of the pool that are frames of this turn
@@ -66,11 +67,12 @@ cdef inline bint has_feature(const vhost_port *p, uint32_t bit) noexcept nogil:
     return p.features >> bit & 1 != 0
 
 
-cdef inline bint queue_runs(const guest_queue *queue) noexcept nogil:
-    return queue.ring.started and queue.ring.enabled
+cdef inline bint queue_runs(const vhost_port *p, const guest_queue *queue) noexcept nogil:
+    return queue.ring.started and queue.ring.enabled and not p.broken
 
 
 cdef inline void ring_broken(vhost_port *p, const guest_queue *queue, RingFault fault) noexcept nogil:
-    """The guest has lost its port."""
-    p.base.flags = (p.base.flags & ~(PORT_UP | PORT_READY)) | PORT_DEAD
+    """The guest has lost its port: nothing of it is served any more, and control is told why."""
+    p.broken = True
+    p.base.flags &= ~(PORT_UP | PORT_READY)
     worker_report(&p.base, REPORT_RING_BROKEN, (queue - p.queues) << 16 | <int>fault)
