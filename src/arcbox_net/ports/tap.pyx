@@ -94,7 +94,10 @@ tap_ops.close = queues_close
 
 
 cdef class TapPort(Port):
-    def __cinit__(self, *, uint32_t frame_max=1514, bint uso=True):
+    """*uso*: whether the kernel takes UDP super-frames (from Linux 6.2 on). Without *offloads* it is given none, nor
+    checksums to complete."""
+
+    def __cinit__(self, *, uint32_t frame_max=1514, bint uso=True, bint offloads=True):
         cdef tap_port *tap = <tap_port *>calloc(1, sizeof(tap_port))
         if tap == NULL:
             raise MemoryError
@@ -103,7 +106,8 @@ cdef class TapPort(Port):
             raise MemoryError
         self.base.ops = &tap_ops
         self.base.frame_max = frame_max
-        self.base.takes = TAKES_CSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_ECN | (TAKES_USO if uso else 0)
+        if offloads:
+            self.base.takes = TAKES_CSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_ECN | (TAKES_USO if uso else 0)
 
     def __dealloc__(self):
         if self.base != NULL:
