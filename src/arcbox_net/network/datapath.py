@@ -179,7 +179,6 @@ class Datapath:
         socket = port.socket
         assert socket is not None
         common: dict[str, Any] = {
-            "connect": socket.connect,
             "frame_max": self._frame_max,
             "owner_uid": socket.owner_uid,
             "on_change": self._reporter(port),
@@ -187,7 +186,7 @@ class Datapath:
         if port.kind == "stream":
             from arcbox_net.ports.endpoints import StreamEndpoint
 
-            return StreamEndpoint(socket.path, self._worker, self._switch, **common)
+            return StreamEndpoint(socket.path, self._worker, self._switch, connect=socket.connect, **common)
         if port.kind == "dgram":
             from arcbox_net.ports.endpoints import DgramEndpoint
 
