@@ -188,7 +188,9 @@ def test_n19_a_rst_outside_the_window_moves_nothing(isn: int, offset: int) -> No
 
 @pytest.mark.parametrize("isn", AROUND_WRAP)
 @pytest.mark.parametrize("offset", [-1, -5000, 1003, 1 << 31])
-def test_n19_an_ack_from_outside_beyond_what_was_offered_moves_and_refreshes_nothing(isn: int, offset: int) -> None:
+def test_n19_an_ack_from_outside_beyond_what_was_offered_moves_and_refreshes_nothing(
+    isn: int, offset: int
+) -> None:
     tcp = connection((isn, isn)).establish()
     before, tcp.now = tcp.table.window(tcp.server.half), 50
     assert tcp.send(tcp.server, ACK, seq=tcp.server.seq, ack=tcp.server.ack + offset) == FORWARD

@@ -119,6 +119,9 @@ class Guest:
     def stop(self, index: int) -> int:
         return self.tell(PortMessage.RING_STOP, port_messages.RING_NUMBER.pack(index, 0))
 
+    def enable(self, index: int, on: int = 1) -> int:
+        return self.tell(PortMessage.RING_ENABLE, port_messages.RING_NUMBER.pack(index, on))
+
     def place(self, content: bytes | int) -> Buffer:
         """Room for *content*, or for as many bytes, and what it is called."""
         size = content if isinstance(content, int) else len(content)
