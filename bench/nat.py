@@ -18,8 +18,6 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,12 +32,11 @@ from bench.common import (
     table,
     write_result,
 )
-from tests.support.netns import Host, Namespace, wait_until
+from bench.ends import servers, share, tcp, udp
+from tests.support.netns import Host, Namespace
 
 ROUNDS = 15
 SECONDS = 1
-IPERF_PORT = 5201
-SPEED_PORT = 5301
 TARGET_SHARE = 0.97
 OURS, BARE, SAME = "arcbox-net", "by hand", "by hand, filtered"
 
@@ -133,71 +130,14 @@ def by_hand(more_rules: str = "") -> Iterator[tuple[Host, Namespace]]:
         yield host, guest
 
 
-@contextlib.contextmanager
-def servers(host: Host) -> Iterator[None]:
-    """iperf3 and the datagram counter in the world."""
-    started = [
-        host.world.popen(["iperf3", "-s", "-p", str(IPERF_PORT)], stdout=subprocess.DEVNULL),
-        host.world.popen(
-            [sys.executable, "-m", "arcbox_net.netspeed", "server", "--port", str(SPEED_PORT)],
-            stdout=subprocess.DEVNULL,
-        ),
-    ]
-    try:
-        wait_until(
-            lambda: all(f":{n}" in host.world.run("ss -Hltn").stdout for n in (IPERF_PORT, SPEED_PORT))
-        )
-        yield
-    finally:
-        for server in started:
-            server.kill()
-            server.wait()
-
-
-def tcp(guest: Namespace, options: list[str], seconds: int) -> float:
-    """Received Gbit/s."""
-    done = guest.run(
-        [
-            "iperf3",
-            "-J",
-            "-C",
-            "cubic",
-            "-c",
-            Host.world_ip,
-            "-p",
-            str(IPERF_PORT),
-            "-t",
-            str(seconds),
-            *options,
-        ],
-        timeout=seconds + 30,
-    )
-    received = json.loads(done.stdout)["end"]["sum_received"]
-    return float(received["bits_per_second"]) / 1e9
-
-
-def udp(guest: Namespace, seconds: int) -> float:
-    """Delivered datagrams per second at full speed."""
-    done = guest.run(
-        [
-            *[sys.executable, "-m", "arcbox_net.netspeed", "client", Host.world_ip, str(SPEED_PORT), "udp"],
-            *["--seconds", str(seconds), "--datagram", "64"],
-        ],
-        timeout=seconds + 60,
-    )
-    result = json.loads(done.stdout)
-    result = result.get("udp", result)
-    return float(result["delivered_pps"])
-
-
 def tests(seconds: int) -> dict[str, Callable[[Namespace], float]]:
     """What is measured in a guest, by its key in the result."""
 
     def stream(options: list[str]) -> Callable[[Namespace], float]:
-        return lambda guest: tcp(guest, options, seconds)
+        return lambda guest: tcp(guest, Host.world_ip, options, seconds)
 
     found = {f"tcp_{name}_gbit_s": stream(options) for name, options in TCP_TESTS.items()}
-    found["udp_delivered_pps"] = lambda guest: udp(guest, seconds)
+    found["udp_delivered_pps"] = lambda guest: udp(guest, Host.world_ip, seconds)
     return found
 
 
@@ -210,12 +150,6 @@ def measure_round(number: int, guests: dict[str, Namespace], seconds: int) -> di
         for name in names[turn:] + names[:turn]:
             found[name][key] = test(guests[name])
     return found
-
-
-def share(ours: list[Round], theirs: list[Round], key: str) -> float:
-    """The median of the rounds' ratios."""
-    ratios = [float(mine[key]) / float(other[key]) for mine, other in zip(ours, theirs, strict=True)]
-    return statistics.median(ratios)
 
 
 def main() -> None:
@@ -232,7 +166,7 @@ def main() -> None:
         built = {OURS: ours(), BARE: by_hand(), SAME: by_hand(FILTERED)}
         for name, network in built.items():
             host, guest = stack.enter_context(network)
-            stack.enter_context(servers(host))
+            stack.enter_context(servers(host.world))
             guests[name] = guest
         quiet = quiet_check()
         measure_round(0, guests, options.seconds)  # warms up

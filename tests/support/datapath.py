@@ -36,11 +36,15 @@ class Line:
         return number
 
     def give(self, number: int, fd: int) -> None:
-        self.worker.send(number, QUEUE_ADD, struct.pack("i", fd))
+        give_queue(self.worker, number, fd)
 
     def join(self, one: int, other: int) -> None:
         self.patch.lead(self.worker, one, other)
         self.patch.lead(self.worker, other, one)
+
+
+def give_queue(worker: Worker, number: int, fd: int) -> None:
+    worker.send(number, QUEUE_ADD, struct.pack("i", fd))
 
 
 def open_tap(namespace: Namespace, address: str, *, queues: int = 1, ifname: str = "tap0") -> list[int]:
