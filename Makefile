@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
-BENCH_PARTS := $(addprefix bench/,common.py contenders.py report.py rootless_tables.py dataplane/slices.py)
-BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py))))
+BENCH_PARTS := $(addprefix bench/,common.py contenders.py ends.py report.py rootless_tables.py dataplane/slices.py)
+BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py bench/ports/*.py))))
 
 .PHONY: demo test fast e2e lint bench asan tsan fuzz build clean
 .DELETE_ON_ERROR:

@@ -30,6 +30,8 @@ BENCHMARKS = {
     "dataplane.conntrack": "The table of flows",
     "dataplane.mapping": "External ports: mappings found, made and ended",
     "dataplane.nat": "The NAT engine on one core",
+    "dataplane.offload": "Super-frames cut into segments, and segments joined",
+    "ports.switch": "The switch between two TAPs, and the Linux bridge",
     "start": "Start, listing and memory",
 }
 
