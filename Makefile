@@ -44,7 +44,7 @@ asan: build
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/asan/lib $(BIN)/pytest -m 'not e2e' -p no:cacheprovider $(ARGS)
 
-tsan: build  ## two threads on the packet pool and the ring, under ThreadSanitizer
+tsan: build  ## threads on the packet pool and the ring, and workers, under ThreadSanitizer
 	scripts/tsan $(BIN)
 
 FUZZ_TARGETS ?= conntrack framing nat

@@ -21,7 +21,6 @@ cdef struct testing_port:
     uint64_t ticks
     uint64_t events
     uint64_t closes
-    uint32_t budget_max  # of one rx_burst, as the test wants it
 
 
 cdef class TestingPort(Port):

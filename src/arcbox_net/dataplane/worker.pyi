@@ -10,6 +10,10 @@ from arcbox_net.memory.pool import PacketPool
 
 ANSWER: int
 DEAD: int
+ALL_PORTS: int
+EVENTS_MAX: int
+PAYLOAD_MAX: int
+POSTS: int
 
 class Worker:
     name: str

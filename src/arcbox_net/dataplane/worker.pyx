@@ -44,6 +44,10 @@ cdef enum:
 
 ANSWER = EVENT_ANSWER
 DEAD = EVENT_DEAD
+ALL_PORTS = PORTS_MAX
+EVENTS_MAX = EVENTS_CAPACITY
+PAYLOAD_MAX = MESSAGE_PAYLOAD_BYTES
+POSTS = POSTS_MAX
 
 
 cdef class Worker:
@@ -224,7 +228,8 @@ cdef class Worker:
             try:
                 yield
             finally:
-                self._ask(COMMAND_RESUME, 0, b"")
+                if self.thread is not None:  # it was stopped within the block
+                    self._ask(COMMAND_RESUME, 0, b"")
 
     def counters(self):
         """What each port has counted, by number, as of now."""

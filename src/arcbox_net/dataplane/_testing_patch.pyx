@@ -1,4 +1,4 @@
-"""A receiver without decisions: all frames of one port go to another, as through a wire."""
+"""A receiver without decisions, for tests and benchmarks: all frames of one port go to another, as by a wire."""
 
 from libc.errno cimport EINVAL
 from libc.stdint cimport uint16_t, uint32_t

@@ -1,3 +1,5 @@
+"""A wire from port to port: see _testing_patch.pyx."""
+
 from libc.stdint cimport uint16_t
 
 from arcbox_net.dataplane.port cimport PORTS_MAX, Receiver, receiver

@@ -1,0 +1,16 @@
+from typing import Self
+
+from arcbox_net.dataplane.port import Port, Receiver
+from arcbox_net.memory.pool import PacketPool
+
+class Link:
+    def __new__(cls, pool: PacketPool, capacity: int = 4096) -> Self: ...
+    def drain(self) -> int: ...
+
+class LinkPort(Port):
+    def __new__(cls, link: Link, port: Port) -> Self: ...
+
+class LinkEnd(Port):
+    def __new__(cls, link: Link) -> Self: ...
+
+class LinkDelivery(Receiver): ...

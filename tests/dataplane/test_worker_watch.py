@@ -1,0 +1,117 @@
+"""Descriptors that ports have watched, ticks, and when a worker sleeps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+
+import pytest
+
+from arcbox_net.dataplane._testing_port import UNWATCH, UP, WATCH, WATCHES_MAX, TestingPort
+from arcbox_net.dataplane.worker import Worker
+from tests.support.patched import Patched, collect, eventually, numbered, patched
+
+MESSAGES = 50
+
+
+def order(fd: int, events: int = select.EPOLLIN) -> bytes:
+    return struct.pack("=iI", fd, events)
+
+
+def watch(wire: Patched, fd: int, events: int = select.EPOLLIN) -> None:
+    wire.worker.send(wire.left_number, WATCH, order(fd, events))
+
+
+def turns_for_messages(worker: Worker) -> int:
+    """How many turns the worker takes for MESSAGES messages, one after the other: one each, if it sleeps."""
+    before = worker.totals().turns
+    for _ in range(MESSAGES):
+        worker.send(0, UP)
+    return worker.totals().turns - before
+
+
+def test_port_hears_of_its_descriptor_until_it_is_unwatched() -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    with patched() as wire:
+        watch(wire, fd, select.EPOLLIN | select.EPOLLET)
+        os.eventfd_write(fd, 1)
+        eventually(lambda: wire.left.seen["events"] == 1)
+        wire.worker.send(wire.left_number, UNWATCH, order(fd))
+        os.eventfd_write(fd, 1)
+        wire.worker.send(wire.left_number, UP)
+        assert wire.left.seen["events"] == 1
+        assert wire.worker.counters()[wire.left_number].wakeups == 1
+    os.close(fd)
+
+
+def test_port_has_so_many_watches_and_no_more() -> None:
+    fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(WATCHES_MAX)]
+    with patched() as wire:
+        for fd in fds[:-1]:  # one is the port's own
+            watch(wire, fd)
+        with pytest.raises(OSError) as refused:
+            watch(wire, fds[-1])
+        assert refused.value.errno == errno.ENOSPC
+        wire.worker.send(wire.left_number, UNWATCH, order(fds[0]))
+        watch(wire, fds[-1])
+    for fd in fds:
+        os.close(fd)
+
+
+def test_what_cannot_be_watched_is_refused() -> None:
+    with patched() as wire:
+        for fd, refusal in ((-1, errno.EBADF), (wire.worker.counters_fd, errno.EPERM)):
+            with pytest.raises(OSError) as refused:
+                watch(wire, fd)
+            assert refused.value.errno == refusal
+
+
+def test_k9_hung_up_descriptor_that_its_port_ignores_does_not_keep_the_worker_awake() -> None:
+    ours, theirs = socket.socketpair()
+    with patched() as wire, ours:
+        watch(wire, ours.fileno())
+        theirs.close()
+        eventually(lambda: wire.left.seen["events"] >= 1)
+        assert turns_for_messages(wire.worker) <= 3 * MESSAGES
+        assert wire.left.seen["events"] <= 3
+
+
+def test_worker_sleeps_between_messages() -> None:
+    with patched() as wire:
+        assert turns_for_messages(wire.worker) <= 3 * MESSAGES
+
+
+def test_removed_port_hears_nothing_more() -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    with patched() as wire:
+        watch(wire, fd)
+        wire.worker.remove(wire.left_number)
+        os.eventfd_write(fd, 1)
+        wire.worker.send(wire.right_number, UP)
+        assert wire.left.seen["events"] == 0
+    os.close(fd)
+
+
+def test_ports_that_want_it_are_ticked_and_a_worker_without_them_does_not_wake() -> None:
+    with patched() as still:
+        before = still.worker.totals().turns
+        with patched() as wire:
+            ticked = TestingPort(wire.pool, ticks=True)
+            number = wire.worker.add(ticked, wire.patch)
+            eventually(lambda: ticked.seen["ticks"] >= 5)
+            wire.worker.remove(number)
+        assert still.worker.totals().turns <= before + 2  # it may have been falling asleep
+
+
+@pytest.mark.parametrize("spin_us", [0, 50, 1_000_000])
+def test_frames_pass_whether_the_worker_sleeps_or_spins(spin_us: int) -> None:
+    with patched() as wire, Worker(wire.pool, spin_us=spin_us) as other:
+        for number, port in ((wire.left_number, wire.left), (wire.right_number, wire.right)):
+            wire.worker.remove(number)
+            other.add(port, wire.patch)
+        for frame in numbered(20):
+            wire.left.put([frame])
+            assert collect(wire.right, 1) == [frame]
