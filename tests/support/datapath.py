@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from arcbox_net.dataplane.patch import Patch
+from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane.port import Port
 from arcbox_net.dataplane.worker import Worker
 from arcbox_net.host.linux import tap

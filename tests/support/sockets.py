@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterable
 from types import TracebackType
 
+from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane._testing_port import TestingPort
-from arcbox_net.dataplane.patch import Patch
 from arcbox_net.dataplane.port import Port
 from arcbox_net.dataplane.worker import Worker
 from arcbox_net.dataplane.worker_views import PortCounters, WorkerEvent
