@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
@@ -27,8 +27,8 @@ def sized(size: int) -> Packet:
     return tcp4(0, 1, size=size - 40)
 
 
-def super_frame(kind: int, segment_size: int, headers: int = 54) -> bytes:
-    return struct.pack("=BBHHHHH", 1, kind, headers, segment_size, 34, 16, 0)
+def super_frame(kind: int, segment_size: int) -> bytes:
+    return struct.pack("=BBHHHHH", 1, kind, 54, segment_size, 34, 6 if kind == USO else 16, 0)
 
 
 def test_a_frame_of_the_ports_size_passes_and_one_more_byte_does_not() -> None:
@@ -63,8 +63,9 @@ def test_segments_that_fit_pass() -> None:
     frame = sized(4000)
     assert set(segment.send(0, frame, offload=super_frame(TSO4, MTU - 40))) == {1}
     assert set(segment.send(0, frame, offload=super_frame(TSO4, MTU - 39))) == {0}
-    assert set(segment.send(0, frame, offload=super_frame(USO, MTU - 28))) == {1}
-    assert set(segment.send(0, frame, offload=super_frame(USO, MTU - 27))) == {0}
+    datagrams = ether(0, 1) / IP(src=ip_of(0), dst=ip_of(1)) / UDP(sport=5, dport=6) / Raw(bytes(4000))
+    assert set(segment.send(0, datagrams, offload=super_frame(USO, MTU - 28))) == {1}
+    assert set(segment.send(0, datagrams, offload=super_frame(USO, MTU - 27))) == {0}
 
 
 def test_a_super_frame_without_its_headers_does_not_fit() -> None:

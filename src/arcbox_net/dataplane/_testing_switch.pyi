@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from typing import Self
 
-from arcbox_net.dataplane.port import Receiver
+from arcbox_net.dataplane.port import Port, Receiver
 from arcbox_net.memory.pool import PacketPool
 
 class Lab:
@@ -10,6 +10,9 @@ class Lab:
     def __new__(
         cls, receiver: Receiver, count: int, *, frame_max: int = 1514, pool: PacketPool | None = None
     ) -> Self: ...
+    def place(self, number: int, one: Port) -> None: ...
+    def close(self) -> None: ...
+    def set_sink(self, number: int, receiver: Receiver) -> None: ...
     def set_port(
         self,
         number: int,

@@ -8,8 +8,8 @@ from libc.string cimport memcpy, memset
 from arcbox_net.abi.clock cimport monotonic_ns
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport (
-    HEAD_BYTES, PORT_DROPS, PORT_UP, PORTS_MAX, Receiver, port, port_counters, port_frame, port_message, port_ops,
-    worker,
+    HEAD_BYTES, PORT_DROPS, PORT_MESSAGE_FIRST, PORT_UP, PORTS_MAX, Port, Receiver, port, port_counters, port_frame,
+    port_message, port_ops, worker,
 )
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES
 from arcbox_net.memory.pool cimport PoolCache
@@ -59,6 +59,7 @@ cdef class Lab:
     cdef uint32_t count
     cdef list taken
     cdef readonly list receivers
+    cdef list placed
     cdef PoolCache cache
 
     def __cinit__(self, receiver, uint32_t count, *, frame_max=1514, pool=None):
@@ -68,7 +69,8 @@ cdef class Lab:
             raise MemoryError
         self.count = count
         self.taken = [[] for _ in range(count)]
-        self.receivers = [receiver] * count
+        self.receivers = [receiver]
+        self.placed = []
         self.loop.now_ns = 1_000_000_000
         if pool is not None:
             self.cache = PoolCache(pool)
@@ -97,6 +99,28 @@ cdef class Lab:
     def now_ns(self, value):
         self.loop.now_ns = value
 
+    def place(self, uint32_t number, Port one):
+        """Put a port of another kind in place *number*, with the same receiver."""
+        one.base.owner = &self.loop
+        one.base.sink = self.ports[number].base.sink
+        one.base.counters = &self.ports[number].counted
+        one.base.number = <uint16_t>number
+        one.base.generation = 1
+        self.loop.ports[number] = one.base
+        self.placed.append(one)
+        if one.base.ops.open(one.base) < 0:
+            raise OSError("the port does not open")
+
+    def close(self):
+        """Have the ports that were placed give up what they hold."""
+        for one in self.placed:
+            (<Port>one).base.ops.close((<Port>one).base)
+
+    def set_sink(self, uint32_t number, Receiver receiver):
+        """Have another receiver for what the port receives."""
+        self.ports[number].base.sink = receiver.base
+        self.receivers.append(receiver)
+
     def set_port(self, uint32_t number, *, frame_max=None, generation=None, takes=None):
         """Change what the port can do, or whose the number is."""
         cdef port *p = &self.ports[number].base
@@ -107,14 +131,17 @@ cdef class Lab:
     def send(self, uint32_t number, kind, payload=b""):
         """As `Worker.send`."""
         cdef port_message message
-        cdef port *p = &self.ports[number].base
+        cdef port *p = self.loop.ports[number]
         cdef int result
         memset(&message, 0, sizeof(message))
         message.kind = kind
         message.port = <uint16_t>number
         message.size = len(payload)
         memcpy(message.payload, PyBytes_AS_STRING(payload), min(<size_t>len(payload), sizeof(message.payload)))
-        result = p.sink.message(p.sink, p, &message)
+        if kind < PORT_MESSAGE_FIRST:
+            result = p.sink.message(p.sink, p, &message)
+        else:
+            result = p.ops.message(p, &message)
         if result < 0:
             raise OSError(-result, "the message was refused")
         return result
@@ -149,6 +176,8 @@ cdef class Lab:
         for _i in range(count):
             self.loop.now_ns += TICK_NS
             p.sink.tick(p.sink, self.loop.now_ns)
+            for one in self.placed:
+                (<Port>one).base.ops.tick((<Port>one).base)
 
     def drops(self, uint32_t number):
         """What the port's frames, and frames to it, were dropped for: the reasons' names, in lower case."""

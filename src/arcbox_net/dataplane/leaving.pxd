@@ -4,9 +4,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.dataplane.addresses6 cimport is_unicast6, prefix6_has
 from arcbox_net.dataplane.switch_state cimport switch_network
-from arcbox_net.wire.ethernet cimport ETHERNET_HEADER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethernet_type
+from arcbox_net.wire.ethernet cimport (
+    ETHERNET_HEADER_BYTES, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethernet_type,
+)
+from arcbox_net.wire.icmp cimport PROTOCOL_ICMPV6
 from arcbox_net.wire.ipv4 cimport IPV4_DESTINATION, IPV4_HEADER_BYTES, ipv4_destination_be
-from arcbox_net.wire.ipv6 cimport IPV6_DESTINATION, IPV6_HEADER_BYTES
+from arcbox_net.wire.ipv6 cimport IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_NEXT_HEADER
+from arcbox_net.wire.neighbour cimport ND_NEIGHBOUR_ADVERTISEMENT
 
 
 cdef inline bint leaves_subnet(const switch_network *network, const uint8_t *frame, uint32_t size) noexcept nogil:
@@ -24,3 +28,13 @@ cdef inline bint leaves_subnet(const switch_network *network, const uint8_t *fra
             and not prefix6_has(&network.subnet6, ip + IPV6_DESTINATION)
         )
     return False
+
+
+cdef inline bint tells_mac(const uint8_t *frame, uint32_t size) noexcept nogil:
+    """Whether it may be an answer to who asks for an address: ARP, or a neighbour's advertisement."""
+    cdef const uint8_t *ip = frame + ETHERNET_HEADER_BYTES
+    if ethernet_type(frame) == ETHERTYPE_ARP:
+        return True
+    if ethernet_type(frame) != ETHERTYPE_IPV6 or size <= ETHERNET_HEADER_BYTES + IPV6_HEADER_BYTES:
+        return False
+    return ip[IPV6_NEXT_HEADER] == PROTOCOL_ICMPV6 and ip[IPV6_HEADER_BYTES] == ND_NEIGHBOUR_ADVERTISEMENT

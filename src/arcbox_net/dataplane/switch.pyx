@@ -14,7 +14,7 @@ Theory of operation
     known MAC       its port, unless both ports are isolated
     unknown MAC     the ports that have more MACs than the known ones: uplinks, trusted ports, guests without a MAC
     group           every port but the router, without those that are isolated if the source is
-    gateway's MAC   the uplink; what leaves the subnet, to the router, if there is one (router.pyx)
+    gateway's MAC   the uplink; what leaves the subnet, to the router, if there is one (router.pyx): see leaving.pxd
 
 Only heads of frames are parsed, as guests cannot write to these any more.
 """
@@ -27,12 +27,12 @@ from libc.string cimport memcpy
 
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.dataplane.binding cimport (
-    BINDING_GUEST, BINDING_ROUTER, BINDING_UPLINK, SENDS, binding, binding_is_of,
+    BINDING_GUEST, BINDING_ROUTER, BINDING_TRUSTED, BINDING_UPLINK, SENDS, binding, binding_is_of,
 )
 from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
 from arcbox_net.dataplane.fdb cimport FDB_TAKEN, fdb_age, fdb_find, fdb_free, fdb_init, fdb_learn
 from arcbox_net.dataplane.guest_check cimport guest_check
-from arcbox_net.dataplane.leaving cimport leaves_subnet
+from arcbox_net.dataplane.leaving cimport leaves_subnet, tells_mac
 from arcbox_net.dataplane.owners cimport owners_age, owners_free, owners_init
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_ISOLATED, PORT_DROP_NOWHERE, PORT_DROP_SHORT, PORT_DROP_SOURCE_MAC, PORT_DROP_TOO_BIG,
@@ -80,8 +80,6 @@ cdef void switch_burst(receiver *self, port *source, port_frame *frames, uint32_
     for i in range(count):
         if to[i] != TO_NOBODY:
             _send_alike(s, b, source, frames, to, i, count)
-    if s.answers_out.count:
-        send_told(s, source)
 
 
 cdef inline uint16_t _dropped(port *source, PortDrop reason) noexcept nogil:
@@ -89,7 +87,7 @@ cdef inline uint16_t _dropped(port *source, PortDrop reason) noexcept nogil:
     return TO_NOBODY
 
 
-cdef inline uint16_t _destination(switch_state *s, binding *b, port *source, const port_frame *f) noexcept nogil:
+cdef inline uint16_t _destination(switch_state *s, binding *b, port *source, port_frame *f) noexcept nogil:
     cdef const uint8_t *p = f.head.data
     cdef uint64_t mac
     cdef uint16_t number
@@ -105,11 +103,22 @@ cdef inline uint16_t _destination(switch_state *s, binding *b, port *source, con
     if ethernet_is_group(p):
         return _dropped(source, PORT_DROP_VLAN) if ethernet_is_link_control(p) else <uint16_t>TO_GROUP
     mac = ethernet_mac(p)
-    if s.network.has_router and mac == s.network.gateway_mac and b.role != BINDING_UPLINK:
+    if s.network.has_router and mac == s.network.gateway_mac and (
+        b.role == BINDING_GUEST or b.role == BINDING_TRUSTED
+    ):
         if leaves_subnet(&s.network, p, f.head.size):
             return s.network.router
+        if tells_mac(p, f.head.size):
+            _copy_to_router(s, f)
     number = fdb_find(&s.macs, mac)
     return number if number != PORT_NONE else <uint16_t>TO_UNKNOWN
+
+
+cdef void _copy_to_router(switch_state *s, port_frame *f) noexcept nogil:
+    """An answer to the gateway may be one to the router, which asks in its name."""
+    cdef port *router = s.owner.ports[s.network.router]
+    if binding_is_of(&s.bindings[s.network.router], router):
+        port_send(router, &f, 1)
 
 
 cdef int _check_source(switch_state *s, binding *b, const uint8_t *p) noexcept nogil:
@@ -162,6 +171,8 @@ cdef inline void _send_to(
         else:
             tell_too_big(s, frames[i], out.frame_max)
     port_drop(source, PORT_DROP_TOO_BIG, count - n)
+    if s.answers_out.count:
+        send_told(s, source)  # before others are called: a router sends to this switch in its turn
     if n:
         port_send(out, frames, n)
 
@@ -178,6 +189,8 @@ cdef void _flood(
         out = s.owner.ports[other.number]
         if out == source or other.role == BINDING_ROUTER or not binding_is_of(other, out):
             continue
+        if b.role == BINDING_ROUTER and other.role == BINDING_UPLINK:
+            continue  # the bridge there has the gateway's MAC itself
         if unknown and other.role == BINDING_GUEST and other.mac:
             continue
         if b.isolated and other.isolated:

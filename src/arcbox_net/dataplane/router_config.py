@@ -1,0 +1,71 @@
+"""What a router is told: its two sides, its routes and its neighbours, as plain values, and how they lie in a message."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
+
+from arcbox_net.addresses import eui64_address, parse_mac
+from arcbox_net.dataplane.verdict import Direction
+from arcbox_net.errors import LimitReached
+
+ON_LINK_MAX = 4
+_LINK_LOCAL = IPv6Network("fe80::/64")
+_SETUP = struct.Struct("=H 6s4s16s16s 6s4s16s16s 4s16s I32s I128s")
+_NEIGHBOUR = struct.Struct("=B6s16s")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RouterConfig:
+    """A router between guests, who see it as *gateway_mac*, and the port *uplink*, where it has *uplink_mac*.
+
+    *external* are addresses of the engine's with the prefixes that are on the uplink's link; the first of each family
+    asks for others. *next_hop* and *next_hop6* are where everything else goes; None: nowhere. *gateway* and *gateways6*
+    (link-local first) ask for guests.
+    """
+
+    uplink: int
+    uplink_mac: str
+    gateway_mac: str
+    external: tuple[IPv4Interface | IPv6Interface, ...]
+    next_hop: IPv4Address | None = None
+    next_hop6: IPv6Address | None = None
+    gateway: IPv4Address | None = None
+    gateways6: tuple[IPv6Address, ...] = ()
+
+
+def setup_payload(config: RouterConfig) -> bytes:
+    external4 = [one for one in config.external if isinstance(one, IPv4Interface)]
+    external6 = [one for one in config.external if isinstance(one, IPv6Interface)]
+    networks4 = list(dict.fromkeys(one.network for one in external4))
+    networks6 = list(dict.fromkeys(one.network for one in external6))
+    for networks in (networks4, networks6):
+        if len(networks) > ON_LINK_MAX:
+            raise LimitReached(f"{len(networks)} prefixes of an uplink", limit="prefixes", value=ON_LINK_MAX)
+    return _SETUP.pack(
+        config.uplink,
+        parse_mac(config.uplink_mac),
+        _octets(external4[0].ip if external4 else None),
+        _octets(external6[0].ip if external6 else None),
+        eui64_address(_LINK_LOCAL, parse_mac(config.uplink_mac)).packed,
+        parse_mac(config.gateway_mac),
+        _octets(config.gateway),
+        _octets(config.gateways6[-1] if config.gateways6 else None),
+        _octets(config.gateways6[0] if config.gateways6 else None),
+        _octets(config.next_hop),
+        _octets(config.next_hop6),
+        len(networks4),
+        b"".join(network.network_address.packed + network.netmask.packed for network in networks4),
+        len(networks6),
+        b"".join(network.network_address.packed + network.netmask.packed for network in networks6),
+    )
+
+
+def neighbour_payload(towards: Direction, ip: IPv4Address | IPv6Address, mac: str | None) -> bytes:
+    key = ip.packed if isinstance(ip, IPv6Address) else IPv6Address(f"::ffff:{ip}").packed
+    return _NEIGHBOUR.pack(towards, parse_mac(mac) if mac else b"", key)
+
+
+def _octets(address: IPv4Address | IPv6Address | None) -> bytes:
+    return address.packed if address else b""

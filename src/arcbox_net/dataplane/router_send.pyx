@@ -1,0 +1,203 @@
+"""Owns the way out of a router: next hops, MAC addresses, and the frames that wait until somebody answers for them."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from arcbox_net.dataplane.addresses6 cimport prefix6_has
+from arcbox_net.dataplane.neighbours cimport (
+    NEIGHBOUR_SOUGHT, neighbour, neighbour_is_due, neighbour_key4, neighbours_find, neighbours_seek,
+)
+from arcbox_net.dataplane.port cimport port, port_frame, receiver
+from arcbox_net.dataplane.port_send cimport port_send
+from arcbox_net.dataplane.router_ask cimport router_ask
+from arcbox_net.dataplane.router_state cimport (
+    WAITING_EACH_MAX, WAITING_MAX, router, router_routes, router_side, waiting_frame,
+)
+from arcbox_net.dataplane.verdict cimport OUTBOUND, Direction
+from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES, frame
+from arcbox_net.memory.pool cimport (
+    POOL_LARGE, POOL_SMALL, SMALL_FRAME_BYTES, pool_acquire, pool_release,
+)
+from arcbox_net.wire.ethernet cimport (
+    ETHERNET_DESTINATION, ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, MAC_BYTES,
+)
+from arcbox_net.wire.ipv4 cimport ipv4_destination_be
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_DESTINATION
+from arcbox_net.wire.neighbour cimport ipv6_is_unspecified
+
+
+cdef void batch_add(router *r, Direction towards, router_batch *batch, const frame *f) noexcept nogil:
+    """Send a translated packet with the batch; it may be sent before that is flushed, and lies where it lies by then.
+
+    A packet whose next hop is not known yet is copied, and waits. One that has none is dropped and counted.
+    """
+    cdef router_side *side = &r.sides[<int>towards]
+    cdef uint8_t key[IPV6_ADDRESS_BYTES]
+    cdef neighbour *one
+    if not _next_hop(r, towards, f.data + ETHERNET_HEADER_BYTES, key):
+        side.unresolved += 1
+        return
+    one = neighbours_find(&side.neighbours, key)
+    if one == NULL:
+        one = neighbours_seek(&side.neighbours, key, r.now_s)
+    if one == NULL:
+        side.unresolved += 1
+        return
+    one.used_s = r.now_s
+    if one.state == NEIGHBOUR_SOUGHT:
+        _wait(r, towards, one, f)
+        if one.probes == 0 and neighbour_is_due(one, r.now_s):
+            router_ask(r, towards, key)
+        return
+    _append(r, towards, batch, one, f)
+
+
+cdef void batch_flush(router *r, Direction towards, router_batch *batch) noexcept nogil:
+    """Send what is in the batch."""
+    cdef port_frame *frames[BURST_MAX]
+    cdef receiver *inside = r.base.sink
+    cdef port *uplink
+    cdef uint32_t i
+    if batch.count == 0:
+        return
+    if towards == OUTBOUND:
+        uplink = r.base.owner.ports[r.uplink]
+        for i in range(batch.count):
+            frames[i] = &batch.frames[i]
+        if uplink != NULL:
+            port_send(uplink, frames, batch.count)
+    else:
+        inside.burst(inside, &r.base, batch.frames, batch.count)
+    batch.count = 0
+
+
+cdef void send_waiting(router *r, Direction towards, const neighbour *one) noexcept nogil:
+    """*one* was heard: send what waited for it."""
+    cdef router_side *side = &r.sides[<int>towards]
+    cdef uint32_t i, n = 0, id = <uint32_t>(one - side.neighbours.entries)
+    cdef router_batch batch
+    cdef uint8_t *sent[WAITING_MAX]
+    cdef frame f
+    batch.count = 0
+    for i in range(<uint32_t>WAITING_MAX):
+        if side.waiting_count and side.waiting[i].data != NULL and side.waiting[i].neighbour == id:
+            _describe(&f, side.waiting[i].data, side.waiting[i].size)
+            sent[n] = _take(side, &side.waiting[i])
+            n += 1
+            _append(r, towards, &batch, one, &f)
+    batch_flush(r, towards, &batch)
+    for i in range(n):
+        pool_release(r.base.owner.buffers, sent[i])
+
+
+cdef void drop_waiting(router *r, Direction towards, uint32_t id) noexcept nogil:
+    """Nobody answered for the neighbour."""
+    cdef router_side *side = &r.sides[<int>towards]
+    cdef uint32_t i
+    for i in range(<uint32_t>WAITING_MAX):
+        if side.waiting[i].data != NULL and side.waiting[i].neighbour == id:
+            pool_release(r.base.owner.buffers, _take(side, &side.waiting[i]))
+            side.unresolved += 1
+
+
+cdef void router_send_frame(router *r, Direction towards, uint8_t *data, uint32_t size) noexcept nogil:
+    """Send a whole frame with its MAC addresses; room for a virtio-net header is ahead of it."""
+    cdef router_batch batch
+    cdef frame f
+    memset(data - FRAME_VNET_BYTES, 0, FRAME_VNET_BYTES)
+    _describe(&f, data, size)
+    batch.count = 0
+    _put(r, &batch, &f)
+    batch_flush(r, towards, &batch)
+
+
+cdef bint _next_hop(const router *r, Direction towards, const uint8_t *ip, uint8_t *key) noexcept nogil:
+    """Whose MAC address a packet needs; False: there is no way to its destination."""
+    if ip[0] >> 4 == 4:
+        return _next_hop4(&r.routes, towards, ipv4_destination_be(ip), key)
+    return _next_hop6(&r.routes, towards, ip + IPV6_DESTINATION, key)
+
+
+cdef bint _next_hop4(
+    const router_routes *routes, Direction towards, uint32_t destination_be, uint8_t *key
+) noexcept nogil:
+    cdef uint32_t i, next_hop_be = routes.next_hop_be
+    if towards != OUTBOUND:
+        next_hop_be = destination_be
+    for i in range(routes.on_link_count):
+        if destination_be & routes.on_link[i].mask_be == routes.on_link[i].address_be:
+            next_hop_be = destination_be
+    neighbour_key4(key, next_hop_be)
+    return next_hop_be != 0
+
+
+cdef bint _next_hop6(
+    const router_routes *routes, Direction towards, const uint8_t *destination, uint8_t *key
+) noexcept nogil:
+    cdef uint32_t i
+    cdef const uint8_t *next_hop = &routes.next_hop6[0]
+    if towards != OUTBOUND:
+        next_hop = destination
+    for i in range(routes.on_link6_count):
+        if prefix6_has(&routes.on_link6[i], destination):
+            next_hop = destination
+    memcpy(key, next_hop, IPV6_ADDRESS_BYTES)
+    return not ipv6_is_unspecified(key)
+
+
+cdef void _append(
+    router *r, Direction towards, router_batch *batch, const neighbour *one, const frame *f
+) noexcept nogil:
+    if batch.count == BURST_MAX:
+        batch_flush(r, towards, batch)
+    memcpy(f.data + ETHERNET_DESTINATION, one.mac, MAC_BYTES)
+    memcpy(f.data + ETHERNET_SOURCE, r.sides[<int>towards].mac, MAC_BYTES)
+    _put(r, batch, f)
+
+
+cdef void _put(const router *r, router_batch *batch, const frame *f) noexcept nogil:
+    cdef port_frame *out = &batch.frames[batch.count]
+    out.head = f[0]
+    out.rest = NULL
+    out.rest_count = 0
+    out.from_port = r.base.number
+    out.size = f.size
+    batch.count += 1
+
+
+cdef void _describe(frame *f, uint8_t *data, uint32_t size) noexcept nogil:
+    f.data = data
+    f.size = size
+    f.headroom = 0
+    f.l3 = ETHERNET_HEADER_BYTES
+    f.flags = FRAME_VNET
+
+
+cdef uint8_t *_take(router_side *side, waiting_frame *waiting) noexcept nogil:
+    """The buffer of a frame that waits no longer."""
+    cdef uint8_t *data = waiting.data
+    waiting.data = NULL
+    side.waiting_count -= 1
+    return data
+
+
+cdef void _wait(router *r, Direction towards, const neighbour *one, const frame *f) noexcept nogil:
+    """Keep a copy until *one* is heard, if there is room."""
+    cdef router_side *side = &r.sides[<int>towards]
+    cdef uint32_t i, same = 0, free_at = WAITING_MAX, id = <uint32_t>(one - side.neighbours.entries)
+    cdef uint8_t *data = NULL
+    for i in range(<uint32_t>WAITING_MAX):
+        if side.waiting[i].data == NULL:
+            free_at = i
+        elif side.waiting[i].neighbour == id:
+            same += 1
+    if free_at < WAITING_MAX and same < WAITING_EACH_MAX:
+        data = pool_acquire(r.base.owner.buffers, POOL_SMALL if f.size <= SMALL_FRAME_BYTES else POOL_LARGE)
+    if data == NULL:
+        side.unresolved += 1
+        return
+    memcpy(data - FRAME_VNET_BYTES, f.data - FRAME_VNET_BYTES, FRAME_VNET_BYTES + f.size)
+    side.waiting[free_at].data = data
+    side.waiting[free_at].size = f.size
+    side.waiting[free_at].neighbour = id
+    side.waiting_count += 1

@@ -1,0 +1,99 @@
+"""Checks what control says of a router's two sides and their neighbours, and then does it."""
+
+from libc.errno cimport EINVAL, ENOENT, ENOSPC
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from arcbox_net.dataplane.engine_state cimport nat_prefix, nat_prefix6
+from arcbox_net.dataplane.neighbours cimport (
+    neighbour, neighbours_find, neighbours_fix, neighbours_forget,
+)
+from arcbox_net.dataplane.port cimport PORTS_MAX, port_message
+from arcbox_net.dataplane.router_send cimport drop_waiting, send_waiting
+from arcbox_net.dataplane.router_state cimport ON_LINK_MAX, router, router_side
+from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND, Direction
+from arcbox_net.wire.ethernet cimport MAC_BYTES, ethernet_is_group, ethernet_mac
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
+
+cpdef enum RouterMessage:
+    ROUTER_SETUP = 200
+    ROUTER_NEIGHBOUR = 201
+
+cdef packed struct side_payload:
+    uint8_t mac[MAC_BYTES]
+    uint32_t address_be
+    uint8_t address6[IPV6_ADDRESS_BYTES]
+    uint8_t link_local6[IPV6_ADDRESS_BYTES]
+
+cdef packed struct setup_payload:
+    uint16_t uplink
+    side_payload sides[2]
+    uint32_t next_hop_be
+    uint8_t next_hop6[IPV6_ADDRESS_BYTES]
+    uint32_t on_link_count
+    nat_prefix on_link[ON_LINK_MAX]
+    uint32_t on_link6_count
+    nat_prefix6 on_link6[ON_LINK_MAX]
+
+cdef packed struct neighbour_payload:
+    uint8_t towards
+    uint8_t mac[MAC_BYTES]  # zeros: control knows no more
+    uint8_t key[IPV6_ADDRESS_BYTES]
+
+
+cdef int router_message(router *r, const port_message *message) noexcept nogil:
+    """0, or a negative errno."""
+    if message.kind == ROUTER_SETUP:
+        return _set_up(r, message)
+    if message.kind == ROUTER_NEIGHBOUR:
+        return _set_neighbour(r, message)
+    return -EINVAL
+
+
+cdef int _set_up(router *r, const port_message *message) noexcept nogil:
+    cdef setup_payload wanted
+    if message.size != sizeof(wanted):
+        return -EINVAL
+    memcpy(&wanted, message.payload, sizeof(wanted))
+    if wanted.uplink >= PORTS_MAX or wanted.on_link_count > ON_LINK_MAX or wanted.on_link6_count > ON_LINK_MAX:
+        return -EINVAL
+    r.uplink = wanted.uplink
+    _set_up_side(&r.sides[<int>OUTBOUND], &wanted.sides[<int>OUTBOUND])
+    _set_up_side(&r.sides[<int>INBOUND], &wanted.sides[<int>INBOUND])
+    r.routes.next_hop_be = wanted.next_hop_be
+    memcpy(r.routes.next_hop6, wanted.next_hop6, IPV6_ADDRESS_BYTES)
+    r.routes.on_link_count = wanted.on_link_count
+    memcpy(r.routes.on_link, wanted.on_link, sizeof(r.routes.on_link))
+    r.routes.on_link6_count = wanted.on_link6_count
+    memcpy(r.routes.on_link6, wanted.on_link6, sizeof(r.routes.on_link6))
+    return 0
+
+
+cdef void _set_up_side(router_side *side, const side_payload *wanted) noexcept nogil:
+    memcpy(side.mac, wanted.mac, MAC_BYTES)
+    side.address_be = wanted.address_be
+    memcpy(side.address6, wanted.address6, IPV6_ADDRESS_BYTES)
+    memcpy(side.link_local6, wanted.link_local6, IPV6_ADDRESS_BYTES)
+
+
+cdef int _set_neighbour(router *r, const port_message *message) noexcept nogil:
+    cdef neighbour_payload wanted
+    cdef router_side *side
+    cdef neighbour *one
+    if message.size != sizeof(wanted):
+        return -EINVAL
+    memcpy(&wanted, message.payload, sizeof(wanted))
+    if wanted.towards > INBOUND or ethernet_is_group(wanted.mac):
+        return -EINVAL
+    side = &r.sides[wanted.towards]
+    one = neighbours_find(&side.neighbours, wanted.key)
+    if ethernet_mac(wanted.mac) == 0:
+        if one == NULL:
+            return -ENOENT
+        drop_waiting(r, <Direction>wanted.towards, <uint32_t>(one - side.neighbours.entries))
+        neighbours_forget(&side.neighbours, <uint32_t>(one - side.neighbours.entries))
+        return 0
+    if not neighbours_fix(&side.neighbours, wanted.key, wanted.mac):
+        return -ENOSPC
+    send_waiting(r, <Direction>wanted.towards, neighbours_find(&side.neighbours, wanted.key))
+    return 0

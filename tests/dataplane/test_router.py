@@ -1,0 +1,349 @@
+"""Guests' packets out through the NAT engine and back, MAC addresses that are asked for, and packets that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_address
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet, Raw
+
+from arcbox_net.dataplane._testing_switch import Lab
+from arcbox_net.dataplane.engine import NatEngine
+from arcbox_net.dataplane.nat_config import NatEngineConfig
+from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
+from arcbox_net.dataplane.router import Router
+from arcbox_net.dataplane.router_config import RouterConfig
+from arcbox_net.dataplane.switch import Switch
+from arcbox_net.memory.pool import PacketPool
+from tests.support.switch import (
+    BROADCAST,
+    GATEWAY,
+    GATEWAY_MAC,
+    GATEWAYS6,
+    NO_OFFLOAD,
+    SUBNET6,
+    guest,
+    ip6_of,
+    ip_of,
+    mac_of,
+    udp6,
+)
+
+BRIDGE, ROUTER, UPLINK = 3, 4, 5
+UPLINK_MAC, NEXT_HOP_MAC, HOST_MAC = "02:00:00:00:01:00", "02:00:00:00:01:01", "02:00:00:00:01:02"
+EXTERNAL, NEXT_HOP, HOST, SERVER = "203.0.113.5", "203.0.113.1", "203.0.113.9", "198.51.100.1"
+EXTERNAL6, NEXT_HOP6, SERVER6 = "2001:db8:1::5", "2001:db8:1::1", "2001:db8:2::1"
+
+
+class Site:
+    """Guests on ports 0 and 1, the network's bridge on 3, a router on 4 whose uplink is 5."""
+
+    def __init__(self, pool: PacketPool) -> None:
+        self.pool = pool
+        self.engine = NatEngine(
+            NatEngineConfig(EXTERNAL, external_ip6=EXTERNAL6, inside6=str(SUBNET6), gateway=GATEWAY)
+        )
+        self.router = Router(self.engine)
+        switch = Switch()
+        self.lab = Lab(switch, 6, pool=pool, frame_max=1514)
+        self.lab.place(ROUTER, self.router)
+        self.lab.set_sink(UPLINK, self.router.outside)
+        for number in (0, 1):
+            switch.bind(self.lab, number, guest(number))
+        switch.bind(self.lab, BRIDGE, PortBinding("uplink", mac=GATEWAY_MAC))
+        switch.bind(self.lab, ROUTER, PortBinding("router"))
+        switch.set_network(
+            self.lab,
+            0,
+            SwitchNetwork(SUBNET6, GATEWAYS6, ROUTER, GATEWAY_MAC, IPv4Network("192.168.64.0/24")),
+        )
+        self.router.set_up(
+            self.lab,
+            ROUTER,
+            RouterConfig(
+                UPLINK,
+                UPLINK_MAC,
+                GATEWAY_MAC,
+                (IPv4Interface(f"{EXTERNAL}/24"), IPv6Interface(f"{EXTERNAL6}/64")),
+                IPv4Address(NEXT_HOP),
+                ip_address(NEXT_HOP6),
+                IPv4Address(GATEWAY),
+                GATEWAYS6,
+            ),
+        )
+
+    def rx(
+        self, number: int, *frames: Packet | bytes, offload: bytes = NO_OFFLOAD
+    ) -> dict[int, list[Packet]]:
+        found = self.lab.rx(number, [offload + bytes(frame) for frame in frames])
+        return {port: [Ether(one[len(NO_OFFLOAD) :]) for one in given] for port, given in found.items()}
+
+    def resolved(self) -> Site:
+        self.router.set_neighbour(self.lab, ROUTER, NEXT_HOP, NEXT_HOP_MAC)
+        self.router.set_neighbour(self.lab, ROUTER, NEXT_HOP6, NEXT_HOP_MAC)
+        return self
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with PacketPool(256, 8) as pool:
+        site = Site(pool)
+        yield site
+        site.lab.close()
+
+
+def to_gateway(source: int, payload: Packet, *, dst: str = SERVER) -> Packet:
+    return Ether(src=mac_of(source), dst=GATEWAY_MAC) / IP(src=ip_of(source), dst=dst) / payload
+
+
+def udp_out(source: int = 0, *, dst: str = SERVER, size: int = 8) -> Packet:
+    return to_gateway(source, UDP(sport=5000, dport=53) / Raw(bytes(size)), dst=dst)
+
+
+def answer_to(sent: Packet, payload: bytes = b"answer") -> Packet:
+    """What the server says to a datagram that left by the uplink."""
+    return (
+        Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC)
+        / IP(src=sent[IP].dst, dst=sent[IP].src)
+        / UDP(sport=sent[UDP].dport, dport=sent[UDP].sport)
+        / Raw(payload)
+    )
+
+
+def arp_reply(ip: str, mac: str) -> Packet:
+    return Ether(src=mac, dst=UPLINK_MAC) / ARP(op=2, hwsrc=mac, psrc=ip, hwdst=UPLINK_MAC, pdst=EXTERNAL)
+
+
+def test_a_datagram_goes_out_and_its_answer_comes_back(site: Site) -> None:
+    site.resolved()
+    (sent,) = site.rx(0, udp_out())[UPLINK]
+    assert (sent.src, sent.dst) == (UPLINK_MAC, NEXT_HOP_MAC)
+    assert (sent[IP].src, sent[IP].dst, sent[IP].ttl) == (EXTERNAL, SERVER, 63)
+    (came,) = site.rx(UPLINK, answer_to(sent))[0]
+    assert (came.src, came.dst) == (GATEWAY_MAC, mac_of(0))
+    assert (came[IP].src, came[IP].dst, came[UDP].dport) == (SERVER, ip_of(0), 5000)
+
+
+def test_ipv6_goes_out_and_comes_back(site: Site) -> None:
+    site.resolved()
+    frame = udp6(0, 1)
+    frame.dst, frame[IPv6].dst = GATEWAY_MAC, SERVER6
+    (sent,) = site.rx(0, frame)[UPLINK]
+    assert (sent.dst, sent[IPv6].src, sent[IPv6].dst) == (NEXT_HOP_MAC, EXTERNAL6, SERVER6)
+    back = (
+        Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC)
+        / IPv6(src=SERVER6, dst=EXTERNAL6)
+        / UDP(sport=53, dport=sent[UDP].sport)
+    )
+    (came,) = site.rx(UPLINK, back)[0]
+    assert (came.dst, came[IPv6].dst) == (mac_of(0), ip6_of(0))
+
+
+@pytest.mark.parametrize("dst", [GATEWAY, "192.168.64.200", "192.168.64.255", "224.0.0.5", "255.255.255.255"])
+def test_what_does_not_leave_the_subnet_is_the_bridges(site: Site, dst: str) -> None:
+    assert set(site.resolved().rx(0, udp_out(dst=dst))) == {BRIDGE}
+
+
+def test_a_large_frame_goes_out_in_one_piece(site: Site) -> None:
+    (sent,) = site.resolved().rx(0, udp_out(size=1400))[UPLINK]
+    assert bytes(sent[Raw]) == bytes(1400)
+    assert site.pool.stats()["small"]["held"] == 0
+
+
+def test_without_buffers_a_frame_in_pieces_is_dropped_and_counted() -> None:
+    with PacketPool(1, 1) as pool:
+        site = Site(pool).resolved()
+        found = site.rx(0, udp_out(size=1400), udp_out(size=1401), udp_out(size=1402))
+        assert [len(sent[Raw]) for sent in found[UPLINK]] == [1400]
+        assert site.lab.drops(0) == {"pool": 2}
+        assert len(site.rx(0, udp_out(size=1403))[UPLINK]) == 1
+        site.lab.close()
+
+
+def test_what_the_engine_refuses_counts_against_its_port(site: Site) -> None:
+    frame = to_gateway(0, UDP(sport=1, dport=2, chksum=1) / Raw(b"x"))
+    frame[IP].ttl = 0
+    site.resolved().rx(0, frame)
+    assert site.lab.drops(0) == {"egress": 1}
+
+
+def test_the_sender_of_what_cannot_go_on_is_told(site: Site) -> None:
+    frame = to_gateway(0, UDP(sport=1, dport=2) / Raw(b"x"))
+    frame[IP].ttl = 1
+    (told,) = site.resolved().rx(0, frame)[0]
+    assert (told.src, told[IP].src, told[ICMP].type) == (GATEWAY_MAC, GATEWAY, 11)
+
+
+def test_a_guest_reaches_another_by_the_external_address(site: Site) -> None:
+    site.resolved()
+    forward = site.engine.add_forward("udp", 7000, ip_of(1), 7001)
+    site.rx(1, udp_out(1))  # the router learns its MAC
+    (came,) = site.rx(0, to_gateway(0, UDP(sport=9, dport=forward.external_port), dst=EXTERNAL))[1]
+    assert (came.src, came.dst, came[IP].dst, came[UDP].dport) == (GATEWAY_MAC, mac_of(1), ip_of(1), 7001)
+
+
+def test_the_next_hop_is_asked_for_and_what_waits_is_sent(site: Site) -> None:
+    frames = [udp_out(size=i) for i in range(3)]
+    (asked,) = site.rx(0, *frames)[UPLINK]
+    assert (asked.dst, asked[ARP].op, asked[ARP].psrc, asked[ARP].pdst) == (BROADCAST, 1, EXTERNAL, NEXT_HOP)
+    sent = site.rx(UPLINK, arp_reply(NEXT_HOP, NEXT_HOP_MAC))[UPLINK]
+    assert sorted(len(one[IP]) for one in sent) == sorted(len(one[IP]) for one in frames)
+    assert {one.dst for one in sent} == {NEXT_HOP_MAC}
+    assert site.pool.stats()["small"]["held"] == 0
+
+
+def test_a_host_on_the_link_is_asked_for_itself(site: Site) -> None:
+    (asked,) = site.rx(0, udp_out(dst=HOST))[UPLINK]
+    assert asked[ARP].pdst == HOST
+    (sent,) = site.rx(UPLINK, arp_reply(HOST, HOST_MAC))[UPLINK]
+    assert sent.dst == HOST_MAC
+
+
+def test_eight_frames_wait_for_a_neighbour_and_no_more(site: Site) -> None:
+    site.rx(0, *[udp_out(size=i) for i in range(9)])
+    assert site.router.unresolved == (1, 0)
+    assert len(site.rx(UPLINK, arp_reply(NEXT_HOP, NEXT_HOP_MAC))[UPLINK]) == 8
+
+
+def test_sixty_four_frames_wait_and_no_more(site: Site) -> None:
+    for i in range(10, 18):
+        site.rx(0, *[udp_out(dst=f"203.0.113.{i}", size=n) for n in range(8)])
+    assert site.router.unresolved == (0, 0)
+    site.rx(0, udp_out(dst="203.0.113.18"))
+    assert site.router.unresolved == (1, 0)
+
+
+def test_who_does_not_answer_is_asked_three_times_a_second_apart(site: Site) -> None:
+    site.rx(0, udp_out())
+    asked = []
+    for _ in range(50):
+        site.lab.tick()
+        asked.append(len(site.lab.take().get(UPLINK, ())))
+    assert sum(asked) == 2
+    assert site.router.unresolved == (1, 0)
+    assert site.pool.stats()["small"]["held"] == 0
+    assert len(site.rx(0, udp_out())[UPLINK]) == 1  # asks again
+
+
+def test_a_neighbour_that_is_used_is_asked_again_after_a_minute_and_used_meanwhile(site: Site) -> None:
+    site.rx(0, udp_out())
+    site.rx(UPLINK, arp_reply(NEXT_HOP, NEXT_HOP_MAC))
+    site.lab.tick(590)
+    assert site.lab.take() == {}
+    (sent,) = site.rx(0, udp_out())[UPLINK]
+    assert sent.dst == NEXT_HOP_MAC
+    site.lab.tick(20)
+    asked = [Ether(one[12:]) for one in site.lab.take()[UPLINK]]
+    assert {one[ARP].pdst for one in asked} == {NEXT_HOP}
+    assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
+
+
+def test_what_control_says_of_a_neighbour_holds_until_it_is_taken_back(site: Site) -> None:
+    site.resolved()
+    site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC))
+    assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, None)
+    assert ARP in site.rx(0, udp_out())[UPLINK][0]
+    with pytest.raises(OSError):
+        site.router.set_neighbour(site.lab, ROUTER, HOST, None)
+
+
+@pytest.mark.parametrize("ip", [EXTERNAL])
+def test_who_asks_for_the_external_address_is_answered(site: Site, ip: str) -> None:
+    asks = Ether(src=HOST_MAC, dst=BROADCAST) / ARP(hwsrc=HOST_MAC, psrc=HOST, pdst=ip)
+    (answer,) = site.rx(UPLINK, asks)[UPLINK]
+    assert (answer.src, answer.dst) == (UPLINK_MAC, HOST_MAC)
+    assert (answer[ARP].op, answer[ARP].hwsrc, answer[ARP].psrc) == (2, UPLINK_MAC, ip)
+    assert (answer[ARP].hwdst, answer[ARP].pdst) == (HOST_MAC, HOST)
+
+
+@pytest.mark.parametrize("ip", [NEXT_HOP, HOST, ip_of(0), GATEWAY])
+def test_who_asks_for_others_is_not_answered(site: Site, ip: str) -> None:
+    asks = Ether(src=HOST_MAC, dst=BROADCAST) / ARP(hwsrc=HOST_MAC, psrc=HOST, pdst=ip)
+    assert site.rx(UPLINK, asks) == {}
+
+
+def test_neighbours_that_nobody_needs_are_not_remembered(site: Site) -> None:
+    site.rx(UPLINK, arp_reply(HOST, HOST_MAC))
+    assert ARP in site.rx(0, udp_out(dst=HOST))[UPLINK][0]
+
+
+@pytest.mark.parametrize("target", [EXTERNAL6, "fe80::ff:fe00:100"])
+def test_who_solicits_an_address_of_ours_is_answered(site: Site, target: str) -> None:
+    asks = (
+        Ether(src=HOST_MAC, dst="33:33:ff:00:00:05")
+        / IPv6(src="2001:db8:1::9", dst="ff02::1:ff00:5", hlim=255)
+        / ICMPv6ND_NS(tgt=target)
+        / ICMPv6NDOptSrcLLAddr(lladdr=HOST_MAC)
+    )
+    (answer,) = site.rx(UPLINK, asks)[UPLINK]
+    assert (answer.dst, answer[IPv6].dst, answer[IPv6].hlim) == (HOST_MAC, "2001:db8:1::9", 255)
+    assert (answer[ICMPv6ND_NA].tgt, answer[ICMPv6ND_NA].S, answer[ICMPv6ND_NA].O) == (target, 1, 1)
+    assert answer[ICMPv6NDOptDstLLAddr].lladdr == UPLINK_MAC
+    asks[IPv6].hlim = 254
+    assert site.rx(UPLINK, asks) == {}
+
+
+def test_the_next_hop_of_ipv6_is_solicited(site: Site) -> None:
+    frame = udp6(0, 1)
+    frame.dst, frame[IPv6].dst = GATEWAY_MAC, SERVER6
+    (asked,) = site.rx(0, frame)[UPLINK]
+    assert (asked.dst, asked[IPv6].src, asked[IPv6].dst) == ("33:33:ff:00:00:01", EXTERNAL6, "ff02::1:ff00:1")
+    assert asked[ICMPv6ND_NS].tgt == NEXT_HOP6
+    tells = (
+        Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC)
+        / IPv6(src=NEXT_HOP6, dst=EXTERNAL6, hlim=255)
+        / ICMPv6ND_NA(tgt=NEXT_HOP6)
+        / ICMPv6NDOptDstLLAddr(lladdr=NEXT_HOP_MAC)
+    )
+    broken = Ether(bytes(tells))
+    broken[ICMPv6ND_NA].cksum ^= 1
+    assert site.rx(UPLINK, broken) == {}
+    (sent,) = site.rx(UPLINK, tells)[UPLINK]
+    assert (sent.dst, sent[IPv6].dst) == (NEXT_HOP_MAC, SERVER6)
+
+
+def test_a_silent_guest_is_asked_for_when_a_forward_leads_to_it(site: Site) -> None:
+    site.resolved().engine.add_forward("tcp", 8080, ip_of(1), 80)
+    syn = Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC) / IP(src=SERVER, dst=EXTERNAL) / TCP(sport=4000, dport=8080)
+    asked = site.rx(UPLINK, syn)
+    assert set(asked) == {0, 1}  # and not the bridge, which has the gateway's MAC itself
+    assert (asked[1][0].src, asked[1][0][ARP].psrc, asked[1][0][ARP].pdst) == (GATEWAY_MAC, GATEWAY, ip_of(1))
+    tells = Ether(src=mac_of(1), dst=GATEWAY_MAC) / ARP(
+        op=2, hwsrc=mac_of(1), psrc=ip_of(1), hwdst=GATEWAY_MAC, pdst=GATEWAY
+    )
+    found = site.rx(1, tells)
+    assert (found[1][0][IP].dst, found[1][0][TCP].dport) == (ip_of(1), 80)
+    assert [one[ARP].psrc for one in found[BRIDGE]] == [ip_of(1)]
+
+
+@pytest.mark.parametrize("dst", [HOST_MAC, BROADCAST, "33:33:00:00:00:01"])
+def test_frames_to_others_on_the_uplink_are_not_translated(site: Site, dst: str) -> None:
+    site.resolved()
+    (sent,) = site.rx(0, udp_out())[UPLINK]
+    answer = answer_to(sent)
+    answer.dst = dst
+    assert site.rx(UPLINK, answer) == {}
+
+
+def test_fragments_wait_in_the_engine_and_go_on(site: Site) -> None:
+    site.resolved()
+    whole = bytes(UDP(sport=5000, dport=53, len=3008, chksum=0) / Raw(bytes(3000)))
+    packets = [to_gateway(0, Raw(whole[at : at + 1480])) for at in range(0, 3008, 1480)]
+    for i, packet in enumerate(packets):
+        packet[IP].proto, packet[IP].id, packet[IP].frag = 17, 7, i * 185
+        packet[IP].flags = "MF" if i < len(packets) - 1 else 0
+    sent = [one for packet in packets for one in site.rx(0, packet).get(UPLINK, [])]
+    assert b"".join(bytes(one[IP].payload) for one in sent)[8:] == bytes(3000)
+    assert {one[IP].src for one in sent} == {EXTERNAL}
+
+
+def test_the_engine_forgets_flows_in_ticks(site: Site) -> None:
+    site.resolved().rx(0, udp_out())
+    assert site.engine.stats()["flows"] == 1
+    site.lab.tick(330)
+    assert site.engine.stats()["flows"] == 0
