@@ -80,6 +80,12 @@ def busy(sample_s: float = QUIET_SAMPLE_S) -> tuple[float, float]:
     return (total - idle - steal) / total, steal / total
 
 
+def machine_cpu_s() -> float:
+    """Time that all cores were busy so far, for anybody."""
+    ticks = _cpu_ticks()
+    return (sum(ticks) - ticks[3] - ticks[4] - ticks[7]) / os.sysconf("SC_CLK_TCK")
+
+
 def quiet_check(*, wait_s: float = 60.0) -> dict[str, Any]:
     """Wait until nobody else uses the machine. `quiet` False in the report: do not trust the numbers."""
     deadline = time.monotonic() + wait_s

@@ -29,6 +29,7 @@ from bench.common import (
     Round,
     environment,
     interleave,
+    machine_cpu_s,
     quiet_check,
     read_result,
     show,
@@ -146,12 +147,6 @@ def netspeed(contender: Contender, server: str, port: int, test: str, *words: st
                 raise
     found: dict[str, Any] = json.loads(printed)[test]
     return found
-
-
-def machine_cpu_s() -> float:
-    """Time that all cores were busy so far, for anybody."""
-    words = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return (sum(words) - words[3] - words[4] - words[7]) / os.sysconf("SC_CLK_TCK")
 
 
 def one_round(contender: Contender, section: str, tests: dict[str, Test], seconds: float) -> Round:
