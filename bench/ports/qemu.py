@@ -38,6 +38,7 @@ from bench.common import (
 )
 from tests.support.guest import NIC, Guest, tap_fd
 from tests.support.netns import Host, wait_until
+from tests.support.user import User
 
 ROUNDS = 5
 SECONDS = 2
@@ -77,6 +78,7 @@ def contenders(passt: str | None) -> dict[str, Setup]:
     found: dict[str, Setup] = {
         STREAM: at_socket(NetworkManager.attach_stream, stream, 1500),
         f"{STREAM} mtu {LARGE_MTU}": at_socket(NetworkManager.attach_stream, stream, LARGE_MTU),
+        f"{STREAM} rootless mtu {LARGE_MTU}": at_rootless_stream,
         DGRAM: at_socket(NetworkManager.attach_dgram, dgram, 1500),
         TAP: at_tap,
         USER: at_user,
@@ -93,6 +95,7 @@ def booted(setup: Setup, folder: Path) -> Iterator[Guest]:
     """A guest that has an address and iperf3, with a server in its world."""
     with Host() as host, contextlib.ExitStack() as stack:
         host.sysctl("net.ipv4.ping_group_range", "0 2147483647")
+        host.sysctl("net.unix.max_dgram_qlen", 512)  # as systemd has it; 10 in a new namespace
         own = Path(tempfile.mkdtemp(dir=folder))
         own.chmod(0o777)
         server = host.world.popen(["iperf3", "-s", "-p", str(IPERF_PORT)], stdout=subprocess.DEVNULL)
@@ -126,6 +129,22 @@ def stream(port: SocketAttachment) -> str:
 def dgram(port: SocketAttachment) -> str:
     own = f"local.type=unix,local.path={port.socket}.guest"
     return f"dgram,id=n,{own},remote.type=unix,remote.path={port.socket}"
+
+
+@contextlib.contextmanager
+def at_rootless_stream(host: Host, folder: Path) -> Iterator[Guest]:
+    """A network of an ordinary user, which ends the guest's connections as passt does."""
+    user = User(host, folder)
+    user.cli("up", "dev", "--mtu", str(LARGE_MTU))
+    try:
+        path = f"{user.runtime}/port.sock"
+        port = user.cli_json(f"attach dev vm1 --stream {path}")
+        netdev = f"stream,id=n,server=off,addr.type=unix,addr.path={path}"
+        device = f"{NIC},netdev=n,mac={port['mac']},host_mtu={LARGE_MTU}"
+        with Guest(["-netdev", netdev, "-device", device], prefix=user.argv([])) as guest:
+            yield guest
+    finally:
+        user.cli("down", "dev", check=False)
 
 
 @contextlib.contextmanager
