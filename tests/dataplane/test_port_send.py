@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scapy.layers.inet import IPOption_NOP
 from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Dot1Q, Ether
@@ -165,6 +168,48 @@ def test_a_forged_header_is_dropped_even_if_the_port_takes_offloads(frame: bytes
     port = NotingPort(takes=31, frame_max=65550)
     assert port.send([frame]) == []
     assert dropped(port) == {"PORT_DROP_OFFLOAD": 1}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    frame=st.sampled_from(
+        [tcp(payload(3000)), tcp(payload(3000), v6=True), udp(payload(3000)), udp(payload(3000), v6=True)]
+    ),
+    changes=st.lists(st.tuples(st.integers(12, 95), st.integers(0, 255)), max_size=4),
+    header=st.tuples(
+        st.sampled_from([0, 1, 2, 3]),
+        st.sampled_from([0, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_TCPV4 | GSO_ECN]),
+        st.sampled_from([34, 54, 0, 14, 3034]),
+        st.sampled_from([6, 16, 0, 2000]),
+        st.sampled_from([1, 7, 100, 1448, 65535]),
+    ),
+    size=st.sampled_from([14, 33, 34, 53, 54, 73, 74, 100, 3000]),
+    split=st.sampled_from([(0, 0), (64, 100), (256, 1000)]),
+    takes=st.sampled_from([0, CSUM, CSUM | TSO4, 31]),
+)
+def test_whatever_a_guest_sends_is_sent_or_dropped(
+    frame: Packet,
+    changes: list[tuple[int, int]],
+    header: tuple[int, int, int, int, int],
+    size: int,
+    split: tuple[int, int],
+    takes: int,
+) -> None:
+    """Headers pass the check of ports (within the frame, a segment size, NEEDS_CSUM with it), and lie otherwise."""
+    flags, gso_type, csum_start, csum_offset, gso_size = header
+    octets = bytearray(bytes(frame)[:size])
+    for at, value in changes:
+        if at - 12 < size:
+            octets[at - 12] = value
+    if flags & 1 and csum_start + csum_offset + 2 > size:
+        flags = 0
+    if not flags & 1:
+        gso_type = 0
+    virtio = struct.pack("=BBHHHHH", flags, gso_type, 0, gso_size, csum_start, csum_offset, 0)
+    port = NotingPort(takes=takes, frame_max=9000)
+    sent = port.send([virtio + bytes(octets)] * 2, head=split[0], piece=split[1])
+    assert sent or port.drops
+    assert sum(map(len, sent)) <= 2 * (VNET_BYTES + len(octets)) + len(sent) * 300
 
 
 def test_headers_beyond_the_head_are_not_read() -> None:
