@@ -322,15 +322,17 @@ class NetworkManager:
         ip: str | IPv4Address | None = None,
         hostname: str | None = None,
         owner_uid: int | None = None,
+        holder: int | None = None,
     ) -> SocketAttachment:
         """A guest whose frames come over a unix stream socket, each after its length in 4 bytes (`-netdev stream`).
 
-        We listen at *socket*, also for *owner_uid*, or *connect* to it, as often as the guest comes back.
+        We listen at *socket*, also for *owner_uid*, or *connect* to it, as often as the guest comes back. The port
+        goes with process *holder*, if one is named, else with `detach`.
         """
         request = AttachRequest(
             "stream", name, mac, _text(ip), hostname, connect=connect, owner_uid=owner_uid
         )
-        return self._attach_socket(request, socket)
+        return self._attach_socket(request, socket, holder)
 
     def attach_dgram(
         self,
@@ -342,6 +344,7 @@ class NetworkManager:
         ip: str | IPv4Address | None = None,
         hostname: str | None = None,
         owner_uid: int | None = None,
+        holder: int | None = None,
     ) -> SocketAttachment:
         """A guest each of whose frames is a datagram (vfkit, krunkit, libkrun, `-netdev dgram`).
 
@@ -350,7 +353,7 @@ class NetworkManager:
         request = AttachRequest(
             "dgram", name, mac, _text(ip), hostname, remote=_text(remote), owner_uid=owner_uid
         )
-        return self._attach_socket(request, socket)
+        return self._attach_socket(request, socket, holder)
 
     def attach_vhost_user(
         self,
@@ -363,6 +366,7 @@ class NetworkManager:
         hostname: str | None = None,
         queues: int | None = None,
         owner_uid: int | None = None,
+        holder: int | None = None,
     ) -> SocketAttachment:
         """A guest whose memory is shared with us (`-netdev vhost-user`), with up to *queues* queue pairs.
 
@@ -371,12 +375,16 @@ class NetworkManager:
         request = AttachRequest(
             "vhost-user", name, mac, _text(ip), hostname, connect=connect, queues=queues, owner_uid=owner_uid
         )
-        return self._attach_socket(request, socket)
+        return self._attach_socket(request, socket, holder)
 
-    def _attach_socket(self, request: AttachRequest, socket: str | Path) -> SocketAttachment:
+    def _attach_socket(
+        self, request: AttachRequest, socket: str | Path, holder: int | None
+    ) -> SocketAttachment:
         path = os.path.abspath(socket)
         remote = os.path.abspath(request.remote) if request.remote is not None else None
-        port = self._post("/ports", msgspec.structs.replace(request, socket=path, remote=remote), PortInfo)
+        port = self._post(
+            "/ports", msgspec.structs.replace(request, socket=path, remote=remote, pid=holder), PortInfo
+        )
         return SocketAttachment(
             port=port.name,
             kind=port.kind,

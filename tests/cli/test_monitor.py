@@ -166,7 +166,18 @@ def at_socket(via: str, qemu: tuple[int, int] | None = None, queues: int = 1) ->
 )
 def test_qemu_gets_a_card_at_a_socket_that_reconnects_where_that_qemu_can(nic: Nic, added: str) -> None:
     words = ["qemu-system-x86_64"]
-    assert with_nic(QEMU, words, nic) == [*words, *added.split(), *CARD.split()]
+    card = CARD + (",vectors=0" if nic.via == "vhost-user" else "")
+    assert with_nic(QEMU, words, nic) == [*words, *added.split(), *card.split()]
+
+
+def test_qemu_that_crashes_with_vectors_gets_none_unless_it_has_kvm() -> None:
+    def card(*words: str, qemu: tuple[int, int]) -> str:
+        return with_nic(QEMU, ["qemu-system-x86_64", *words], at_socket("vhost-user", qemu))[-1]
+
+    assert card(qemu=(7, 2)).endswith(",vectors=0")
+    assert "vectors" not in card(qemu=(10, 0))
+    for words in (["-enable-kvm"], ["-accel", "kvm"], ["-machine", "q35,accel=kvm"]):
+        assert "vectors" not in card(*words, qemu=(7, 2))
 
 
 def test_several_queues_of_vhost_user_have_their_vectors() -> None:

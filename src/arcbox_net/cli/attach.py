@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -108,7 +108,7 @@ def command(
     common.check_guest(mac, ip, hostname)
     check_ifname("ifname", ifname)
     manager = common.connect(network)
-    guest = {"mac": mac, "ip": ip, "hostname": hostname}
+    guest: dict[str, Any] = {"mac": mac, "ip": ip, "hostname": hostname}
     if tap:
         manager.attach_tap(port, **guest, queues=queues, persist=True, owner_uid=owner_uid)
     elif netns:

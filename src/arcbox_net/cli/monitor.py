@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 
-from arcbox_net.cli.monitor_sockets import cloud_hypervisor_net, qemu_netdev
+from arcbox_net.cli.monitor_sockets import cloud_hypervisor_net, has_vectors, qemu_netdev
 from arcbox_net.errors import ConfigError
 
 NETDEV = "abx0"
@@ -85,7 +85,10 @@ def _qemu(command: Sequence[str], nic: Nic) -> list[str]:
     queues = len(nic.fds) or nic.queues
     if queues > 1:
         device += ",mq=on"
-        if "-pci" in device:
+    if "-pci" in device:
+        if nic.via == "vhost-user" and not has_vectors(command, nic):
+            device += ",vectors=0"
+        elif queues > 1:
             device += f",vectors={2 * queues + 2}"
     return [*result, "-device", device]
 

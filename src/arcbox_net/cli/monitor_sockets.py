@@ -18,6 +18,7 @@ MEMORY_DEFAULT = "128M"  # QEMU's own
 VERSION_TIMEOUT_S = 5.0
 _RECONNECT_MS = (9, 2)  # `reconnect-ms` since, `reconnect` in seconds before
 _STREAM_RECONNECTS = (8, 0)
+_VECTORS_WITHOUT_KVM = (10, 0)
 
 
 def qemu_version(program: str) -> tuple[int, int] | None:
@@ -47,6 +48,14 @@ def qemu_netdev(command: Sequence[str], nic: Nic, netdev: str) -> list[str]:
         f"vhost-user,id={netdev},chardev={netdev}c,queues={nic.queues}",
         *_shared_memory(command),
     ]
+
+
+def has_vectors(command: Sequence[str], nic: Nic) -> bool:
+    """Whether the card may have MSI-X vectors: QEMU 7.2 without KVM crashes when such a guest sets them up."""
+    has_kvm = any(word in ("-enable-kvm", "--enable-kvm") for word in command) or any(
+        "kvm" in value for flag, value in pairwise(command) if flag.lstrip("-") in ("accel", "M", "machine")
+    )
+    return has_kvm or nic.qemu is None or nic.qemu >= _VECTORS_WITHOUT_KVM
 
 
 def cloud_hypervisor_net(command: Sequence[str], nic: Nic) -> str:

@@ -256,7 +256,12 @@ def _attach_socket(
         tempfile.TemporaryDirectory(prefix="arcbox-net-", ignore_cleanup_errors=True)
     )
     path, own = os.path.join(folder, "net.sock"), os.path.join(folder, "guest.sock")
-    options: dict[str, Any] = {"name": guest.port, "mac": own_mac or guest.mac, "ip": guest.ip}
+    options: dict[str, Any] = {
+        "name": guest.port,
+        "mac": own_mac or guest.mac,
+        "ip": guest.ip,
+        "holder": os.getpid(),
+    }
     if via == "dgram":
         options["remote"] = own
     elif via == "vhost-user":

@@ -16,6 +16,7 @@ from arcbox_net.addresses import parse_ipv4
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound, StateError
 from arcbox_net.host.plan import PortPlan, TapPlan
 from arcbox_net.network.devices import connect, disconnect, port_infos
+from arcbox_net.network.holders import Holders
 from arcbox_net.network.messages import PortInfo
 from arcbox_net.network.ports import Port, PortRequest, PortTable
 
@@ -34,7 +35,7 @@ class Attaching:
     """Attaches and detaches.
 
     `changing` is the network's lock, `awaited` are guests' names that forwards wait for; `guests_changed` re-aims
-    forwards.
+    forwards. `holder_ended` is called when a port is to go with its process.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Attaching:
         changing: asyncio.Lock,
         awaited: Callable[[], Collection[str]],
         guests_changed: Callable[[], Awaitable[None]],
+        holder_ended: Callable[[str], None],
     ) -> None:
         self._site = site
         self._layout = layout
@@ -61,6 +63,7 @@ class Attaching:
         self._changing = changing
         self._awaited = awaited
         self._guests_changed = guests_changed
+        self._holders = Holders(holder_ended)
         self._datapath: Datapath | None = None
 
     async def listen_again(self) -> None:
@@ -76,6 +79,7 @@ class Attaching:
 
     async def stop(self) -> None:
         """Close the sockets of guests; links and rules are somebody else's to remove."""
+        self._holders.close()
         datapath, self._datapath = self._datapath, None
         if datapath is not None:
             await datapath.close()
@@ -147,6 +151,8 @@ class Attaching:
                 await datapath.open()
                 self._datapath = datapath
             await self._datapath.attach(port)
+            if port.socket.holder is not None:
+                self._holders.hold(port.name, port.socket.holder)
         except BaseException:
             await self._close_unused()
             raise
@@ -200,6 +206,7 @@ class Attaching:
 
     async def _forget(self, port: Port) -> None:
         """The device is gone: forget the rest, and go on past a disk that refuses (reconcile drops such rows)."""
+        self._holders.drop(port.name)
         self._ports.discard(port.name)
         self._naming.remove_port(port)
         try:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from arcbox_net import __version__, paths
 from arcbox_net.addresses import parse_ipv4
 from arcbox_net.config import Egress, NetConfig, Reservation, config_from_mapping, config_to_mapping
-from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound
+from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound, PortNotFound
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
@@ -239,6 +239,7 @@ class Network:
             changing=self._change,
             awaited=self._awaited,
             guests_changed=self._guests_changed,
+            holder_ended=lambda name: self._spawn(self._detach_unheld(name)),
         )
         self._ipv6 = Ipv6(self.name, config, layout, self._naming.domain, self._kernel.place)
         await self._ipv6.start()
@@ -329,6 +330,10 @@ class Network:
         """Remove the port, its device and its address. Raises PortNotFound."""
         async with self._change:
             await self._attaching.detach(self._ports.get(name))
+
+    async def _detach_unheld(self, name: str) -> None:
+        with contextlib.suppress(PortNotFound):
+            await self.detach(name)
 
     async def ports(self) -> list[m.PortInfo]:
         async with self._change:

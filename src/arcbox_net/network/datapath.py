@@ -26,7 +26,7 @@ from arcbox_net.dataplane.port import PortDrop
 from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
 from arcbox_net.dataplane.switch import Switch
 from arcbox_net.dataplane.worker import Worker
-from arcbox_net.errors import ArcboxNetError, InterfaceNotFound, Unsupported
+from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, SwitchedPlan, UplinkPlan, uplink_ifname
 from arcbox_net.network.devices import connect, disconnect
 from arcbox_net.network.messages import PortInfo
@@ -178,6 +178,7 @@ class Datapath:
     def _endpoint(self, port: Port) -> Endpoint:
         socket = port.socket
         assert socket is not None
+        place = (socket.path, self._worker, self._switch)
         common: dict[str, Any] = {
             "frame_max": self._frame_max,
             "owner_uid": socket.owner_uid,
@@ -186,14 +187,14 @@ class Datapath:
         if port.kind == "stream":
             from arcbox_net.ports.endpoints import StreamEndpoint
 
-            return StreamEndpoint(socket.path, self._worker, self._switch, connect=socket.connect, **common)
+            return StreamEndpoint(*place, connect=socket.connect, **common)
         if port.kind == "dgram":
             from arcbox_net.ports.endpoints import DgramEndpoint
 
-            return DgramEndpoint(socket.path, self._worker, self._switch, remote=socket.remote, **common)
-        raise Unsupported(
-            "vhost-user is not in this version", fix="attach with --stream", feature="vhost-user"
-        )
+            return DgramEndpoint(*place, remote=socket.remote, **common)
+        from arcbox_net.ports.vhost_user.server import VhostUserEndpoint
+
+        return VhostUserEndpoint(*place, connect=socket.connect, pairs=socket.queues, **common)
 
     def _reporter(self, port: Port) -> Callable[[], None]:
         def report() -> None:

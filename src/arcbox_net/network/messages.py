@@ -179,7 +179,7 @@ class TapReply(msgspec.Struct, kw_only=True, frozen=True):
 class AttachRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/ports. `kind`: tap (persistent, opened by name), netns (`netns`: a path, or `pid`), or stream, dgram
     or vhost-user (`socket`: a path, at which we listen, or `connect`; `remote`: where datagrams go, if not to where
-    they come from; `owner_uid`: who may connect).
+    they come from; `owner_uid`: who may connect; `pid`: the process that the port goes with).
     """
 
     kind: str

@@ -49,7 +49,7 @@ class Socket:
     """Where a guest's socket is. `connect`: the guest's monitor listens there, and we dial.
 
     `remote`: where datagrams go, None for where they come from. `owner_uid`: who may connect besides us.
-    `queues`: queue pairs that a vhost-user guest is offered.
+    `queues`: queue pairs that a vhost-user guest is offered. `holder`: the process that the port goes with.
     """
 
     path: str
@@ -57,6 +57,7 @@ class Socket:
     remote: str | None = None
     owner_uid: int | None = None
     queues: int = 1
+    holder: int | None = None
 
     def paths(self) -> tuple[str | None, ...]:
         return self.path, self.remote
@@ -275,7 +276,7 @@ class PortTable:
             raise ConfigError("remote goes with kind dgram", field="remote", value=request.remote)
         assert request.socket is not None
         queues = self._queues(request, PAIRS_MAX) if request.kind == "vhost-user" else 1
-        return Socket(request.socket, request.connect, request.remote, request.owner_uid, queues)
+        return Socket(request.socket, request.connect, request.remote, request.owner_uid, queues, request.pid)
 
     def _queues(self, request: PortRequest, most: int = QUEUES_MAX) -> int:
         config = self._site.config
