@@ -28,7 +28,7 @@ CALLS = {"stream": ("recvfrom", "sendmsg"), "dgram": ("recvmmsg", "sendmmsg")}
 # A port that sends back what it receives, until its standard input ends.
 ECHO = """
 import struct, sys
-from arcbox_net.dataplane.patch import Patch
+from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane.worker import Worker
 from arcbox_net.ports.dgram import DgramPort
 from arcbox_net.ports.socket_port import PEER_CONNECT
