@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from arcbox_net.dataplane.patch import Patch
+from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane.worker import ANSWER, Worker
 from arcbox_net.dataplane.worker_views import PortCounters
 from arcbox_net.ports.vhost_user.server import VhostUserEndpoint
