@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net import NetworkManager
-from tests.support.guest import MEMORY_MB, NIC, Guest
+from tests.support.guest import NIC, Guest, vhost_user
 from tests.support.machine import CLI, Machine, kill9
 from tests.support.netns import wait_until
 from tests.support.rootless import Rootless
@@ -29,14 +29,6 @@ def listening_stream(path: Path, mac: str) -> list[str]:
 def dgram(path: Path, mac: str) -> list[str]:
     own = f"local.type=unix,local.path={path}.guest"
     return _card(f"dgram,id=n,{own},remote.type=unix,remote.path={path}", mac)
-
-
-def vhost_user(path: Path, mac: str) -> list[str]:
-    memory = f"memory-backend-memfd,id=mem,size={MEMORY_MB}M,share=on"
-    shared = ["-object", memory, "-machine", "memory-backend=mem", "-chardev", f"socket,id=c,path={path}"]
-    netdev, device = _card("vhost-user,id=n,chardev=c", mac)[1::2]
-    # QEMU 7.2 without KVM crashes when this guest sets up the card's vectors.
-    return [*shared, "-netdev", netdev, "-device", device + ",vectors=0"]
 
 
 FLAGS: dict[str, Callable[[Path, str], list[str]]] = {
