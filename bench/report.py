@@ -32,6 +32,7 @@ BENCHMARKS = {
     "dataplane.nat": "The NAT engine on one core",
     "dataplane.offload": "Super-frames cut into segments, and segments joined",
     "ports.switch": "The switch between two TAPs, and the Linux bridge",
+    "ports.worker": "A worker between its ports, and the link to another",
     "start": "Start, listing and memory",
 }
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from arcbox_net.dataplane.nat_config import NatEngineConfig
     from arcbox_net.dataplane.nat_views import Emission, NatFlow, NatForward, NatMapping
     from arcbox_net.dataplane.verdict import Direction, Verdict
+    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.worker_group import WorkerGroup
     from arcbox_net.errors import ArcboxNetError
     from arcbox_net.manager import NetnsAttachment, NetworkManager, TapAttachment
     from arcbox_net.memory.batch import FrameBatch
@@ -57,6 +59,8 @@ __all__ = [
     "Reservation",
     "TapAttachment",
     "Verdict",
+    "Worker",
+    "WorkerGroup",
     "checksum",
     "checksum_batch",
     "incremental_checksum_update",
@@ -75,6 +79,8 @@ _HOME = {
     "NatForward": "dataplane.nat_views",
     "NatMapping": "dataplane.nat_views",
     "Verdict": "dataplane.verdict",
+    "Worker": "dataplane.worker",
+    "WorkerGroup": "dataplane.worker_group",
     "checksum": "wire.checksums",
     "checksum_batch": "wire.checksums",
     "incremental_checksum_update": "wire.checksums",
