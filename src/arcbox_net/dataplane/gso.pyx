@@ -17,11 +17,11 @@ from arcbox_net.dataplane.port cimport (
     FRAME_PARTS_MAX, HEAD_BYTES, PORT_DROP_OFFLOAD, TAKES_CSUM, port, port_drop, port_frame,
 )
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES
-from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
+from arcbox_net.wire.checksum cimport checksum_add, checksum_fold, checksum_store
 from arcbox_net.wire.ethernet cimport ETHERNET_HEADER_BYTES
-from arcbox_net.wire.ipv4 cimport IPV4_IDENTIFICATION, IPV4_TOTAL_LENGTH, ipv4_set_checksum
+from arcbox_net.wire.ipv4 cimport IPV4_CHECKSUM, IPV4_IDENTIFICATION, IPV4_TOTAL_LENGTH, ipv4_sum
 from arcbox_net.wire.ipv6 cimport IPV6_HEADER_BYTES, IPV6_PAYLOAD_LENGTH
-from arcbox_net.wire.octets cimport load_u16, load_u32_be, order_u16, store_u16, store_u16_be, store_u32
+from arcbox_net.wire.octets cimport load_u16, load_u16_be, load_u32_be, order_u16, store_u16, store_u16_be, store_u32
 from arcbox_net.wire.tcp cimport (
     PROTOCOL_TCP, TCP_CHECKSUM, TCP_CWR, TCP_FIN, TCP_FLAGS, TCP_PSH, TCP_RST, TCP_SEQUENCE, TCP_SYN,
     tcp_flags, tcp_sequence,
@@ -37,6 +37,7 @@ cdef enum:
 cdef struct gso_batch:
     const offload_layout *layout
     parts_cursor payload
+    uint64_t ipv4  # the sum of the IPv4 header, less what changes
     uint64_t pseudo  # the sum of the pseudo header, without a length
     uint64_t base  # that and the sum of the L4 header, less what changes
     uint32_t sequence
@@ -82,6 +83,7 @@ cdef bint _begin(
 ) noexcept nogil:
     """Copy the headers, and take out of the copy what changes."""
     cdef uint8_t *headers = b.template + HEADERS_OFFSET
+    cdef uint8_t *ip = headers + ETHERNET_HEADER_BYTES
     cdef uint8_t *l4 = headers + layout.l4
     cdef virtio_net_header partial
     memcpy(headers, f.head.data, layout.headers)
@@ -95,7 +97,12 @@ cdef bint _begin(
     b.from_port = f.from_port
     b.count = 0
     b.vector_count = 0
-    b.identification = load_u16(headers + ETHERNET_HEADER_BYTES + IPV4_IDENTIFICATION)
+    if not layout.ipv6:
+        b.identification = load_u16(ip + IPV4_IDENTIFICATION)
+        store_u16(ip + IPV4_TOTAL_LENGTH, 0)
+        store_u16(ip + IPV4_IDENTIFICATION, 0)
+        store_u16(ip + IPV4_CHECKSUM, 0)
+        b.ipv4 = ipv4_sum(ip)
     store_u16(l4 + offload.csum_offset, 0)
     if layout.protocol == PROTOCOL_TCP:
         b.flags = tcp_flags(l4)
@@ -106,7 +113,7 @@ cdef bint _begin(
         store_u32(l4 + TCP_SEQUENCE, 0)
     else:
         store_u16(l4 + UDP_LENGTH, 0)
-    b.pseudo = layout_pseudo_sum(layout, headers + ETHERNET_HEADER_BYTES, 0)  # each segment has a length of its own
+    b.pseudo = layout_pseudo_sum(layout, ip, 0)  # each segment has a length of its own
     b.base = checksum_add(b.pseudo, l4, layout.headers - layout.l4)
     parts_begin(&b.payload, f, layout.headers)
     return True
@@ -156,7 +163,10 @@ cdef void _write_length(gso_batch *b, uint8_t *ip, uint32_t size) noexcept nogil
     store_u16(ip + IPV4_TOTAL_LENGTH, size)
     store_u16(ip + IPV4_IDENTIFICATION, b.identification)
     b.identification += 1
-    ipv4_set_checksum(ip)
+    checksum_store(
+        ip + IPV4_CHECKSUM,
+        b.ipv4 + load_u16_be(ip + IPV4_TOTAL_LENGTH) + load_u16_be(ip + IPV4_IDENTIFICATION),
+    )
 
 
 cdef void _write_checksum(
