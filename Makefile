@@ -47,7 +47,7 @@ asan: build
 tsan: build  ## threads on the packet pool and the ring, and workers, under ThreadSanitizer
 	scripts/tsan $(BIN)
 
-FUZZ_TARGETS ?= conntrack framing nat
+FUZZ_TARGETS ?= conntrack framing nat vhost_user vring
 FUZZED := arcbox_net.dataplane arcbox_net.memory arcbox_net.ports arcbox_net.wire
 ABX_FUZZ_SECONDS ?= 120
 

@@ -8,10 +8,12 @@ from tests.fuzz.conntrack import operate
 from tests.fuzz.framing import split
 from tests.fuzz.nat import translate
 from tests.fuzz.vhost_user import converse
+from tests.fuzz.vring import drive
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "conntrack": operate,
     "framing": split,
     "nat": translate,
     "vhost_user": converse,
+    "vring": drive,
 }

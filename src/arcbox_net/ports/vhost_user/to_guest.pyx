@@ -139,11 +139,13 @@ cdef bint _look_again(
         port_drop(&p.base, PORT_DROP_DOWN, 1)
         ring_broken(p, queue, fault)
         return False
-    if count < available[0] and (queue.ring.seen != seen or queue.lacking == 0):
+    if queue.ring.seen != seen:
         queue.lacking = 0
+    if count < available[0] and queue.lacking == 0:
         return True
     # Frames of this size walk these chains no more, until there are others.
-    queue.lacking = need if queue.lacking == 0 or queue.ring.seen != seen else min(need, queue.lacking)
+    if queue.lacking == 0 or need < queue.lacking:
+        queue.lacking = need
     port_drop(&p.base, PORT_DROP_FULL, 1)
     return False
 
