@@ -36,7 +36,7 @@ from bench.common import (
     table,
     write_result,
 )
-from tests.support.guest import NIC, Guest, tap_fd
+from tests.support.guest import NIC, Guest, tap_fd, vhost_user
 from tests.support.netns import Host, wait_until
 from tests.support.user import User
 
@@ -48,7 +48,7 @@ HTTP_PORT = 8000
 LARGE_MTU = 65520
 PASST_UID = 65534
 TESTS = {"up": [], "down": ["-R"]}
-STREAM, DGRAM, TAP, USER, PASST = "stream", "dgram", "tap", "user", "passt"
+STREAM, DGRAM, VHOST_USER, TAP, USER, PASST = "stream", "dgram", "vhost-user", "tap", "user", "passt"
 Setup = Callable[[Host, Path], "AbstractContextManager[Guest]"]
 
 
@@ -68,7 +68,7 @@ def main() -> int:
         quiet = quiet_check()
         measures = {name: lambda guest=guest: measured(guest) for name, guest in guests.items()}
         rounds = interleave(measures, chosen.rounds)
-    payload = {"environment": environment("qemu-system-x86_64", "iperf3"), **quiet, "rounds": rounds}
+    payload = {"environment": environment("qemu-system-x86_64", "iperf3"), "quiet": quiet, "rounds": rounds}
     show(payload, tables(rounds))
     write_result("ports.qemu", payload)
     return 0
@@ -80,6 +80,7 @@ def contenders(passt: str | None) -> dict[str, Setup]:
         f"{STREAM} mtu {LARGE_MTU}": at_socket(NetworkManager.attach_stream, stream, LARGE_MTU),
         f"{STREAM} rootless mtu {LARGE_MTU}": at_rootless_stream,
         DGRAM: at_socket(NetworkManager.attach_dgram, dgram, 1500),
+        VHOST_USER: at_socket(NetworkManager.attach_vhost_user, shared_memory, 1500),
         TAP: at_tap,
         USER: at_user,
     }
@@ -108,27 +109,36 @@ def booted(setup: Setup, folder: Path) -> Iterator[Guest]:
 
 def at_socket(
     attach: Callable[[NetworkManager, Path], SocketAttachment],
-    netdev: Callable[[SocketAttachment], str],
+    arguments: Callable[[SocketAttachment], list[str]],
     mtu: int,
 ) -> Setup:
     @contextlib.contextmanager
     def make(host: Host, folder: Path) -> Iterator[Guest]:
         with network(host, mtu) as manager:
             port = attach(manager, folder / "port.sock")
-            card = f"{NIC},netdev=n,mac={port.mac},host_mtu={mtu}"
-            with Guest(["-netdev", netdev(port), "-device", card], prefix=host.argv([])) as guest:
+            with Guest(arguments(port), prefix=host.argv([])) as guest:
                 yield guest
 
     return make
 
 
-def stream(port: SocketAttachment) -> str:
-    return f"stream,id=n,server=off,addr.type=unix,addr.path={port.socket}"
+def stream(port: SocketAttachment) -> list[str]:
+    return stream_card(port.socket, port.mtu, port.mac)
 
 
-def dgram(port: SocketAttachment) -> str:
+def dgram(port: SocketAttachment) -> list[str]:
     own = f"local.type=unix,local.path={port.socket}.guest"
-    return f"dgram,id=n,{own},remote.type=unix,remote.path={port.socket}"
+    netdev = f"dgram,id=n,{own},remote.type=unix,remote.path={port.socket}"
+    return ["-netdev", netdev, "-device", f"{NIC},netdev=n,mac={port.mac},host_mtu={port.mtu}"]
+
+
+def shared_memory(port: SocketAttachment) -> list[str]:
+    return vhost_user(port.socket, port.mac)
+
+
+def stream_card(path: object, mtu: int, mac: str | None = None) -> list[str]:
+    device = f"{NIC},netdev=n,host_mtu={mtu}" + (f",mac={mac}" if mac else "")
+    return ["-netdev", f"stream,id=n,server=off,addr.type=unix,addr.path={path}", "-device", device]
 
 
 @contextlib.contextmanager
@@ -139,9 +149,7 @@ def at_rootless_stream(host: Host, folder: Path) -> Iterator[Guest]:
     try:
         path = f"{user.runtime}/port.sock"
         port = user.cli_json(f"attach dev vm1 --stream {path}")
-        netdev = f"stream,id=n,server=off,addr.type=unix,addr.path={path}"
-        device = f"{NIC},netdev=n,mac={port['mac']},host_mtu={LARGE_MTU}"
-        with Guest(["-netdev", netdev, "-device", device], prefix=user.argv([])) as guest:
+        with Guest(stream_card(path, LARGE_MTU, port["mac"]), prefix=user.argv([])) as guest:
             yield guest
     finally:
         user.cli("down", "dev", check=False)
@@ -172,9 +180,7 @@ def at_passt(program: str) -> Setup:
         tool = host.popen(words, stderr=subprocess.DEVNULL)
         try:
             wait_until(path.exists)
-            netdev = f"stream,id=n,server=off,addr.type=unix,addr.path={path}"
-            device = f"{NIC},netdev=n,host_mtu={LARGE_MTU}"
-            with Guest(["-netdev", netdev, "-device", device], prefix=host.argv([])) as guest:
+            with Guest(stream_card(path, LARGE_MTU), prefix=host.argv([])) as guest:
                 yield guest
         finally:
             ended(tool)
@@ -238,10 +244,10 @@ def tables(rounds: dict[str, list[Round]]) -> str:
     text = table(["guest's network", *keys], rows)
     for test in TESTS:
         speed = {name: median_of(each, f"{test}_gbit_s") for name, each in rounds.items()}
-        ours = max((value for name, value in speed.items() if name.startswith(STREAM)), default=0.0)
-        for other in (USER, PASST, TAP):
-            if other in speed and ours:
-                text += f"\n\n{test}: stream {ours / speed[other]:.2f}x {other}"
+        others = [name for name in (USER, PASST, TAP) if name in speed]
+        for ours in (name for name in speed if name.startswith((STREAM, VHOST_USER))):
+            shares = ", ".join(f"{speed[ours] / speed[other]:.2f}x {other}" for other in others)
+            text += f"\n\n{test}: {ours} is {shares}"
     return text
 
 

@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 
-from arcbox_net.dataplane._testing_offload import CSUM, TSO4, NotingPort
+from arcbox_net.dataplane._testing_offload import CSUM, LARGE, TSO4, NotingPort
 from arcbox_net.dataplane.port import PortDrop
 from tests.support.offload import (
     GSO_ECN,
@@ -66,6 +66,16 @@ def test_segments_have_to_fit_the_port(takes: int, mss: int, passes: bool) -> No
     port = NotingPort(takes=takes, frame_max=1514)
     assert bool(port.send([super_tcp(payload(5000), mss)])) == passes
     assert dropped(port) == ({} if passes else {"PORT_DROP_TOO_BIG": 1})
+
+
+@pytest.mark.parametrize("v6", [False, True], ids=["ipv4", "ipv6"])
+def test_a_super_frame_of_tcp_that_a_large_mtu_holds_is_one_packet(v6: bool) -> None:
+    super_frame = super_tcp(payload(5000), 1400, v6=v6)
+    size = len(super_frame) - VNET_BYTES
+    [whole] = NotingPort(takes=LARGE, frame_max=size).send([super_frame])
+    assert whole[:VNET_BYTES] == bytes(VNET_BYTES) and data_of(read(whole)) == payload(5000)
+    assert len(NotingPort(takes=LARGE, frame_max=size - 1).send([super_frame])) == 4
+    assert len(NotingPort(frame_max=size).send([super_frame])) == 4
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["ipv4", "ipv6"])

@@ -115,7 +115,8 @@ class Wire:
         """Have the port send *frames*, and wait until it was given them; how many that were."""
         count = self.far.put(frames)
         wait_until(lambda: self.far.waiting == 0, interval=0.001)
-        return count
+        with self.worker.paused():  # the turn has ended, and the frames' buffers are back
+            return count
 
     def counters(self, number: int | None = None) -> PortCounters:
         return self.worker.counters()[self.number if number is None else number]

@@ -2,6 +2,7 @@ CSUM: int
 TSO4: int
 TSO6: int
 ECN: int
+LARGE: int
 USO: int
 SEGMENTS: int
 PARTS: int

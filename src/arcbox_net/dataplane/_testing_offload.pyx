@@ -12,10 +12,10 @@ from arcbox_net.dataplane.port cimport (
     FRAME_PARTS_MAX, PORT_DROPS, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port,
     port_counters, port_frame, port_ops, worker,
 )
-from arcbox_net.dataplane.port_send cimport port_send
+from arcbox_net.dataplane.port_send cimport TAKES_LARGE, port_send
 from arcbox_net.memory.frame cimport FRAME_VNET, FRAME_VNET_BYTES
 
-CSUM, TSO4, TSO6, ECN, USO = TAKES_CSUM, TAKES_TSO4, TAKES_TSO6, TAKES_ECN, TAKES_USO
+CSUM, TSO4, TSO6, ECN, USO, LARGE = TAKES_CSUM, TAKES_TSO4, TAKES_TSO6, TAKES_ECN, TAKES_USO, TAKES_LARGE
 SEGMENTS = SEGMENTS_MAX
 PARTS = FRAME_PARTS_MAX
 

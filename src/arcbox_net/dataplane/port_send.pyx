@@ -16,6 +16,7 @@ from arcbox_net.dataplane.port cimport (
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET_BYTES
 from arcbox_net.wire.checksum cimport checksum_fold
 from arcbox_net.wire.octets cimport store_u16_be
+from arcbox_net.wire.tcp cimport PROTOCOL_TCP
 from arcbox_net.wire.virtio_net cimport (
     VIRTIO_GSO_ECN, VIRTIO_GSO_NONE, VIRTIO_GSO_TCPV4, VIRTIO_GSO_TCPV6, VIRTIO_GSO_UDP_L4, VIRTIO_NEEDS_CSUM,
     virtio_net_header,
@@ -86,12 +87,17 @@ cdef Fit _fit(port *out, const port_frame *f, virtio_net_header *offload, offloa
         return FITS_NOT
     if not _needs(offload) & ~out.takes:
         return FITS
-    if offload.gso_type != VIRTIO_GSO_NONE:
+    if offload.gso_type != VIRTIO_GSO_NONE and not _fits_whole(out, f, layout):
         return FITS_IN_SEGMENTS
     if not _complete_checksum(f, offload, layout):
         port_drop(out, PORT_DROP_OFFLOAD, 1)
         return FITS_NOT
     return FITS
+
+
+cdef bint _fits_whole(const port *out, const port_frame *f, const offload_layout *layout) noexcept nogil:
+    """Whether a super-frame may be one packet instead: TCP, which has no borders to keep, within the port's MTU."""
+    return out.takes & TAKES_LARGE and layout.protocol == PROTOCOL_TCP and f.size <= out.frame_max
 
 
 cdef uint32_t _packet_size(
@@ -121,7 +127,7 @@ cdef uint32_t _needs(const virtio_net_header *offload) noexcept nogil:
 cdef bint _complete_checksum(
     const port_frame *f, const virtio_net_header *offload, const offload_layout *layout
 ) noexcept nogil:
-    """Of a frame that is no super-frame. False if its bytes are not there."""
+    """Of a frame that is not cut. False if its bytes are not there."""
     cdef iovec vectors[1 + FRAME_PARTS_MAX]
     cdef parts_cursor c
     cdef uint32_t n

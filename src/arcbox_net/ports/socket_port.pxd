@@ -19,6 +19,7 @@ from arcbox_net.dataplane.port cimport (
     PORT_DROP_DOWN, PORT_DROP_FULL, PORT_MESSAGE_FIRST, PORT_NONE, PORT_READY, PORT_UP, port, port_drop, port_frame,
     port_message, port_ops, port_sent,
 )
+from arcbox_net.dataplane.port_send cimport TAKES_LARGE
 from arcbox_net.dataplane.worker cimport worker_report, worker_unwatch, worker_watch
 from arcbox_net.ports.backlog cimport backlog, backlog_clear, backlog_put
 
@@ -48,6 +49,7 @@ cdef struct socket_port:
 cdef inline void socket_port_init(socket_port *p, const port_ops *ops, uint32_t frame_max) noexcept nogil:
     p.base.ops = ops
     p.base.frame_max = frame_max
+    p.base.takes = TAKES_LARGE  # the guest's card has no offloads; its MTU may be large instead
     p.base.number = PORT_NONE
     p.fd = -1
 
