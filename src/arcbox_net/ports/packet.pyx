@@ -13,14 +13,13 @@ from posix.stdlib cimport posix_memalign
 from arcbox_net.abi.link_layer cimport sockaddr_ll
 from arcbox_net.abi.socket cimport MSG_DONTWAIT, MSG_TRUNC, getsockname, iovec, recvmmsg, sendmmsg, sockaddr, socklen_t
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MAX, PORT_DROP_DOWN, PORT_READY, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, Port, port,
-    port_drop, port_frame, port_ops, port_sent,
+    FRAME_BYTES_MAX, PORT_DROP_DOWN, PORT_READY, Port, port, port_drop, port_frame, port_ops, port_sent,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.memory.pool cimport BUFFER_FRAME_OFFSET
 from arcbox_net.ports.frames cimport frame_received, frame_vectors
 from arcbox_net.ports.queues cimport (
-    queues_arm, queues_close, queues_event, queues_lost, queues_message, queues_next, queues_refused, queues_stopped,
+    queues_init, queues_lost, queues_next, queues_refused, queues_set_ops, queues_stopped,
 )
 
 cdef enum:
@@ -55,11 +54,6 @@ cdef uint32_t packet_rx_burst(port *self, port_frame *frames, uint32_t budget) n
     return n
 
 
-cdef void packet_rx_release(port *self, port_frame *frames, uint32_t count) noexcept nogil:
-    """The next burst uses the same slots."""
-    pass
-
-
 cdef void packet_tx_burst(port *self, port_frame **frames, uint32_t count) noexcept nogil:
     cdef uint32_t batch, at = 0
     while at < count:
@@ -68,18 +62,7 @@ cdef void packet_tx_burst(port *self, port_frame **frames, uint32_t count) noexc
         at += batch
 
 
-cdef void packet_tx_flush(port *self) noexcept nogil:
-    pass
-
-
-packet_ops.rx_burst = packet_rx_burst
-packet_ops.rx_release = packet_rx_release
-packet_ops.tx_burst = packet_tx_burst
-packet_ops.tx_flush = packet_tx_flush
-packet_ops.arm = queues_arm
-packet_ops.event = queues_event
-packet_ops.message = queues_message
-packet_ops.close = queues_close
+queues_set_ops(&packet_ops, packet_rx_burst, packet_tx_burst)
 
 
 cdef class PacketPort(Port):
@@ -90,9 +73,7 @@ cdef class PacketPort(Port):
         self.base = &packet.queues.base
         if posix_memalign(<void **>&packet.room, CACHE_LINE_BYTES, PACKET_BATCH * SLOT_BYTES) != 0:
             raise MemoryError
-        self.base.ops = &packet_ops
-        self.base.frame_max = frame_max
-        self.base.takes = TAKES_CSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_ECN | (TAKES_USO if uso else 0)
+        queues_init(&packet.queues, &packet_ops, frame_max, uso)
         _lay_out(packet)
 
     def __dealloc__(self):

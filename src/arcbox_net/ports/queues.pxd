@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from arcbox_net.dataplane.port cimport port, port_message
+from arcbox_net.dataplane.port cimport port, port_frame, port_ops
 
 cdef enum:
     QUEUES_MAX = 16
@@ -27,10 +27,12 @@ cdef inline uint32_t queues_next(const queue_port *q) noexcept nogil:
     return queue
 
 
+cdef void queues_set_ops(
+    port_ops *ops,
+    uint32_t (*rx_burst)(port *, port_frame *, uint32_t) noexcept nogil,
+    void (*tx_burst)(port *, port_frame **, uint32_t) noexcept nogil,
+) noexcept
+cdef void queues_init(queue_port *q, const port_ops *ops, uint32_t frame_max, bint uso) noexcept
 cdef void queues_stopped(queue_port *q, uint32_t queue, int error) noexcept nogil
 cdef void queues_refused(queue_port *q, int error) noexcept nogil
 cdef void queues_lost(queue_port *q, int error) noexcept nogil
-cdef int queues_message(port *self, const port_message *message) noexcept nogil
-cdef void queues_event(port *self, uint32_t tag, uint32_t events) noexcept nogil
-cdef bint queues_arm(port *self) noexcept nogil
-cdef void queues_close(port *self) noexcept nogil

@@ -11,7 +11,8 @@ from libc.string cimport memcpy
 from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
 from arcbox_net.abi.files cimport close
 from arcbox_net.dataplane.port cimport (
-    PORT_DROP_DOWN, PORT_DROP_FULL, PORT_DROP_KERNEL, PORT_READY, PORT_UP, port, port_drop, port_message,
+    PORT_DROP_DOWN, PORT_DROP_FULL, PORT_DROP_KERNEL, PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4,
+    TAKES_TSO6, TAKES_USO, port, port_drop, port_frame, port_message, port_ops,
 )
 from arcbox_net.dataplane.worker cimport worker_report, worker_unwatch, worker_watch
 
@@ -19,7 +20,38 @@ QUEUE_ADD = MESSAGE_QUEUE_ADD  # payload: a descriptor as an int, the port's fro
 QUEUE_LOST = REPORT_QUEUE_LOST  # value: the errno that said so
 
 
-cdef int queues_message(port *self, const port_message *message) noexcept nogil:
+cdef void queues_set_ops(
+    port_ops *ops,
+    uint32_t (*rx_burst)(port *, port_frame *, uint32_t) noexcept nogil,
+    void (*tx_burst)(port *, port_frame **, uint32_t) noexcept nogil,
+) noexcept:
+    """What all ports with queues do alike, and what this kind does. Frames are the port's own until it reads again."""
+    ops.rx_burst = rx_burst
+    ops.rx_release = _nothing_to_release
+    ops.tx_burst = tx_burst
+    ops.tx_flush = _nothing_to_flush
+    ops.arm = _arm
+    ops.event = _event
+    ops.message = _message
+    ops.close = _close
+
+
+cdef void queues_init(queue_port *q, const port_ops *ops, uint32_t frame_max, bint uso) noexcept:
+    """A port that has no queues yet, and takes all offloads, UDP's if *uso*."""
+    q.base.ops = ops
+    q.base.frame_max = frame_max
+    q.base.takes = TAKES_CSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_ECN | (TAKES_USO if uso else 0)
+
+
+cdef void _nothing_to_release(port *self, port_frame *frames, uint32_t count) noexcept nogil:
+    pass
+
+
+cdef void _nothing_to_flush(port *self) noexcept nogil:
+    pass
+
+
+cdef int _message(port *self, const port_message *message) noexcept nogil:
     cdef queue_port *q = <queue_port *>self
     cdef int fd, error
     if message.kind != MESSAGE_QUEUE_ADD or message.size != sizeof(int):
@@ -32,12 +64,12 @@ cdef int queues_message(port *self, const port_message *message) noexcept nogil:
         return error
     q.fds[q.count] = fd
     q.count += 1
-    queues_event(self, q.count - 1, EPOLLIN)
+    _event(self, q.count - 1, EPOLLIN)
     self.flags |= PORT_UP
     return 0
 
 
-cdef void queues_event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
+cdef void _event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
     """Whatever the event is, the next read tells."""
     cdef queue_port *q = <queue_port *>self
     if tag < q.count:
@@ -45,7 +77,7 @@ cdef void queues_event(port *self, uint32_t tag, uint32_t events) noexcept nogil
         self.flags |= PORT_READY
 
 
-cdef bint queues_arm(port *self) noexcept nogil:
+cdef bint _arm(port *self) noexcept nogil:
     return (<queue_port *>self).ready == 0
 
 
@@ -71,11 +103,11 @@ cdef void queues_refused(queue_port *q, int error) noexcept nogil:
 
 cdef void queues_lost(queue_port *q, int error) noexcept nogil:
     """The interface is gone, as *error* says."""
-    queues_close(&q.base)
+    _close(&q.base)
     worker_report(&q.base, REPORT_QUEUE_LOST, error)
 
 
-cdef void queues_close(port *self) noexcept nogil:
+cdef void _close(port *self) noexcept nogil:
     cdef queue_port *q = <queue_port *>self
     cdef uint32_t i
     for i in range(q.count):

@@ -12,14 +12,13 @@ from posix.stdlib cimport posix_memalign
 from arcbox_net.abi.files cimport read, writev
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MAX, PORT_DROP_DOWN, PORT_READY, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, Port, port,
-    port_drop, port_frame, port_ops, port_sent,
+    FRAME_BYTES_MAX, PORT_DROP_DOWN, PORT_READY, Port, port, port_drop, port_frame, port_ops, port_sent,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.memory.pool cimport BUFFER_FRAME_OFFSET
 from arcbox_net.ports.frames cimport FRAME_VECTORS_MAX, frame_received, frame_vectors
 from arcbox_net.ports.queues cimport (
-    queues_arm, queues_close, queues_event, queues_message, queues_next, queues_refused, queues_stopped,
+    queues_init, queues_next, queues_refused, queues_set_ops, queues_stopped,
 )
 
 cdef enum:
@@ -53,11 +52,6 @@ cdef uint32_t tap_rx_burst(port *self, port_frame *frames, uint32_t budget) noex
     return n
 
 
-cdef void tap_rx_release(port *self, port_frame *frames, uint32_t count) noexcept nogil:
-    """The next burst begins at the start of the room."""
-    pass
-
-
 cdef void tap_tx_burst(port *self, port_frame **frames, uint32_t count) noexcept nogil:
     cdef tap_port *tap = <tap_port *>self
     cdef iovec vectors[FRAME_VECTORS_MAX]
@@ -79,18 +73,7 @@ cdef void tap_tx_burst(port *self, port_frame **frames, uint32_t count) noexcept
     port_sent(self, sent, total)
 
 
-cdef void tap_tx_flush(port *self) noexcept nogil:
-    pass
-
-
-tap_ops.rx_burst = tap_rx_burst
-tap_ops.rx_release = tap_rx_release
-tap_ops.tx_burst = tap_tx_burst
-tap_ops.tx_flush = tap_tx_flush
-tap_ops.arm = queues_arm
-tap_ops.event = queues_event
-tap_ops.message = queues_message
-tap_ops.close = queues_close
+queues_set_ops(&tap_ops, tap_rx_burst, tap_tx_burst)
 
 
 cdef class TapPort(Port):
@@ -104,10 +87,9 @@ cdef class TapPort(Port):
         self.base = &tap.queues.base
         if posix_memalign(<void **>&tap.room, CACHE_LINE_BYTES, ROOM_BYTES) != 0:
             raise MemoryError
-        self.base.ops = &tap_ops
-        self.base.frame_max = frame_max
-        if offloads:
-            self.base.takes = TAKES_CSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_ECN | (TAKES_USO if uso else 0)
+        queues_init(&tap.queues, &tap_ops, frame_max, uso)
+        if not offloads:
+            self.base.takes = 0
 
     def __dealloc__(self):
         if self.base != NULL:
