@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
-from bench.common import Round
+from bench.common import Round, environment, median_cell, quiet_check, show, table, write_result
 from tests.support.netns import Namespace, wait_until
 
 IPERF_PORT = 5201
 SPEED_PORT = 5301
+ROUNDS = 5
+SECONDS = 2
+Ends = tuple[Namespace, Namespace]  # where a test's client runs, and its servers
+Test = Callable[[Namespace], float]
 
 
 @contextlib.contextmanager
@@ -75,3 +81,59 @@ def share(ours: list[Round], theirs: list[Round], key: str) -> float:
     """The median of the rounds' ratios."""
     ratios = [float(mine[key]) / float(other[key]) for mine, other in zip(ours, theirs, strict=True)]
     return statistics.median(ratios)
+
+
+def both_ways(address: str, seconds: int) -> dict[str, Test]:
+    """What is measured from a client, by its key in the result."""
+    return {
+        "tcp_gbit_s": lambda client: tcp(client, address, [], seconds),
+        "tcp_reverse_gbit_s": lambda client: tcp(client, address, ["-R"], seconds),
+        "udp_delivered_pps": lambda client: udp(client, address, seconds),
+    }
+
+
+def compare(
+    name: str,
+    doc: str,
+    ours: tuple[str, AbstractContextManager[Ends]],
+    other: tuple[str, AbstractContextManager[Ends]],
+    address: str,
+    *tools: str,
+) -> None:
+    """The command line of a benchmark of two paths to *address*: within a round each test runs on both, in turn."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=int, default=SECONDS)
+    options = parser.parse_args()
+    measured = both_ways(address, options.seconds)
+    rounds: dict[str, list[Round]] = {ours[0]: [], other[0]: []}
+    with contextlib.ExitStack() as stack:
+        clients: dict[str, Namespace] = {}
+        for label, built in (ours, other):
+            clients[label], server = stack.enter_context(built)
+            stack.enter_context(servers(server))
+        quiet = quiet_check(wait_s=10)
+        for number in range(options.rounds):
+            print(f"# round {number + 1}/{options.rounds}", file=sys.stderr, flush=True)
+            for label in clients:
+                rounds[label].append({})
+            for key, test in measured.items():
+                for label, client in clients.items():
+                    rounds[label][-1][key] = test(client)
+    shares = {key: share(rounds[ours[0]], rounds[other[0]], key) for key in measured}
+    payload = {
+        "environment": environment("ip", "iperf3", *tools),
+        "quiet": quiet,
+        "shares": shares,
+        "seconds_per_test": options.seconds,
+        "rounds": rounds,
+    }
+    text = table(
+        ["test", *rounds, f"share of {other[0]}"],
+        [
+            [key, *(median_cell(one, key) for one in rounds.values()), f"{shares[key]:.0%}"]
+            for key in measured
+        ],
+    )
+    show(payload, text)
+    write_result(name, payload)

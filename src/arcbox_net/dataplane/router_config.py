@@ -1,4 +1,4 @@
-"""What a router is told: its two sides, its routes and its neighbours, as plain values, and how they lie in a message."""
+"""What a router is told: its two sides, its routes and its neighbours, as plain values and as messages."""
 
 from __future__ import annotations
 
