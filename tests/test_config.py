@@ -54,6 +54,29 @@ def test_defaults_are_those_of_each_mode() -> None:
     assert NetConfig(dhcp=DhcpConfig(enabled=False)).has_dhcp is False
 
 
+@pytest.mark.parametrize("external_ip", ["203.0.113.9", "203.0.113.9/24"])
+def test_the_engine_has_an_uplink_and_an_address_there(external_ip: str) -> None:
+    config = NetConfig(egress=Egress.ENGINE, uplink="eth0", external_ip=external_ip)
+    assert config_from_mapping(config_to_mapping(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"egress": Egress.ENGINE}, "uplink"),
+        ({"egress": Egress.ENGINE, "uplink": "eth0"}, "external_ip"),
+        ({"egress": Egress.ENGINE, "uplink": "eth 0", "external_ip": "203.0.113.9"}, "uplink"),
+        ({"egress": Egress.ENGINE, "uplink": "eth0", "external_ip": "2001:db8::1"}, "external_ip"),
+        ({"uplink": "eth0"}, "uplink"),
+        ({"external_ip": "203.0.113.9"}, "external_ip"),
+    ],
+)
+def test_half_of_an_engine_is_refused(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NetConfig(**options)
+    assert caught.value.field == field
+
+
 def test_the_gateway_is_the_first_address_and_the_pool_is_the_rest() -> None:
     config = NetConfig(subnet="10.9.0.0/29")
     subnet = config.default_subnet()
@@ -331,7 +354,7 @@ def configs(draw: st.DrawFn) -> NetConfig:
         num_queues=queues,
         name=draw(st.none() | names),
         subnet=draw(st.sampled_from(["auto", "10.7.0.0/24", "172.16.0.0/12", "192.168.9.0/29"])),
-        egress=draw(st.sampled_from(Egress)),
+        egress=draw(st.sampled_from([egress for egress in Egress if egress is not Egress.ENGINE])),
         isolated=draw(st.booleans()),
         anti_spoof=draw(st.booleans()),
         host_access=tuple(

@@ -13,7 +13,7 @@ from arcbox_net.config import Egress
 from arcbox_net.errors import StartFailed, Unsupported
 
 # The process refuses this before it looks at the kernel, so that it can be started without root.
-REFUSED = NetConfig(egress=Egress.ENGINE)
+REFUSED = NetConfig(egress=Egress.NONE)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ for fd in (0, 1, 2):
 from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.config import Egress
 try:
-    NetworkManager(NetConfig(egress=Egress.ENGINE), name="dev").start()
+    NetworkManager(NetConfig(egress=Egress.NONE), name="dev").start()
 except BaseException as error:
     said = type(error).__name__
 with open({str(tmp_path / "said")!r}, "w") as file:

@@ -223,7 +223,8 @@ class NetConfig:
     interface to put under a bridge of ours instead. `multiqueue`/`num_queues`: queue pairs of each TAP.
     `subnet`: a CIDR, or "auto" for the mode's default or the next free one. `isolated`: guests do not see each
     other. `anti_spoof`: a guest may only use the MAC and addresses it was given. `subnet6`: a /64 of unique
-    local IPv6 addresses, "auto" for one that is chosen once and remembered, or "none".
+    local IPv6 addresses, "auto" for one that is chosen once and remembered, or "none". `uplink`, `external_ip` (egress
+    engine): the interface that guests leave by, and the address they have there, with or without its prefix length.
     """
 
     mode: NetworkMode = NetworkMode.NAT
@@ -244,6 +245,8 @@ class NetConfig:
     dhcp: DhcpConfig = dataclasses.field(default_factory=DhcpConfig)
     dns: DnsConfig = dataclasses.field(default_factory=DnsConfig)
     subnet6: str = AUTO
+    uplink: str | None = None
+    external_ip: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, NetworkMode):
@@ -272,6 +275,7 @@ class NetConfig:
         self._check_bridge()
         self._check_subnet()
         self._check_subnet6()
+        self._check_engine()
         for i, rule in enumerate(self.forwards):
             for other in self.forwards[:i]:
                 if rule.overlaps(other):
@@ -314,6 +318,27 @@ class NetConfig:
                     value=self.gateway,
                 )
         pool_of(self, subnet)
+
+    def _check_engine(self) -> None:
+        for field in ("uplink", "external_ip"):
+            value = getattr(self, field)
+            if (value is not None) != (self.egress is Egress.ENGINE):
+                raise ConfigError(
+                    f"{field} and egress engine go together",
+                    fix="--egress engine --uplink IFACE --external-ip ADDRESS",
+                    field=field,
+                    value=value,
+                )
+        if self.uplink is not None and self.external_ip is not None:
+            check_ifname("uplink", self.uplink)
+            try:
+                ipaddress.IPv4Interface(self.external_ip)
+            except ValueError:
+                raise ConfigError(
+                    f"external_ip {self.external_ip!r} is not an IPv4 address",
+                    field="external_ip",
+                    value=self.external_ip,
+                ) from None
 
     def _check_subnet6(self) -> None:
         if self.subnet6 in (AUTO, OFF):
@@ -443,7 +468,7 @@ def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> N
         values["mode"] = _enum(NetworkMode, values["mode"], f"{where}.mode")
     if "egress" in values:
         values["egress"] = _enum(Egress, values["egress"], f"{where}.egress")
-    for field in ("mac", "bridge", "name", "subnet", "gateway", "nic"):
+    for field in ("mac", "bridge", "name", "subnet", "gateway", "nic", "uplink", "external_ip"):
         _typed(values, field, (str, type(None)), where)
     _typed(values, "subnet6", (str,), where)
     for field in ("mtu", "num_queues"):

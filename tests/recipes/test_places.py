@@ -16,6 +16,7 @@ from arcbox_net.recipes.nat import choose_egress
         (Egress.AUTO, True, Egress.MASQUERADE),
         (Egress.AUTO, False, Egress.RELAY),
         (Egress.MASQUERADE, True, Egress.MASQUERADE),
+        (Egress.ENGINE, True, Egress.ENGINE),
         (Egress.RELAY, True, Egress.RELAY),
         (Egress.RELAY, False, Egress.RELAY),
     ],
@@ -24,22 +25,23 @@ def test_way_out_is_what_was_asked_for_or_what_the_powers_allow(
     asked: Egress, has_power: bool, chosen: Egress
 ) -> None:
     assert choose_egress(asked, has_power=has_power) is chosen
-    config = NetConfig(mode=NetworkMode.NAT, egress=asked)
+    engine = {"uplink": "eth0", "external_ip": "203.0.113.9"} if asked is Egress.ENGINE else {}
+    config = NetConfig(mode=NetworkMode.NAT, egress=asked, **engine)
     assert is_private(config, has_power=has_power) is (chosen is Egress.RELAY)
 
 
-def test_masquerade_without_power_is_an_error_that_says_what_needs_none() -> None:
+@pytest.mark.parametrize("asked", [Egress.MASQUERADE, Egress.ENGINE])
+def test_way_out_of_the_hosts_without_power_is_an_error_that_says_what_needs_none(asked: Egress) -> None:
     with pytest.raises(PermissionDenied) as raised:
-        choose_egress(Egress.MASQUERADE, has_power=False)
+        choose_egress(asked, has_power=False)
     assert "CAP_NET_ADMIN" in raised.value.message
     assert "auto" in (raised.value.fix or "")
 
 
-@pytest.mark.parametrize("asked", [Egress.ENGINE, Egress.NONE])
 @pytest.mark.parametrize("has_power", [True, False])
-def test_way_out_that_nat_does_not_have_is_refused(asked: Egress, has_power: bool) -> None:
+def test_way_out_that_nat_does_not_have_is_refused(has_power: bool) -> None:
     with pytest.raises(Unsupported):
-        choose_egress(asked, has_power=has_power)
+        choose_egress(Egress.NONE, has_power=has_power)
 
 
 @pytest.mark.parametrize("has_power", [True, False])

@@ -47,6 +47,12 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice([egress.value for egress in Egress]),
             help="How packets leave. Default: auto.",
         ),
+        click.option("--uplink", metavar="IF", help="--egress engine: the interface that guests leave by."),
+        click.option(
+            "--external-ip",
+            metavar="ADDRESS",
+            help="--egress engine: the guests' address there, which nobody has.",
+        ),
         common.publish_option,
         click.option(
             "--mtu", type=int, help="Bytes of an IP packet, on every link and told to guests. Default: 1500."
@@ -83,6 +89,8 @@ def build_config(
     subnet: str | None = None,
     subnet6: str | None = None,
     egress: str | None = None,
+    uplink: str | None = None,
+    external_ip: str | None = None,
     forwards: Sequence[ForwardRule] = (),
     mtu: int | None = None,
     bridge: str | None = None,
@@ -111,6 +119,8 @@ def build_config(
         ("bridge", bridge),
         ("nic", nic),
         ("isolated", isolated),
+        ("uplink", uplink),
+        ("external_ip", external_ip),
     ):
         if value is not None:
             values[field] = value

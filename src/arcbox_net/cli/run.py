@@ -23,6 +23,8 @@ PRIVATE_ONLY = (
     "mode",
     "subnet",
     "egress",
+    "uplink",
+    "external_ip",
     "mtu",
     "bridge",
     "nic",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,10 @@ from arcbox_net.network.messages import PortInfo
 from arcbox_net.network.ports import Port, PortRequest, PortTable
 
 if TYPE_CHECKING:
+    from arcbox_net.host.plan import Dnat
     from arcbox_net.network.addressing import Addressing
     from arcbox_net.network.datapath import Datapath
+    from arcbox_net.network.engine_egress import EngineEgress
     from arcbox_net.network.kernel_thread import KernelThread
     from arcbox_net.network.naming import Naming
     from arcbox_net.network.state import State
@@ -52,6 +54,7 @@ class Attaching:
         awaited: Callable[[], Collection[str]],
         guests_changed: Callable[[], Awaitable[None]],
         holder_ended: Callable[[str], None],
+        dnats: Callable[[], Sequence[Dnat]],
     ) -> None:
         self._site = site
         self._layout = layout
@@ -63,6 +66,7 @@ class Attaching:
         self._changing = changing
         self._awaited = awaited
         self._guests_changed = guests_changed
+        self._dnats = dnats
         self._holders = Holders(holder_ended)
         self._datapath: Datapath | None = None
 
@@ -83,6 +87,16 @@ class Attaching:
         datapath, self._datapath = self._datapath, None
         if datapath is not None:
             await datapath.close()
+
+    @property
+    def engine(self) -> EngineEgress | None:
+        """The NAT engine, while there are guests to serve."""
+        return self._datapath.engine if self._datapath is not None else None
+
+    def forwards_changed(self) -> None:
+        """Let the engine forward what the network forwards."""
+        if self.engine is not None:
+            self.engine.set_forwards(self._dnats())
 
     @property
     def uplink(self) -> PortPlan | None:
@@ -150,6 +164,7 @@ class Attaching:
                 datapath = Datapath(self._site, self._layout, self._kernel, self._changing)
                 await datapath.open()
                 self._datapath = datapath
+                self.forwards_changed()
             await self._datapath.attach(port)
             if port.socket.holder is not None:
                 self._holders.hold(port.name, port.socket.holder)

@@ -239,6 +239,7 @@ class Network:
             changing=self._change,
             awaited=self._awaited,
             guests_changed=self._guests_changed,
+            dnats=lambda: self._forwarding.dnats() if self._forwarding else (),
             holder_ended=lambda name: self._spawn(self._detach_unheld(name)),
         )
         self._ipv6 = Ipv6(self.name, config, layout, self._naming.domain, self._kernel.place)
@@ -372,7 +373,8 @@ class Network:
             await self._forwarding.guests_changed()
 
     def _publish(self, tcp: list[tuple[str, int]], udp: list[tuple[str, int]]) -> None:
-        """Let guests reach the host's addresses where a forward is."""
+        """Let guests reach the host's addresses where a forward is, and the engine forward."""
+        self._attaching.forwards_changed()
         if self._egress is not None:
             self._egress.set_published(tcp, udp)
 
@@ -440,6 +442,8 @@ class Network:
         if self._egress is not None:
             rows = await asyncio.to_thread(self._egress.flows)
             return [m.FlowInfo(**row | {"reason": row["reason"] or None}) for row in rows]
+        if self._attaching.engine is not None:
+            return await asyncio.to_thread(self._attaching.engine.flows)
         if self._layout.egress != Egress.MASQUERADE.value:
             return []
         from arcbox_net.host.linux.conntrack_flows import guest_flows

@@ -18,10 +18,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from arcbox_net.addresses import bridge_mac, stable_mac
+from arcbox_net.config import Egress
 from arcbox_net.dataplane.port import PortDrop
 from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
 from arcbox_net.dataplane.switch import Switch
@@ -29,9 +29,11 @@ from arcbox_net.dataplane.worker import Worker
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, SwitchedPlan, UplinkPlan, uplink_ifname
 from arcbox_net.network.devices import connect, disconnect
+from arcbox_net.network.engine_egress import EngineEgress, add_queue
 from arcbox_net.network.messages import PortInfo
-from arcbox_net.ports.queues import QUEUE_ADD, QUEUE_LOST
+from arcbox_net.ports.queues import QUEUE_LOST
 from arcbox_net.ports.tap import TapPort
+from arcbox_net.recipes.engine import engine_uplink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +90,7 @@ class Datapath:
         self._switch = Switch()
         self._worker = Worker(name=site.network)
         self._uplink_number = -1
+        self.engine: EngineEgress | None = None
 
     async def open(self) -> None:
         """Start the worker, with the uplink as its first port. Raises KernelError, PermissionDenied."""
@@ -96,6 +99,10 @@ class Datapath:
         try:
             port = TapPort(frame_max=self._frame_max, uso=True)
             self._uplink_number = self._worker.add(port, self._switch)
+            if self._layout.egress == Egress.ENGINE.value:
+                outside = await self._kernel.run(engine_uplink, self._site)
+                self.engine = EngineEgress(self._site, self._layout, outside, self._worker, self._switch)
+                self.engine.open()
             self._bind_network(self._uplink_number)
             await self._kernel.run(self._site.firewall.add_port, self.uplink)
             await self.restore()
@@ -141,11 +148,9 @@ class Datapath:
     async def restore(self) -> None:
         """Make the uplink as planned, whatever somebody did to it. Raises KernelError, InterfaceNotFound."""
         for fd in await self._kernel.run(self._restore_uplink):
-            try:
-                self._worker.send(self._uplink_number, QUEUE_ADD, struct.pack("i", fd))
-            except BaseException:
-                os.close(fd)
-                raise
+            add_queue(self._worker, self._uplink_number, fd)
+        if self.engine is not None:
+            await self._kernel.run(self.engine.restore)
 
     def infos(self) -> dict[str, PortInfo]:
         """Every guest's port by name; guest's view: rx is what the guest received."""
@@ -219,7 +224,11 @@ class Datapath:
             self._worker,
             uplink,
             SwitchNetwork(
-                subnet6=layout.subnet6, gateways6=gateways6, gateway_mac=gateway_mac, subnet=layout.subnet
+                router=self.engine.number if self.engine else None,
+                subnet6=layout.subnet6,
+                gateways6=gateways6,
+                gateway_mac=gateway_mac,
+                subnet=layout.subnet,
             ),
         )
 
@@ -261,10 +270,15 @@ class Datapath:
             endpoint = by_number.get(event.number)
             if endpoint is not None:
                 endpoint.handle(event)
-            elif event.number == self._uplink_number and event.kind == QUEUE_LOST:
-                log.warning("the uplink %s is gone", self.uplink.ifname)
+            elif event.kind == QUEUE_LOST:
+                log.warning("the uplink %s is gone", self._lost(event.number))
                 if self._restoring is None or self._restoring.done():
                     self._restoring = asyncio.get_running_loop().create_task(self._restore_until_there())
+
+    def _lost(self, number: int) -> str:
+        if self.engine is None or number == self._uplink_number:
+            return self.uplink.ifname
+        return self.engine.lose()
 
     async def _restore_until_there(self) -> None:
         delay_s = RESTORE_FIRST_S
@@ -272,7 +286,7 @@ class Datapath:
             with contextlib.suppress(ArcboxNetError):
                 async with self._changing:
                     await self.restore()
-                log.info("the uplink %s is there again", self.uplink.ifname)
+                log.info("the uplink is there again")
                 return
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, RESTORE_MOST_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arcbox_net.addresses import bridge_mac, parse_mac
-from arcbox_net.config import NetConfig
+from arcbox_net.config import Egress, NetConfig
 from arcbox_net.host.linux.egress6 import Ipv6Egress
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL
 from arcbox_net.recipes.site import Layout
@@ -20,7 +20,8 @@ class Ipv6:
     ) -> None:
         self._settings = _settings(network, config, layout, domain)
         self._bridge = layout.bridge
-        self._is_routed = layout.router is not None
+        # The engine of a network has an external address of IPv4 only.
+        self._is_routed = layout.router is not None and layout.egress != Egress.ENGINE.value
         self._place = place
         self._egress = Ipv6Egress(self._egress_changed)
         self._service: RaService | None = None

@@ -1,8 +1,10 @@
-"""A NAT network: guests behind a gateway address, and one of two ways out.
+"""A NAT network: guests behind a gateway address, and one of three ways out.
 
 masquerade   guest ── TAP/veth ── bridge (gateway address) ── kernel forwarding ── masquerade ── uplink
 relay        guest ── TAP/veth ── bridge (gateway address) ── TUN, tproxy ── relay threads ── sockets of the host
              └───────────── a private network namespace ─────────────┘
+engine       guest ── socket ── switch ── NAT engine ── packet socket on an interface of the host
+                                  └── uplink ── bridge (gateway address): DHCP, DNS, the host
 """
 
 from __future__ import annotations
@@ -10,21 +12,26 @@ from __future__ import annotations
 from arcbox_net.config import Egress
 from arcbox_net.errors import PermissionDenied, Unsupported
 from arcbox_net.host.linux import sysctl
+from arcbox_net.recipes.engine import engine_uplink
 from arcbox_net.recipes.gateway import apply_gateway, choose_gateway, remove_gateway
 from arcbox_net.recipes.site import Contents, Layout, Site
 
 
 class NatRecipe:
-    """Egress `masquerade` is in the host's namespace, `relay` in a private one."""
+    """Egress `masquerade` and `engine` are in the host's namespace, `relay` in a private one."""
 
     def choose(self, site: Site, previous: Layout | None) -> Layout:
-        egress = Egress.RELAY if site.is_private else Egress.MASQUERADE
+        egress = choose_egress(site.config.egress, has_power=not site.is_private)
+        if egress is Egress.ENGINE:
+            engine_uplink(site)  # or else the first guest would be told what is wrong with it
         return choose_gateway(site, previous, egress=egress.value, routed=True)
 
     def apply(self, site: Site, layout: Layout, contents: Contents) -> None:
         apply_gateway(site, layout, contents, masquerade=layout.egress == Egress.MASQUERADE.value)
         if contents.relay is not None:
             site.links.apply_policy(contents.relay)
+            return
+        if layout.egress == Egress.ENGINE.value:  # the kernel forwards nothing, as for host-only
             return
         # Replies arrive on the uplink, whichever it is at that moment, so forwarding is on for all of them.
         sysctl.enable_forwarding(
@@ -45,23 +52,17 @@ class NatRecipe:
 
 def choose_egress(asked: Egress, *, has_power: bool) -> Egress:
     """How guests' packets leave. *has_power*: this process may change the host's network."""
-    if asked is Egress.ENGINE:
-        raise Unsupported(
-            f"egress {asked.value} is not part of this version",
-            fix="leave egress at auto",
-            feature=f"egress {asked.value}",
-        )
     if asked is Egress.NONE:
         raise Unsupported(
             "a NAT network without egress is a host-only network",
             fix="use mode host-only",
             feature="egress none in mode nat",
         )
-    if asked is Egress.MASQUERADE and not has_power:
+    if asked in (Egress.MASQUERADE, Egress.ENGINE) and not has_power:
         raise PermissionDenied(
-            "masquerade changes the host's network, which needs root or CAP_NET_ADMIN",
+            f"egress {asked.value} is part of the host's network, which needs root or CAP_NET_ADMIN",
             fix="leave egress at auto, which needs no privilege; or run it with sudo",
-            operation="masquerade",
+            operation=asked.value,
         )
     if asked is Egress.AUTO:
         return Egress.MASQUERADE if has_power else Egress.RELAY

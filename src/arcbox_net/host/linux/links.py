@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection
-from ipaddress import IPv4Interface, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Any, Self
 
@@ -122,6 +122,10 @@ class Links:
             and address.ifindex == link.ifindex
             and isinstance(address.interface, IPv4Interface)
         ]
+
+    def default_gateway(self, ifname: str) -> IPv4Address | None:
+        """Where the IPv4 default route by *ifname* leads, if there is one. Raises InterfaceNotFound."""
+        return routes.default_gateway(self._kernel.rt, self._kernel.rt.need_link(ifname).ifindex)
 
     def host_addresses(self) -> list[str]:
         """Every address of every link, of both IP versions."""

@@ -1,0 +1,148 @@
+"""Egress by the NAT engine: guests of the switch leave by an interface of the host, with an address of their own.
+
+What guests send to the gateway's MAC and beyond the subnet goes to a router, a port of the worker, and through the
+engine to a packet socket on the uplink, where the router answers for the external address with a MAC of its own. What
+is for the gateway itself (DHCP, DNS, the host) goes to the bridge as ever. The engine is the worker's: it is looked at
+while the worker is paused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from arcbox_net.addresses import bridge_mac, parse_mac, stable_mac
+from arcbox_net.dataplane.engine import NatEngine
+from arcbox_net.dataplane.nat_config import NatEngineConfig
+from arcbox_net.dataplane.port_binding import PortBinding
+from arcbox_net.dataplane.router import Router
+from arcbox_net.dataplane.router_config import RouterConfig
+from arcbox_net.dataplane.verdict import Direction
+from arcbox_net.host.linux.packet import open_packet
+from arcbox_net.network.messages import FlowInfo
+from arcbox_net.ports.packet import PacketPort
+from arcbox_net.ports.queues import QUEUE_ADD
+
+if TYPE_CHECKING:
+    from arcbox_net.dataplane.nat_views import NatFlow, NatForward
+    from arcbox_net.dataplane.switch import Switch
+    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.host.plan import Dnat
+    from arcbox_net.recipes.engine import EngineUplink
+    from arcbox_net.recipes.site import Layout, Site
+
+ETHERNET_BYTES = 14
+FLOWS_LISTED_MAX = 16_384  # guests' packets wait while they are read
+
+
+class EngineEgress:
+    """The way out of one network. `number`: the router's port of the worker, from `open` on."""
+
+    def __init__(
+        self, site: Site, layout: Layout, uplink: EngineUplink, worker: Worker, switch: Switch
+    ) -> None:
+        assert layout.subnet is not None and layout.gateway is not None
+        self._site = site
+        self._layout = layout
+        self._worker = worker
+        self._switch = switch
+        self.number = -1
+        self._uplink = uplink
+        self._mac = stable_mac(site.network, f"@engine {uplink.ifname}")
+        self._uplink_number = -1
+        self._is_lost = True
+        self._forwards: dict[Dnat, NatForward] = {}
+        self._engine = NatEngine(
+            NatEngineConfig(
+                external_ip=str(uplink.external.ip),
+                inside=str(layout.subnet),
+                gateway=str(layout.gateway),
+                mtu=site.config.mtu,
+                uplink_mtu=site.config.mtu,
+            )
+        )
+
+    def open(self) -> None:
+        """Add the router and its uplink to the worker."""
+        router = Router(self._engine)
+        self.number = self._worker.add(router, self._switch)
+        self._switch.bind(self._worker, self.number, PortBinding("router"))
+        port = PacketPort(frame_max=self._site.config.mtu + ETHERNET_BYTES)
+        self._uplink_number = self._worker.add(port, router.outside)
+        router.set_up(
+            self._worker,
+            self.number,
+            RouterConfig(
+                uplink=self._uplink_number,
+                uplink_mac=self._mac,
+                gateway_mac=bridge_mac(self._site.network),
+                external=(self._uplink.external,),
+                next_hop=self._uplink.next_hop,
+                gateway=self._layout.gateway,
+            ),
+        )
+
+    def restore(self) -> None:
+        """Called in the kernel thread: open the uplink if it is not. Raises KernelError, PermissionDenied."""
+        if self._is_lost:
+            add_queue(
+                self._worker, self._uplink_number, open_packet(self._uplink.ifname, [parse_mac(self._mac)])
+            )
+            self._is_lost = False
+
+    def lose(self) -> str:
+        """The uplink is gone: `restore` opens it anew. Returns its name."""
+        self._is_lost = True
+        return self._uplink.ifname
+
+    def set_forwards(self, dnats: Sequence[Dnat]) -> None:
+        """Send these ports of the external address to guests, and no others."""
+        external = self._uplink.external.ip
+        wanted = {dnat for dnat in dnats if dnat.host_ip in (None, external) and dnat.guest_ip.version == 4}
+        with self._worker.paused():
+            for dnat in self._forwards.keys() - wanted:
+                self._engine.remove_forward(self._forwards.pop(dnat))
+            for dnat in wanted - self._forwards.keys():
+                self._forwards[dnat] = self._engine.add_forward(
+                    dnat.protocol, dnat.host_port, str(dnat.guest_ip), dnat.guest_port
+                )
+
+    def flows(self) -> list[FlowInfo]:
+        """Guests' flows, the first FLOWS_LISTED_MAX of them."""
+        with self._worker.paused():
+            found = list(itertools.islice(self._engine.flows(), FLOWS_LISTED_MAX))
+        return [_info(flow) for flow in found]
+
+    def stats(self) -> dict[str, int]:
+        with self._worker.paused():
+            return self._engine.stats()
+
+
+def add_queue(worker: Worker, number: int, fd: int) -> None:
+    """Give *fd* to the port *number*; it is closed if the port does not take it. Raises OSError."""
+    try:
+        worker.send(number, QUEUE_ADD, struct.pack("i", fd))
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _info(flow: NatFlow) -> FlowInfo:
+    outbound = flow.opened_by is Direction.OUTBOUND
+    guest, peer = (flow.source, flow.destination) if outbound else (flow.reply_source, flow.source)
+    sent, received = (flow.bytes, flow.reply_bytes) if outbound else (flow.reply_bytes, flow.bytes)
+    return FlowInfo(
+        protocol=flow.protocol,
+        guest=guest.address,
+        guest_port=guest.number,
+        peer=peer.address,
+        peer_port=peer.number,
+        state=flow.state,
+        age_s=float(flow.age_s),
+        idle_s=float(flow.idle_s),
+        bytes_out=sent,
+        bytes_in=received,
+    )

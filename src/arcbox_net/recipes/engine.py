@@ -1,0 +1,43 @@
+"""Where the NAT engine's uplink leads: an interface of the host, the guests' address there, and the next hop."""
+
+from __future__ import annotations
+
+import dataclasses
+from ipaddress import IPv4Address, IPv4Interface
+
+from arcbox_net.errors import AddressInUse, ConfigError
+from arcbox_net.recipes.site import Site
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EngineUplink:
+    """`external` is with the prefix that is on the link; `next_hop` None: nothing beyond it is reached."""
+
+    ifname: str
+    external: IPv4Interface
+    next_hop: IPv4Address | None
+
+
+def engine_uplink(site: Site) -> EngineUplink:
+    """What the configuration names, as the host has it now. Raises InterfaceNotFound, AddressInUse, ConfigError."""
+    assert site.config.uplink is not None and site.config.external_ip is not None
+    links, ifname = site.surroundings, site.config.uplink
+    external = IPv4Interface(site.config.external_ip)
+    next_hop = links.default_gateway(ifname)
+    if str(external.ip) in links.host_addresses():
+        raise AddressInUse(
+            f"external_ip {external.ip} is this host's own: guests need one that nobody has",
+            address=str(external.ip),
+            holder="host",
+        )
+    if "/" not in site.config.external_ip:
+        on_link = next((one for one in links.addresses(ifname) if external.ip in one.network), None)
+        if on_link is None:
+            raise ConfigError(
+                f"external_ip {external.ip} is in no subnet of {ifname}",
+                fix=f"give its prefix length, as in {external.ip}/24",
+                field="external_ip",
+                value=str(external.ip),
+            )
+        external = IPv4Interface((external.ip, on_link.network.prefixlen))
+    return EngineUplink(ifname, external, next_hop)

@@ -1,0 +1,68 @@
+"""Egress engine: guests at sockets leave by an interface of the host, with an address that nobody else has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_sockets import GATEWAY, serve_hello, stream
+from tests.support.guest import Guest
+from tests.support.machine import Machine
+from tests.support.netns import wait_until
+
+pytestmark = [pytest.mark.qemu, pytest.mark.slow]
+EXTERNAL = "203.0.113.9"
+
+
+def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_there(
+    world: Machine, tmp_path: Path
+) -> None:
+    options = f"--egress engine --uplink {world.uplink} --external-ip {EXTERNAL} -p 0.0.0.0:8080:vm1:80"
+    world.cli(f"up dev {options}")
+    path = tmp_path / "vm1.sock"
+    info = world.cli_json("attach", "dev", "vm1", "--stream", str(path))
+    with Guest(stream(path, info["mac"])) as guest:
+        lease = guest.lease()
+        assert (lease["ip"], lease["router"], lease["dns"]) == (info["ip"], GATEWAY, GATEWAY)
+        assert world.world_ip in guest.run("nslookup -type=a web.test")
+        assert guest.run("wget -q -O - http://web.test/").strip() == EXTERNAL
+        guest.run("wget -q -O /dev/null http://web.test/bytes/4000000")
+        guest.run(f"ping -c 1 -W 2 {world.world_ip}")
+        serve_hello(guest)
+        asked = world.world.run(f"curl -sS --max-time 20 http://{EXTERNAL}:8080/").stdout
+        assert asked == "hello\n"
+        flows = world.cli_json("flows dev")
+        assert {flow["guest"] for flow in flows} == {info["ip"]}
+        assert any(flow["peer"] == world.world_ip and flow["peer_port"] == 80 for flow in flows)
+        world.run(f"ip link set {world.uplink} down")
+        world.run(f"ip link set {world.uplink} up")
+        world.run(f"ip route replace default via {world.world_ip} dev {world.uplink}")
+        wait_until(lambda: guest.status(f"ping -c 1 -W 1 {world.world_ip}")[0] == 0, timeout=20.0)
+    world.cli("down dev")
+    assert world.ours() == {"links": [], "tables": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--egress engine", "--uplink"),
+        ("--uplink up0", "go together"),
+        ("--egress engine --uplink none0 --external-ip 203.0.113.9", "none0"),
+        ("--egress engine --uplink up0 --external-ip 203.0.113.2", "this host's own"),
+        ("--egress engine --uplink up0 --external-ip 198.51.100.9", "198.51.100.9/24"),
+    ],
+)
+def test_what_the_engine_cannot_have_is_refused_before_anything_is_made(
+    world: Machine, words: str, said: str
+) -> None:
+    done = world.cli(f"up dev {words}", check=False)
+    assert done.returncode != 0 and said in done.stderr
+    assert world.ours() == {"links": [], "tables": []}
+
+
+def test_guests_on_kernel_devices_are_refused_with_what_to_do(world: Machine) -> None:
+    world.cli(f"up dev --egress engine --uplink {world.uplink} --external-ip {EXTERNAL}")
+    done = world.cli("attach dev vm1 --tap", check=False)
+    assert done.returncode == 2 and "--stream" in done.stderr
+    world.cli("down dev")
