@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,8 @@ PLUGINS = ("librte_net_virtio.so", "librte_net_vhost.so", "librte_mempool_ring.s
 MEMORY_MB = 192
 BUFFERS = 4096
 FOREIGN = ("libc6", "libdpdk-dev", "zlib1g")  # every machine has these, or does not need them
+PROMPT = "testpmd> "
+START_TIMEOUT_S = 30.0
 COUNTER = re.compile(r"(RX|TX)-packets: (\d+)")
 
 
@@ -79,6 +83,7 @@ class Testpmd:
             env=environment,
         )
         self.output = ""
+        self._wait_for_prompt(time.monotonic() + START_TIMEOUT_S)
 
     def command(self, line: str) -> None:
         assert self.process.stdin is not None
@@ -87,11 +92,24 @@ class Testpmd:
 
     def finish(self, *, timeout: float = 30.0) -> dict[str, int]:
         """Stop forwarding and quit: the packets that its device received ("RX") and sent ("TX")."""
-        self.output, _ = self.process.communicate("stop\nshow port stats all\nquit\n", timeout=timeout)
+        rest, _ = self.process.communicate("stop\nshow port stats all\nquit\n", timeout=timeout)
+        self.output += rest
         statistics = self.output.rpartition("NIC statistics")[2]
         found = {way: int(count) for way, count in reversed(COUNTER.findall(statistics))}
         assert self.process.returncode == 0 and found, f"testpmd:\n{self.output[-3000:]}"
         return found
+
+    def _wait_for_prompt(self, deadline: float) -> None:
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        while PROMPT not in self.output:
+            left = max(0.0, deadline - time.monotonic())
+            received = os.read(fd, 65536) if select.select([fd], [], [], left)[0] else b""
+            if not received:
+                self.process.kill()
+                self.process.communicate()
+                raise AssertionError(f"testpmd did not start:\n{self.output[-3000:]}")
+            self.output += received.decode(errors="replace")
 
     def __enter__(self) -> Testpmd:
         return self

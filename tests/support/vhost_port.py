@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
 from pathlib import Path
 from types import TracebackType
 
+from arcbox_net.dataplane._testing_flood import GO, FloodPort
 from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane.worker import ANSWER, Worker
 from arcbox_net.dataplane.worker_views import PortCounters
@@ -41,6 +43,12 @@ class ServedPort:
     @property
     def counters(self) -> PortCounters:
         return self._worker.counters()[self._endpoint.number]
+
+    def flood(self, frames: int) -> None:
+        """Send so many small frames to the guest, as fast as it goes."""
+        source = self._worker.add(FloodPort(), self._patch)
+        self._patch.lead(self._worker, source, self._endpoint.number)
+        self._worker.send(source, GO, struct.pack("=Q", frames))
 
     def __enter__(self) -> ServedPort:
         self._worker.start()
