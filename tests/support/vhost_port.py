@@ -19,7 +19,6 @@ class ServedPort:
     """A port at *path* that drops what comes, or with *echo* sends it back."""
 
     def __init__(self, path: Path, *, echo: bool = False, connect: bool = False, pairs: int = 1) -> None:
-        self.changes: list[tuple[bool, str | None]] = []
         self._worker = Worker()
         self._patch = Patch()
         self._endpoint = VhostUserEndpoint(
@@ -30,7 +29,7 @@ class ServedPort:
             frame_max=1514,
             pairs=pairs,
             unsealed=True,  # DPDK's memory without huge pages has no seals
-            on_change=lambda: self.changes.append((self._endpoint.is_up, self._endpoint.trouble)),
+            on_change=lambda: None,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -39,6 +38,10 @@ class ServedPort:
     @property
     def is_up(self) -> bool:
         return self._endpoint.is_up
+
+    @property
+    def trouble(self) -> str | None:
+        return self._endpoint.trouble
 
     @property
     def counters(self) -> PortCounters:

@@ -1,0 +1,79 @@
+"""Front ends at a port's socket: one at a time, and the port is as new for each."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+from arcbox_net.ports.vhost_user.features import FEATURES_OFFERED
+from arcbox_net.ports.vhost_user.messages import Request
+from tests.support.netns import wait_until
+from tests.support.vhost_port import ServedPort
+from tests.support.vhost_user import number_in, packed, u64
+
+NOBODY_ASKED = 1 << 63
+
+
+def connect(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    client.connect(str(path))
+    return client
+
+
+def offered(client: socket.socket) -> int:
+    client.sendall(packed(Request.GET_FEATURES))
+    return number_in(client.recv(100))
+
+
+def test_socket_is_its_owner_s_alone_and_goes_with_the_port(tmp_path: Path) -> None:
+    path = tmp_path / "guest.sock"
+    with ServedPort(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not path.exists()
+
+
+def test_front_ends_are_served_one_after_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "guest.sock"
+    with ServedPort(path) as port:
+        for _ in range(3):
+            with connect(path) as client:
+                assert offered(client) == FEATURES_OFFERED
+                assert port.is_up
+            wait_until(lambda: not port.is_up)
+
+
+def test_v31_second_front_end_at_once_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "guest.sock"
+    with ServedPort(path) as port, connect(path) as first:
+        assert offered(first) == FEATURES_OFFERED
+        with connect(path) as second:
+            assert second.recv(1) == b""
+        assert offered(first) == FEATURES_OFFERED
+        assert "was refused" in str(port.trouble)
+
+
+def test_v31_front_end_that_breaks_the_protocol_is_told_apart_and_gone(tmp_path: Path) -> None:
+    path = tmp_path / "guest.sock"
+    with ServedPort(path) as port:
+        with connect(path) as client:
+            client.sendall(packed(Request.SET_FEATURES, u64(NOBODY_ASKED)))
+            assert client.recv(1) == b""
+            wait_until(lambda: port.trouble and "not offered" in port.trouble)
+        with connect(path) as client:
+            assert offered(client) == FEATURES_OFFERED
+
+
+def test_v29_memory_of_a_front_end_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "guest.sock"
+    with ServedPort(path) as port:
+        before = len(os.listdir("/proc/self/fd"))
+        with connect(path) as client:
+            memory = os.memfd_create("guest")
+            socket.send_fds(client, [packed(Request.SET_VRING_CALL, u64(0))], [memory])
+            os.close(memory)
+            assert offered(client) == FEATURES_OFFERED
+        wait_until(lambda: not port.is_up)
+        assert len(os.listdir("/proc/self/fd")) == before
