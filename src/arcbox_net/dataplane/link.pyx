@@ -1,9 +1,10 @@
 """Frames for a port of another worker.
 
 In the table of every worker but its own, a port's number leads to a `LinkPort`. What that is to send is copied into
-buffers of the pool that the workers share, and goes by the `Link`, a ring from one worker to one other, to the `LinkEnd`
-there, which hands it to the port that has this number in its worker's table (`LinkDelivery`). So a frame is copied
-once, and no port is touched by two threads. Segments, checksums and whether the port is up are the far side's matter.
+buffers of the pool that the workers share, and goes by the `Link`, a ring from one worker to one other, to the
+`LinkEnd` there, which hands it to the port that has this number in its worker's table (`LinkDelivery`). So a frame is
+copied once, and no port is touched by two threads. Segments, checksums and whether the port is up are the far side's
+matter.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -21,7 +22,7 @@ from arcbox_net.dataplane.port_send cimport port_send
 from arcbox_net.dataplane.worker_watch cimport worker_watch
 from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.memory.pool cimport PacketPool, pool_cache, pool_release
-from arcbox_net.memory.ring cimport LockFreeRing, ring_arm, ring_end, ring_wake
+from arcbox_net.memory.ring cimport LockFreeRing, ring_arm, ring_wake
 
 
 cdef uint32_t _rx_nothing(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
@@ -139,9 +140,9 @@ cdef class Link:
 
 
 cdef class LinkPort(Port):
-    """In the worker that *link* leaves from, what stands for *port* of the worker that it leads to."""
+    """In the worker that *link* leaves, in place of the port *stands_for* of the worker that it leads to."""
 
-    def __cinit__(self, Link link not None, Port port not None):
+    def __cinit__(self, Link link not None, Port stands_for not None):
         cdef link_port *made = <link_port *>calloc(1, sizeof(link_port))
         if made == NULL:
             raise MemoryError
@@ -151,7 +152,7 @@ cdef class LinkPort(Port):
         made.base.ops = &PORT_OPS
         made.base.flags = PORT_UP
         made.base.takes = TAKES_CSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_ECN | TAKES_USO
-        made.base.frame_max = port.base.frame_max
+        made.base.frame_max = stands_for.base.frame_max
 
 
 cdef class LinkEnd(Port):
