@@ -87,7 +87,9 @@ cdef Fit _fit(port *out, const port_frame *f, virtio_net_header *offload, offloa
         return FITS_NOT
     if not _needs(offload) & ~out.takes:
         return FITS
-    if offload.gso_type != VIRTIO_GSO_NONE and not _fits_whole(out, f, layout):
+    if offload.gso_type != VIRTIO_GSO_NONE:
+        if _fits_whole(out, f, layout):  # one segment, made beside the frame: another port may get that in many
+            offload.gso_size = <uint16_t>layout.payload
         return FITS_IN_SEGMENTS
     if not _complete_checksum(f, offload, layout):
         port_drop(out, PORT_DROP_OFFLOAD, 1)
@@ -127,7 +129,7 @@ cdef uint32_t _needs(const virtio_net_header *offload) noexcept nogil:
 cdef bint _complete_checksum(
     const port_frame *f, const virtio_net_header *offload, const offload_layout *layout
 ) noexcept nogil:
-    """Of a frame that is not cut. False if its bytes are not there."""
+    """Of a frame that is no super-frame. False if its bytes are not there."""
     cdef iovec vectors[1 + FRAME_PARTS_MAX]
     cdef parts_cursor c
     cdef uint32_t n
