@@ -61,6 +61,9 @@ class Site:
             0,
             SwitchNetwork(SUBNET6, GATEWAYS6, ROUTER, GATEWAY_MAC, IPv4Network("192.168.64.0/24")),
         )
+        self.set_up(f"{EXTERNAL}/24")
+
+    def set_up(self, external: str) -> None:
         self.router.set_up(
             self.lab,
             ROUTER,
@@ -68,7 +71,7 @@ class Site:
                 UPLINK,
                 UPLINK_MAC,
                 GATEWAY_MAC,
-                (IPv4Interface(f"{EXTERNAL}/24"), IPv6Interface(f"{EXTERNAL6}/64")),
+                (IPv4Interface(external), IPv6Interface(f"{EXTERNAL6}/64")),
                 IPv4Address(NEXT_HOP),
                 ip_address(NEXT_HOP6),
                 IPv4Address(GATEWAY),
@@ -102,6 +105,10 @@ def to_gateway(source: int, payload: Packet, *, dst: str = SERVER) -> Packet:
 
 def udp_out(source: int = 0, *, dst: str = SERVER, size: int = 8) -> Packet:
     return to_gateway(source, UDP(sport=5000, dport=53) / Raw(bytes(size)), dst=dst)
+
+
+def scan(dst: str) -> Packet:
+    return udp_out(dst=dst)
 
 
 def answer_to(sent: Packet, payload: bytes = b"answer") -> Packet:
@@ -215,6 +222,14 @@ def test_sixty_four_frames_wait_and_no_more(site: Site) -> None:
     assert site.router.unresolved == (0, 0)
     site.rx(0, udp_out(dst="203.0.113.18"))
     assert site.router.unresolved == (1, 0)
+
+
+def test_a_guest_that_scans_the_link_does_not_use_up_the_next_hop(site: Site) -> None:
+    site.set_up(f"{EXTERNAL}/16")
+    hosts = [f"203.0.{200 + i // 256}.{i % 256}" for i in range(1, 1026)]
+    asked = [one for i in range(0, 1025, 25) for one in site.rx(0, *map(scan, hosts[i : i + 25]))[UPLINK]]
+    assert [one[ARP].pdst for one in asked] == hosts[:1024]
+    assert [one[ARP].pdst for one in site.rx(0, udp_out())[UPLINK]] == [NEXT_HOP]
 
 
 def test_who_does_not_answer_is_asked_three_times_a_second_apart(site: Site) -> None:

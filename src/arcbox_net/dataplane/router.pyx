@@ -36,7 +36,7 @@ from arcbox_net.dataplane.router_ask cimport router_ask, router_hears
 from arcbox_net.dataplane.router_send cimport batch_add, batch_flush, drop_waiting, router_batch
 from arcbox_net.dataplane.router_setup cimport router_message
 from arcbox_net.dataplane.router_state cimport (
-    INSIDE_MAX, OUTSIDE_MAX, WAITING_MAX, router, router_outside, router_side,
+    INSIDE_MAX, NEXT_HOPS_MAX, OUTSIDE_MAX, WAITING_MAX, router, router_outside, router_side,
 )
 from arcbox_net.dataplane.verdict cimport (
     DROP_FIRST, INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_HAIRPIN, Direction,
@@ -301,8 +301,10 @@ cdef class Router(Port):
         self.base.frame_max = FRAME_BYTES_MAX
         self.state.engine = engine._open()
         self.state.uplink = PORTS_MAX - 1
+        self.state.sides[<int>OUTBOUND].neighbours_max = OUTSIDE_MAX
+        self.state.sides[<int>INBOUND].neighbours_max = INSIDE_MAX
         if not (
-            neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX, seed)
+            neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX + NEXT_HOPS_MAX, seed)
             and neighbours_init(&self.state.sides[<int>INBOUND].neighbours, INSIDE_MAX, seed)
         ):
             raise MemoryError

@@ -1,7 +1,7 @@
 """Owns the way out of a router: next hops, MAC addresses, and the frames that wait until somebody answers for them."""
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
 from arcbox_net.dataplane.neighbours cimport (
@@ -38,7 +38,7 @@ cdef void batch_add(router *r, Direction towards, router_batch *batch, const fra
         side.unresolved += 1
         return
     one = neighbours_find(&side.neighbours, key)
-    if one == NULL:
+    if one == NULL and (_is_next_hop(&r.routes, key) or side.neighbours.addresses.count < side.neighbours_max):
         one = neighbours_seek(&side.neighbours, key, r.now_s)
     if one == NULL:
         side.unresolved += 1
@@ -143,6 +143,13 @@ cdef bint _next_hop6(
             next_hop = destination
     memcpy(key, next_hop, IPV6_ADDRESS_BYTES)
     return not ipv6_is_unspecified(key)
+
+
+cdef bint _is_next_hop(const router_routes *routes, const uint8_t *key) noexcept nogil:
+    """Whether all guests' way out leads by *key*."""
+    cdef uint8_t next_hop[IPV6_ADDRESS_BYTES]
+    neighbour_key4(next_hop, routes.next_hop_be)
+    return memcmp(key, next_hop, sizeof(next_hop)) == 0 or memcmp(key, routes.next_hop6, sizeof(next_hop)) == 0
 
 
 cdef void _append(

@@ -15,6 +15,7 @@ from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 cdef enum:
     INSIDE_MAX = 1 << 15  # neighbours: all addresses that a switch lets its guests have, and some to spare
     OUTSIDE_MAX = 1 << 10
+    NEXT_HOPS_MAX = 16
     WAITING_MAX = 64  # frames of a side that wait for an answer
     WAITING_EACH_MAX = 8
     ON_LINK_MAX = 4  # prefixes of each family
@@ -26,6 +27,7 @@ cdef struct waiting_frame:
 
 cdef struct router_side:
     neighbour_table neighbours
+    uint32_t neighbours_max  # that packets may add: the rest is for next hops, which a guest that scans cannot use up
     uint8_t mac[MAC_BYTES]  # ours
     uint32_t address_be  # of ours, who asks; 0: none of that family
     uint8_t address6[IPV6_ADDRESS_BYTES]
