@@ -50,6 +50,12 @@ def serve_hello(guest: Guest) -> None:
     guest.run("echo hello >/www/index.html && httpd -h /www")
 
 
+def has_ipv6(guest: Guest) -> bool:
+    """Whether its global address is there, and known to be nobody else's."""
+    shown = guest.run("ip -6 addr show dev eth0")
+    return "scope global" in shown and "tentative" not in shown
+
+
 @pytest.mark.parametrize("kind", FLAGS)
 def test_vm_at_a_socket_gets_online_and_is_reachable_through_a_forward(
     world: Machine, tmp_path: Path, kind: str
@@ -91,8 +97,7 @@ def test_three_kinds_of_port_talk_to_each_other_and_out(world: Machine, tmp_path
         for guest in guests:
             serve_hello(guest)
             assert guest.run(f"wget -q -O - http://{world.world_ip}/").strip() == world.host_ip
-            # Until then nobody may use its IPv6 address, which its name has too.
-            wait_until(lambda guest=guest: "tentative" not in guest.run("ip -6 addr show dev eth0"))
+            wait_until(lambda guest=guest: has_ipv6(guest), timeout=30.0)  # its name has that address too
         first, second = guests
         assert first.run("wget -q -O - http://second/") == "hello\n"
         assert second.run("wget -q -O - http://first/") == "hello\n"
