@@ -35,7 +35,7 @@ def test_places_are_free_again_once_the_frames_were_sent() -> None:
 def test_a_packet_whose_fragments_do_not_all_find_room_has_none_of_them_sent() -> None:
     s = Stages()
     packet = bytes(IP(src="192.168.64.9", dst="198.51.100.7") / UDP() / Raw(bytes(60000)))
-    verdicts = [s.cut(packet, 1500, Direction.OUTBOUND) for _ in range(20)]
+    verdicts = [s.cut(packet, 1500, Direction.OUTBOUND, sender=sender) for sender in range(20)]
     fitting = verdicts.index(Verdict.DROP_TOO_BIG)
     assert set(verdicts[:fitting]) == {Verdict.VERDICT_FRAGMENTED}
     frames = s.emitted()
@@ -48,7 +48,17 @@ def test_a_packet_whose_fragments_do_not_all_find_room_has_none_of_them_sent() -
 def test_bytes_are_limited_as_places_are() -> None:
     s = Stages()
     packet = bytes(IP(src="192.168.64.9", dst="198.51.100.7") / UDP() / Raw(bytes(60000)))
-    verdicts = [s.cut(packet, 65535, Direction.OUTBOUND) for _ in range(20)]
+    verdicts = [s.cut(packet, 65535, Direction.OUTBOUND, sender=sender) for sender in range(20)]
     fitting = verdicts.index(Verdict.DROP_TOO_BIG)
     assert 16 <= fitting <= LIMITS["emit_bytes"] // len(packet)
     assert [frame[28:] for _, _, frame in s.emitted()] == [bytes(60000)] * fitting
+
+
+def test_n24_the_fragments_of_one_sender_take_a_quarter() -> None:
+    s = Stages()
+    packet = bytes(IP(src="192.168.64.9", dst="198.51.100.7") / UDP() / Raw(bytes(60000)))
+    verdicts = [s.cut(packet, 1500, Direction.OUTBOUND, sender=1) for _ in range(4)]
+    assert verdicts == [Verdict.VERDICT_FRAGMENTED] * 3 + [Verdict.DROP_TOO_BIG]
+    assert len(s.emitted()) == 3 * 41 <= LIMITS["emit_frames"] // 4
+    assert s.counts()["overflows"] == 41
+    assert s.cut(packet, 1500, Direction.OUTBOUND, sender=2) == Verdict.VERDICT_FRAGMENTED

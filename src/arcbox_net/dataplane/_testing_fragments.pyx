@@ -100,9 +100,9 @@ cdef class Stages:
     def expire(self, uint64_t now_ns, uint32_t budget=1 << 20):
         return reassembly_expire(self.fragments, self.answers, now_ns, budget)
 
-    def cut(self, bytes data, uint32_t mtu, int towards=0, bytes virtio=b""):
+    def cut(self, bytes data, uint32_t mtu, int towards=0, bytes virtio=b"", uint32_t sender=0):
         cdef frame f = self._frame(data, virtio)
-        return fragment_emit(self.out, &self.ids, &f, <Direction>towards, mtu)
+        return fragment_emit(self.out, &self.ids, &f, sender, <Direction>towards, mtu)
 
     def id_next(self, uint32_t source_be, uint32_t destination_be, uint8_t protocol):
         return fragment_id_next(&self.ids, source_be, destination_be, protocol)

@@ -101,14 +101,14 @@ cdef class Mappings:
     def admits(self, uint32_t id, uint32_t remote):
         return bool(mapping_admits(&self._table, id, remote))
 
-    def hold(self, uint32_t id, uint32_t remote, bint strong):
-        return bool(mapping_hold(&self._table, id, remote, strong))
+    def hold(self, uint32_t id, uint32_t remote, bint strong, bint incoming=False):
+        return bool(mapping_hold(&self._table, id, remote, strong, incoming))
 
     def strengthen(self, uint32_t id, uint32_t remote):
         mapping_strengthen(&self._table, id, remote)
 
-    def drop(self, uint32_t id, uint32_t remote, bint strong, uint32_t now):
-        mapping_drop(&self._table, id, remote, strong, now)
+    def drop(self, uint32_t id, uint32_t remote, bint strong, uint32_t now, bint incoming=False):
+        mapping_drop(&self._table, id, remote, strong, incoming, now)
 
     def forget(self, uint32_t id):
         mapping_forget(&self._table, id)
@@ -174,7 +174,7 @@ cdef class Mappings:
                 id = mapping_outbound(
                     &self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i], now, &why
                 )
-                opened += id != MAPPING_NONE and mapping_hold(&self._table, id, 1, True)
+                opened += id != MAPPING_NONE and mapping_hold(&self._table, id, 1, True, False)
         return opened
 
     def close_all(self, const uint32_t[::1] endpoints, uint32_t now):
@@ -184,7 +184,7 @@ cdef class Mappings:
             for i in range(endpoints.shape[0]):
                 mapping_drop(
                     &self._table,
-                    mapping_find(&self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i]), 1, True, now,
+                    mapping_find(&self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i]), 1, True, False, now,
                 )
 
     def bytes_per_mapping(self):

@@ -7,7 +7,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from arcbox_net.dataplane.emitter cimport EMIT_ALIGNMENT, EMIT_BYTES_MAX, EMIT_FRAMES_MAX, emitter
+from arcbox_net.dataplane.emitter cimport (
+    EMIT_ALIGNMENT, EMIT_BYTES_MAX, EMIT_FRAMES_MAX, EMIT_OWNERS, EMIT_SHARE, emitter,
+)
 from arcbox_net.dataplane.verdict cimport Direction
 from arcbox_net.memory.frame cimport FRAME_VNET, FRAME_VNET_BYTES, frame
 from arcbox_net.wire.ethernet cimport ETHERNET_DESTINATION, ETHERNET_SOURCE, MAC_BYTES
@@ -32,6 +34,23 @@ cdef bint emit_room(emitter *e, uint32_t frames, uint32_t frame_size) noexcept n
         return True
     e.overflows += frames
     return False
+
+
+cdef bint emit_share(emitter *e, uint32_t owner, uint32_t frames, uint32_t frame_size) noexcept nogil:
+    """As `emit_room`, for fragments of the set *owner* of senders: what others send in the burst finds room too."""
+    cdef uint32_t *taken = &e.owner_frames[owner % EMIT_OWNERS]
+    cdef uint32_t *size = &e.owner_bytes[owner % EMIT_OWNERS]
+    cdef uint32_t more = frames * _reserved(frame_size)
+    if taken[0] and (
+        taken[0] + frames > EMIT_FRAMES_MAX // EMIT_SHARE or size[0] + more > EMIT_BYTES_MAX // EMIT_SHARE
+    ):
+        e.overflows += frames
+        return False
+    if not emit_room(e, frames, frame_size):
+        return False
+    taken[0] += frames
+    size[0] += more
+    return True
 
 
 cdef uint8_t *emit_packet(emitter *e, const frame *cause, Direction towards, uint32_t size) noexcept nogil:

@@ -12,7 +12,7 @@ from arcbox_net.dataplane.address_table cimport ADDRESS_NONE
 from arcbox_net.dataplane.conntrack cimport (
     conntrack_bytes, conntrack_close, conntrack_next, conntrack_rearm, flow_timeouts,
 )
-from arcbox_net.dataplane.engine_forwards cimport forward_add, forward_remove
+from arcbox_net.dataplane.engine_forwards cimport forward_add, forward_gone, forward_remove, forwards_check
 from arcbox_net.dataplane.engine_listing cimport address_of, flow_view, guest_address, mapping_view, protocol_of
 from arcbox_net.dataplane.engine_setup cimport (
     engine_free, engine_make, setup_answers, setup_mappings, setup_settings, setup_timeouts,
@@ -229,6 +229,7 @@ cdef class NatEngine:
         self._forwards.remove(forward)
         forward_remove(state, forward)
         self.flush(forward=forward)
+        forward_gone(self._open(), forward)
 
     def forwards(self):
         """The forwards, in the order they were added."""
@@ -239,7 +240,8 @@ cdef class NatEngine:
         """Swap the configuration. Flows that it still allows stay, the others are closed.
 
         A live mapping keeps its external port until it ends, also when that is in no range any more. Table sizes,
-        `l3_offset` and `seed` are an engine's for life: ConfigError if they differ.
+        `l3_offset` and `seed` are an engine's for life: ConfigError if they differ, if a forward's guest is not inside any
+        more, and if filtering becomes address-dependent for the first time while there are flows.
         """
         cdef nat_engine *state = self._open()
         cdef mapping_config mappings
@@ -253,9 +255,17 @@ cdef class NatEngine:
                     field=name,
                     value=getattr(config, name),
                 )
+        forwards_check(self._forwards, config)
         setup_settings(&settings, config)
         setup_timeouts(&timeouts, config)
         setup_mappings(state, &mappings, config)
+        if state.mappings.contacts.contacts_max == 0 and mappings.contacts_max and state.flows.flows:
+            raise ConfigError(
+                f"whom {state.flows.flows} flows speak to was not noted, which address-dependent filtering goes by",
+                fix="flush() first, or make another engine",
+                field="filtering",
+                value=config.filtering,
+            )
         # From here on nothing runs code of Python's, so no other thread's burst sees half of a configuration.
         if not mapping_reconfigure(&state.mappings, &mappings):
             raise LimitReached(

@@ -1,5 +1,7 @@
 """A `NatForward` in an engine's tables: added as a whole or not at all."""
 
+from ipaddress import ip_address, ip_network
+
 from libc.stdint cimport uint32_t
 
 from arcbox_net.dataplane.address_table cimport address_drop
@@ -7,7 +9,7 @@ from arcbox_net.dataplane.engine_listing cimport address_held, address_of, mappi
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.mapping_static cimport (
     STATIC_BAD_RANGE, STATIC_DONE, STATIC_GUESTS_FULL, STATIC_NO_EXTERNAL, STATIC_PORT_TAKEN,
-    mapping_add_static, mapping_remove_static, static_result,
+    mapping_add_static, mapping_find_again, mapping_remove_static, static_result,
 )
 
 from arcbox_net.errors import ConfigError, ForwardExists, LimitReached
@@ -37,6 +39,29 @@ cdef void forward_remove(nat_engine *engine, forward):
         &engine.mappings, protocol_of(forward.protocol), address_of(engine, forward.external_ip), forward.external_port,
         forward.port_count, engine.now_s,
     )
+
+
+cdef void forward_gone(nat_engine *engine, forward):
+    """After the flows of a removed forward ended too: its guest has its other mappings again."""
+    mapping_find_again(
+        &engine.mappings, protocol_of(forward.protocol), address_of(engine, forward.inside_ip), forward.inside_port,
+        forward.port_count,
+    )
+
+
+cdef int forwards_check(forwards, config) except -1:
+    """Raise ConfigError if *config* leaves the guest of one of the *forwards* outside."""
+    for forward in forwards:
+        guest = ip_address(forward.inside_ip)
+        inside = config.inside if guest.version == 4 else config.inside6
+        if inside is None or guest not in ip_network(inside):
+            raise ConfigError(
+                f"{forward.protocol} port {forward.external_port} is forwarded to {guest}, which is not in {inside}",
+                fix="remove the forward first",
+                field="inside" if guest.version == 4 else "inside6",
+                value=inside,
+            )
+    return 0
 
 
 cdef object _error(nat_engine *engine, forward, static_result result, uint32_t taken):

@@ -74,6 +74,7 @@ cdef int engine_make(nat_engine *engine, config) except -1:
         raise MemoryError("fragments")
     fragment_ids_init(&engine.ids, &seed[8])
     engine.answers.out = &engine.emitted
+    memcpy(engine.answers.seed, &seed[8], sizeof(engine.answers.seed))
     setup_answers(engine)
     return 0
 

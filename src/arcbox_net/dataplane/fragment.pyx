@@ -7,7 +7,7 @@ nothing of each other's (RFC 6864 5.3, RFC 7857 11). Of IPv6 only datagrams that
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from arcbox_net.dataplane.emitter cimport emit_packet, emit_room, emitter
+from arcbox_net.dataplane.emitter cimport emit_packet, emit_share, emitter
 from arcbox_net.dataplane.fragment cimport FRAGMENT_IDS, fragment_id_next, fragment_id_of, fragment_ids
 from arcbox_net.dataplane.offload cimport offload_is_none, offload_read
 from arcbox_net.dataplane.verdict cimport DROP_TOO_BIG, VERDICT_FRAGMENTED, Direction, Verdict
@@ -53,13 +53,15 @@ cdef void fragment_ids_init(fragment_ids *ids, const uint64_t *seed) noexcept no
 
 
 cdef Verdict fragment_emit(
-    emitter *e, fragment_ids *ids, frame *packet, Direction towards, uint32_t mtu
+    emitter *e, fragment_ids *ids, frame *packet, uint32_t sender, Direction towards, uint32_t mtu
 ) noexcept nogil:
     """Emit *packet*, which may be fragmented, in packets of at most *mtu* bytes.
 
-    Its partial checksum is finished first. `DROP_TOO_BIG` for a super-frame, and when there is no room.
+    Its partial checksum is finished first. `DROP_TOO_BIG` for a super-frame, and when there is no room for what *sender*,
+    the address before translation, sends.
     """
     cdef cut c
+    cdef uint32_t owner
     memset(&c, 0, sizeof(cut))
     if packet.data[packet.l3] >> 4 == 4:
         if not _finish_checksum(packet):
@@ -69,7 +71,8 @@ cdef Verdict fragment_emit(
         if not offload_is_none(packet):
             return DROP_TOO_BIG
         _cut_ipv6(&c, ids, packet.data + packet.l3, mtu)
-    return _emit(e, &c, packet, towards)
+    owner = <uint32_t>siphash13(ids.seed[0], ids.seed[1], <const uint8_t *>&sender, sizeof(sender))
+    return _emit(e, &c, packet, owner, towards)
 
 
 cdef void _cut_ipv4(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) noexcept nogil:
@@ -105,11 +108,14 @@ cdef void _fit(cut *c, uint32_t mtu) noexcept nogil:
     c.part_max = c.size if ahead + c.size <= mtu else (mtu - ahead) & ~<uint32_t>7
 
 
-cdef Verdict _emit(emitter *e, const cut *c, const frame *packet, Direction towards) noexcept nogil:
+cdef Verdict _emit(
+    emitter *e, const cut *c, const frame *packet, uint32_t owner, Direction towards
+) noexcept nogil:
     cdef const uint8_t *ip = packet.data + packet.l3
     cdef uint32_t ahead = c.header_size + c.extension_size, part, at = 0
     cdef uint8_t *out
-    if not emit_room(e, (c.size + c.part_max - 1) // c.part_max if c.size else 1, packet.l3 + ahead + c.part_max):
+    cdef uint32_t frames = (c.size + c.part_max - 1) // c.part_max if c.size else 1
+    if not emit_share(e, owner, frames, packet.l3 + ahead + c.part_max):
         return DROP_TOO_BIG
     while True:  # at most 65,535 / 8 turns: a part has 8 bytes at least
         part = min(c.part_max, c.size - at)

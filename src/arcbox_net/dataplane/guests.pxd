@@ -28,7 +28,8 @@ cdef struct guest_quotas:
 
 cdef struct guest:
     uint32_t ip_be
-    uint32_t flows
+    uint32_t flows  # that it opened
+    uint32_t incoming  # that others opened to it
     uint32_t statics  # mappings that the operator made for it
     uint32_t ports[PORT_SPACES]  # with a mapping of its own doing, or on hold
     port_list held[PORT_SPACES]  # the ones on hold, of its external address
@@ -54,14 +55,26 @@ cdef void guest_pair(guest_table *table, uint16_t id, uint8_t external) noexcept
 cdef void guest_settle(guest_table *table, uint16_t id) noexcept nogil
 
 
-cdef inline bint guest_flow_take(guest_table *table, uint16_t id) noexcept nogil:
-    """Count one more flow; False at the quota. Flows with a mapping are counted by `mapping_hold`."""
-    if table.entries[id].flows >= table.quotas.flows:
+cdef inline bint guest_flow_take(guest_table *table, uint16_t id, bint incoming) noexcept nogil:
+    """Count one more flow; False at the quota. Flows with a mapping are counted by `mapping_hold`.
+
+    What others open to a guest takes nothing of what it may open itself, and is limited to half as much.
+    """
+    cdef guest *who = &table.entries[id]
+    if incoming:
+        if who.incoming >= (table.quotas.flows + 1) // 2:
+            return False
+        who.incoming += 1
+        return True
+    if who.flows >= table.quotas.flows:
         return False
-    table.entries[id].flows += 1
+    who.flows += 1
     return True
 
 
-cdef inline void guest_flow_drop(guest_table *table, uint16_t id) noexcept nogil:
-    table.entries[id].flows -= 1
+cdef inline void guest_flow_drop(guest_table *table, uint16_t id, bint incoming) noexcept nogil:
+    if incoming:
+        table.entries[id].incoming -= 1
+    else:
+        table.entries[id].flows -= 1
     guest_settle(table, id)

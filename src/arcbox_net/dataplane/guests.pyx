@@ -71,7 +71,7 @@ cdef void guest_pair(guest_table *table, uint16_t id, uint8_t external) noexcept
 cdef void guest_settle(guest_table *table, uint16_t id) noexcept nogil:
     """Forget the guest if it holds nothing."""
     cdef guest *who = &table.entries[id]
-    if who.flows | who.statics | who.ports[SPACE_TCP] | who.ports[SPACE_UDP] | who.ports[SPACE_ICMP]:
+    if who.flows | who.incoming | who.statics | who.ports[SPACE_TCP] | who.ports[SPACE_UDP] | who.ports[SPACE_ICMP]:
         return
     guest_pair(table, id, EXTERNAL_NONE)
     slot_remove(&table.index, hash_mix(who.ip_be, 0, table.seed), id)

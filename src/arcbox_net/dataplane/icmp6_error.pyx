@@ -42,6 +42,10 @@ cdef Verdict icmp6_error_translate(
         return DROP_BAD_ICMP
     if memcmp(found.ip + IPV6_DESTINATION, quoted.ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES) != 0:
         return DROP_BAD_ICMP
+    if found.direction == OUTBOUND and (
+        memcmp(found.ip + IPV6_SOURCE, quoted.ip + IPV6_DESTINATION, IPV6_ADDRESS_BYTES) != 0
+    ):
+        return DROP_BAD_ICMP
     half = _find(flows, addresses, &quoted, <Direction>found.direction)
     if half == HALF_NONE:
         return DROP_ICMP_NO_FLOW

@@ -23,7 +23,6 @@ from arcbox_net.wire.ipv6 cimport (
     IPV6_HEADER_BYTES, IPV6_NEXT_HEADER, IPV6_SOURCE, IPV6_WALK_FRAGMENT, IPV6_WALK_OK, ipv6_follow,
     ipv6_fragment_offset, ipv6_total_length, ipv6_walk, ipv6_write,
 )
-from arcbox_net.wire.octets cimport load_u32
 from arcbox_net.wire.tcp cimport (
     PROTOCOL_TCP, TCP_CHECKSUM, TCP_HEADER_BYTES, TCP_RST, tcp_flags, tcp_header_size, tcp_write_reset,
 )
@@ -51,7 +50,7 @@ cdef void icmp6_refuse(
         source = ip + IPV6_DESTINATION
     if not _may_be_told(offending):
         return
-    if not icmp_within_limits(a, load_u32(ip + IPV6_SOURCE + IPV6_ADDRESS_BYTES - 4), towards, now_ns):
+    if not icmp_within_limits(a, offending, towards, now_ns):
         return
     answer = emit_answer(a.out, offending, towards, IPV6_HEADER_BYTES + size)
     if answer == NULL:

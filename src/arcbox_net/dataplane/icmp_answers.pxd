@@ -5,33 +5,43 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from arcbox_net.dataplane.emitter cimport emitter
 from arcbox_net.dataplane.rate_limit cimport rate, rate_allows, rate_limit, rate_of, rate_take
 from arcbox_net.dataplane.verdict cimport INBOUND, Direction
-from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
+from arcbox_net.memory.frame cimport frame
+from arcbox_net.wire.ethernet cimport ETHERNET_SOURCE, MAC_BYTES
+from arcbox_net.wire.ipv4 cimport IPV4_SOURCE
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_SOURCE
+from arcbox_net.wire.siphash cimport siphash13
 
 cdef enum:
     ERRORS_PER_SECOND = 1000
     ERRORS_OUTSIDE_PER_SECOND = 500  # of these: so that nobody outside can use up what guests need
     ERRORS_GUEST_PER_SECOND = 100
-    GUEST_LIMITS = 4096  # guests whose addresses differ in their last 12 bits share no limit
+    GUEST_LIMITS = 4096
+    LIMIT_WAYS = 4  # limits that a guest may have: more guests than that share one if all are told much at the same time
+
+cdef struct guest_limit:
+    uint64_t who
+    rate_limit limit
 
 cdef struct icmp_answers:
     emitter *out
     uint32_t gateway_be  # who guests hear errors from; 0: from whom they tried to reach
     uint8_t gateway6[IPV6_ADDRESS_BYTES]  # the same for IPv6
+    uint64_t seed[2]
     uint64_t limited  # errors that were not sent for the limits
     rate_limit all
     rate_limit outside
-    rate_limit guests[GUEST_LIMITS]
+    guest_limit guests[GUEST_LIMITS]
 
 
 cdef inline bint icmp_within_limits(
-    icmp_answers *a, uint32_t sender, Direction towards, uint64_t now_ns
+    icmp_answers *a, const frame *offending, Direction towards, uint64_t now_ns
 ) noexcept nogil:
-    """Whether an error may be sent to *sender*, by the last four bytes of the address; counted if so."""
+    """Whether an error may be sent to the sender of *offending*; counted if so."""
     cdef rate all_rate = rate_of(ERRORS_PER_SECOND)
     cdef rate own_rate
     cdef rate_limit *own
     if towards == INBOUND:
-        own = &a.guests[sender % GUEST_LIMITS]
+        own = _limit_of(a, _guest_hash(a, offending), now_ns)
         own_rate = rate_of(ERRORS_GUEST_PER_SECOND)
     else:
         own = &a.outside
@@ -42,3 +52,27 @@ cdef inline bint icmp_within_limits(
     rate_take(own, &own_rate, now_ns)
     rate_take(&a.all, &all_rate, now_ns)
     return True
+
+
+cdef inline uint64_t _guest_hash(const icmp_answers *a, const frame *offending) noexcept nogil:
+    """A guest is who has a link address, where frames have them: IP addresses of version 6 one can have by the million."""
+    cdef const uint8_t *ip = offending.data + offending.l3
+    if offending.l3 >= 2 * MAC_BYTES:
+        return siphash13(a.seed[0], a.seed[1], offending.data + ETHERNET_SOURCE, MAC_BYTES)
+    if ip[0] >> 4 == 6:
+        return siphash13(a.seed[0], a.seed[1], ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES)
+    return siphash13(a.seed[0], a.seed[1], ip + IPV4_SOURCE, 4)
+
+
+cdef inline rate_limit *_limit_of(icmp_answers *a, uint64_t who, uint64_t now_ns) noexcept nogil:
+    """A limit of the guest's own: of one that was told nothing for a while it is like new, and anybody's."""
+    cdef guest_limit *limits = &a.guests[who % (GUEST_LIMITS // LIMIT_WAYS) * LIMIT_WAYS]
+    cdef uint32_t i
+    for i in range(<uint32_t>LIMIT_WAYS):
+        if limits[i].who == who:
+            return &limits[i].limit
+    for i in range(<uint32_t>LIMIT_WAYS):
+        if limits[i].limit.full_ns <= now_ns:
+            limits[i].who = who
+            return &limits[i].limit
+    return &limits[who >> 62].limit

@@ -5,8 +5,9 @@ and destination exchanged, are those of a packet that comes the same way as the 
 flow that turns such packets back, and what that one writes is, exchanged again, what the quoted packet was at first.
 The quote's own checksums are kept right; bytes behind the quoted packet (extensions, padding) stay as they are.
 
-An error changes nothing but itself: it neither refreshes nor ends a flow (RFC 4787 REQ-12, RFC 5508 REQ-6), and the
-address that it comes from does not matter. It is dropped when its checksum or the quoted header's is wrong, when it
+An error changes nothing but itself: it neither refreshes nor ends a flow (RFC 4787 REQ-12, RFC 5508 REQ-6). The address
+that one from outside comes from does not matter; a guest's is about what that guest was sent, or it could disturb the
+connections of others. It is dropped when its checksum or the quoted header's is wrong, when it
 is not for the quoted packet's sender, and when it quotes an error, a later fragment, or a packet of no flow.
 
 "Fragmentation needed" makes its receiver send smaller packets, so forged ones are worth sending: one is dropped that
@@ -47,6 +48,8 @@ cdef Verdict icmp_error_translate(conntrack *flows, frame *f, Direction directio
     if not offload_is_none(f):
         return DROP_BAD_OFFLOAD
     if not _check(icmp, size, &quoted) or ipv4_destination_be(ip) != ipv4_source_be(quoted.ip):
+        return DROP_BAD_ICMP
+    if direction == OUTBOUND and ipv4_source_be(ip) != ipv4_destination_be(quoted.ip):
         return DROP_BAD_ICMP
     half = _find(flows, &quoted, direction)
     if half == HALF_NONE:

@@ -48,7 +48,7 @@ cdef void icmp_refuse(
     if ip[0] >> 4 == 6:
         icmp6_refuse(a, offending, towards, icmp_type, icmp_code, rest, now_ns)
         return
-    if not _may_be_told(offending) or not icmp_within_limits(a, load_u32(ip + IPV4_SOURCE), towards, now_ns):
+    if not _may_be_told(offending) or not icmp_within_limits(a, offending, towards, now_ns):
         return
     answer = emit_answer(a.out, offending, towards, IPV4_HEADER_BYTES + size)
     if answer == NULL:

@@ -110,10 +110,12 @@ cdef uint32_t mapping_create(
     mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
     uint8_t *why
 ) noexcept nogil
-cdef bint mapping_hold(mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong) noexcept nogil
+cdef bint mapping_hold(
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming
+) noexcept nogil
 cdef void mapping_strengthen(mapping_table *table, uint32_t id, uint32_t remote_ip_be) noexcept nogil
 cdef void mapping_drop(
-    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, uint32_t now_s
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming, uint32_t now_s
 ) noexcept nogil
 cdef void mapping_forget(mapping_table *table, uint32_t id) noexcept nogil
 cdef uint32_t mapping_expire(mapping_table *table, uint32_t now_s, uint32_t budget) noexcept nogil

@@ -125,10 +125,15 @@ cdef void mapping_release(mapping_table *table, uint32_t id, bint used, uint32_t
         port_uncount(table, entry.guest, space)
 
 
-cdef bint mapping_hold(mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong) noexcept nogil:
-    """Count a flow of the mapping with *remote_ip_be*; False, and nothing counted, when the guest is at its quota."""
+cdef bint mapping_hold(
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming
+) noexcept nogil:
+    """Count a flow of the mapping with *remote_ip_be*; False, and nothing counted, when the guest is at its quota.
+
+    An *incoming* flow was opened by the other, and stays that when it becomes strong.
+    """
     cdef mapping *entry = &table.entries[id]
-    if not guest_flow_take(&table.guests, entry.guest):
+    if not guest_flow_take(&table.guests, entry.guest, incoming):
         return False
     entry.refs += 1
     if strong:
@@ -143,7 +148,7 @@ cdef void mapping_strengthen(mapping_table *table, uint32_t id, uint32_t remote_
 
 
 cdef void mapping_drop(
-    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, uint32_t now_s
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming, uint32_t now_s
 ) noexcept nogil:
     """Uncount a flow; with its last one the mapping ends, if it is not static."""
     cdef mapping *entry = &table.entries[id]
@@ -154,7 +159,7 @@ cdef void mapping_drop(
     entry.refs -= 1
     if entry.refs == 0 and not entry.flags & MAPPING_STATIC:
         mapping_release(table, id, True, now_s)
-    guest_flow_drop(&table.guests, owner)
+    guest_flow_drop(&table.guests, owner, incoming)
 
 
 cdef void mapping_forget(mapping_table *table, uint32_t id) noexcept nogil:

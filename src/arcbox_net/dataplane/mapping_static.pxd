@@ -21,6 +21,10 @@ cdef static_result mapping_add_static(
     mapping_table *table, uint8_t protocol, uint32_t external_ip_be, uint16_t external_port, uint32_t inside_ip_be,
     uint16_t inside_port, uint32_t count, uint32_t *taken
 ) noexcept nogil
+# What other mappings the *count* endpoints have, a forward's first, is theirs again, if they have none now.
+cdef void mapping_find_again(
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port, uint32_t count
+) noexcept nogil
 # Static ones among the *count* ports from *external_port* on; the number removed. Their flows stay.
 cdef uint32_t mapping_remove_static(
     mapping_table *table, uint8_t protocol, uint32_t external_ip_be, uint16_t external_port, uint32_t count,

@@ -6,7 +6,7 @@ from arcbox_net.dataplane.guests cimport (
     EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, guest_open, guest_pair, guest_settle,
 )
 from arcbox_net.dataplane.mapping cimport (
-    MAPPING_LIVE, MAPPING_NONE, MAPPING_STATIC, external_number, mapping, mapping_find, mapping_place,
+    MAPPING_LIVE, MAPPING_NONE, MAPPING_STATIC, external_number, mapping, mapping_find, mapping_next, mapping_place,
     mapping_pool, mapping_publish, mapping_release, mapping_withdraw, place_is_held, port_space,
 )
 from arcbox_net.dataplane.port_choice cimport hold_release
@@ -99,3 +99,30 @@ cdef void _remove_one(mapping_table *table, uint32_t id, uint32_t now_s) noexcep
     entry.flags &= ~MAPPING_STATIC
     table.guests.entries[entry.guest].statics -= 1
     table.guests.entries[entry.guest].ports[(id >> 16) % PORT_SPACES] += 1
+
+
+cdef void mapping_find_again(
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port, uint32_t count
+) noexcept nogil:
+    """RFC 4787 REQ-1: an endpoint whose forward ended has, of its mappings that live, one and no new one."""
+    _publish_others(table, protocol, inside_ip_be, inside_port, count, MAPPING_STATIC)
+    _publish_others(table, protocol, inside_ip_be, inside_port, count, 0)
+
+
+cdef void _publish_others(
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port, uint32_t count, uint8_t kind
+) noexcept nogil:
+    """Of *kind*: MAPPING_STATIC, or 0."""
+    cdef uint32_t id = mapping_next(table, 0)
+    cdef const mapping *entry
+    while id != MAPPING_NONE:
+        entry = &table.entries[id]
+        if (
+            entry.inside_ip_be == inside_ip_be
+            and entry.protocol == protocol
+            and entry.flags & MAPPING_STATIC == kind
+            and <uint32_t>order_u16(entry.inside_port_be) - inside_port < count
+            and mapping_find(table, protocol, inside_ip_be, entry.inside_port_be) == MAPPING_NONE
+        ):
+            mapping_publish(table, id)
+        id = mapping_next(table, id + 1)

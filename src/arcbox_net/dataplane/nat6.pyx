@@ -77,7 +77,7 @@ cdef uint8_t _gather(nat_engine *engine, const frame *part, Direction direction)
         return verdict
     towards = INBOUND if verdict == VERDICT_HAIRPIN else direction
     return fragment_emit(
-        &engine.emitted, &engine.ids, &joined, towards,
+        &engine.emitted, &engine.ids, &joined, <uint32_t>found.key_addresses, towards,
         min(engine.settings.mtu[<int>towards], engine.fragments.largest),
     )
 

@@ -57,12 +57,12 @@ cdef void nat_flow_gone(void *engine, uint32_t flow) noexcept nogil:
     address_drop(&own.addresses, <uint32_t>original.key_addresses)
     address_drop(&own.addresses, <uint32_t>(original.key_addresses >> 32))
     if half_direction(original) == INBOUND:
-        mapping_drop(&own.mappings, own.flows.cold[flow].mapping, source_be, not weak, own.now_s)
+        mapping_drop(&own.mappings, own.flows.cold[flow].mapping, source_be, not weak, True, own.now_s)
         return
     if original.flags & HALF_HAIRPIN:
-        mapping_drop(&own.mappings, _target(own, flow), source_be, not weak, own.now_s)
+        mapping_drop(&own.mappings, _target(own, flow), source_be, not weak, True, own.now_s)
     mapping_drop(
-        &own.mappings, own.flows.cold[flow].mapping, <uint32_t>(original.key_addresses >> 32), True, own.now_s
+        &own.mappings, own.flows.cold[flow].mapping, <uint32_t>(original.key_addresses >> 32), True, False, own.now_s
     )
 
 
@@ -185,7 +185,7 @@ cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, e
     flags = HALF_HAIRPIN
     if waiting == FLOW_NONE and engine.mappings.entries[target].flags & MAPPING_STATIC == 0:
         flags |= HALF_ATTENTION
-    if not mapping_hold(&engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN):
+    if not mapping_hold(&engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN, True):
         mapping_forget(&engine.mappings, own)
         return DROP_GUEST_FLOWS
     inside = _inside(engine, target)
@@ -194,7 +194,7 @@ cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, e
     verdict = _replace(engine, found, own, destination.ip_be, waiting, halves)
     if verdict != VERDICT_FORWARD:
         mapping_drop(
-            &engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN, engine.now_s
+            &engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN, True, engine.now_s
         )
     return verdict
 
@@ -203,7 +203,7 @@ cdef uint8_t _replace(
     nat_engine *engine, packet *found, uint32_t own, uint32_t remote_be, uint32_t waiting, half_flow *halves
 ) noexcept nogil:
     """Open a hairpin flow in place of the flows that waited for it. Both mappings outlive these: they are held."""
-    if not mapping_hold(&engine.mappings, own, remote_be, True):
+    if not mapping_hold(&engine.mappings, own, remote_be, True, False):
         mapping_forget(&engine.mappings, own)
         return DROP_GUEST_FLOWS
     if found.half != HALF_NONE:
@@ -245,7 +245,7 @@ cdef uint8_t _own_mapping(
 cdef uint8_t _begin(
     nat_engine *engine, packet *found, uint32_t id, uint32_t remote_be, bint strong, const half_flow *halves
 ) noexcept nogil:
-    if not mapping_hold(&engine.mappings, id, remote_be, strong):
+    if not mapping_hold(&engine.mappings, id, remote_be, strong, half_direction(halves) == INBOUND):
         mapping_forget(&engine.mappings, id)
         return DROP_GUEST_FLOWS
     return _open_held(engine, found, id, remote_be, strong, halves)
@@ -257,7 +257,9 @@ cdef uint8_t _open_held(
     """Open a flow for which the mapping is held already."""
     cdef uint32_t flow = conntrack_open(&engine.flows, &halves[0], &halves[1], id, engine.now_s)
     if flow == FLOW_NONE:
-        mapping_drop(&engine.mappings, id, remote_be, strong, engine.now_s)
+        mapping_drop(
+            &engine.mappings, id, remote_be, strong, half_direction(halves) == INBOUND, engine.now_s
+        )
         return DROP_FLOWS_FULL
     address_hold(&engine.addresses, <uint32_t>halves[0].key_addresses)
     address_hold(&engine.addresses, <uint32_t>(halves[0].key_addresses >> 32))

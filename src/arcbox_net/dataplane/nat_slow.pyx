@@ -49,7 +49,7 @@ cdef uint8_t nat_slow(
         return _gather(engine, whole, direction)
     verdict = _translate(engine, whole, found, kind, direction, False)
     if verdict < DROP_FIRST and found.wire_size > engine.settings.mtu[<int>_egress(verdict, direction)]:
-        return _cut(engine, whole, verdict, direction)
+        return _cut(engine, whole, found, verdict, direction)
     return verdict
 
 
@@ -58,11 +58,14 @@ cdef Direction _egress(uint8_t verdict, Direction direction) noexcept nogil:
     return INBOUND if verdict == VERDICT_HAIRPIN else direction
 
 
-cdef uint8_t _cut(nat_engine *engine, frame *whole, uint8_t verdict, Direction direction) noexcept nogil:
+cdef uint8_t _cut(
+    nat_engine *engine, frame *whole, const packet *found, uint8_t verdict, Direction direction
+) noexcept nogil:
     """Emit a translated packet as fragments that the egress side takes (RFC 4787 REQ-13)."""
     cdef Direction towards = _egress(verdict, direction)
     return fragment_emit(
-        &engine.emitted, &engine.ids, whole, towards, engine.settings.mtu[<int>towards]
+        &engine.emitted, &engine.ids, whole, <uint32_t>found.key_addresses, towards,
+        engine.settings.mtu[<int>towards],
     )
 
 
@@ -80,7 +83,7 @@ cdef uint8_t _gather(nat_engine *engine, const frame *part, Direction direction)
         verdict = _translate(engine, &joined, &found, verdict, direction, True)
     if verdict >= DROP_FIRST:
         return verdict
-    return _cut(engine, &joined, verdict, direction)
+    return _cut(engine, &joined, &found, verdict, direction)
 
 
 cdef uint8_t _translate(
