@@ -105,11 +105,11 @@ def test_n1_an_endpoint_with_two_forwards_keeps_the_one_that_stays():
     nat = Nat(preserve_ports=False)
     first = nat.engine.add_forward("udp", FORWARDED_PORT, A, INSIDE_PORT, port_count=2)
     nat.engine.add_forward("udp", FORWARDED_PORT + 10, A, INSIDE_PORT, port_count=2)
-    assert nat.external(udp((A, INSIDE_PORT + 1), (E2, 53))).port == FORWARDED_PORT + 1
+    assert nat.external(udp((A, INSIDE_PORT + 1), (E2, 53))).number == FORWARDED_PORT + 1
     nat.engine.remove_forward(first)
     for number in range(2):
         left_from = nat.external(udp((A, INSIDE_PORT + number), (E3, 53)))
-        assert left_from.port == FORWARDED_PORT + 10 + number
+        assert left_from.number == FORWARDED_PORT + 10 + number
 
 
 def test_a_network_does_not_move_away_from_under_a_forward():

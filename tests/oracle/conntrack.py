@@ -151,19 +151,35 @@ class Conntrack:
             synchronized = way.syn is not None or segment.flags & SYN
             if not synchronized or not answers_syn(other, segment):
                 return True
+        last = (segment.seq + segment.taken - 1) % (1 << 32)
+        ends = bool(segment.flags & FIN and other.acknowledged is not None) and way_reaches(other, last)
+        moves = bool(segment.flags & ACK)
+        if moves and way.acknowledged is not None:
+            moves = acknowledgment_counts(way, segment)
+            if not moves and not ends and not way.from_guest:
+                return True
         way.last_seen = now
         if segment.flags & SYN:
             way.scale = None if segment.scale is None else min(segment.scale, 14)
+            if other.syn is not None and None in (way.scale, other.scale):  # 7323-2.2: both, or neither
+                way.scale = other.scale = None
             if other.acknowledged is None:
                 way.syn = (segment.seq, segment.taken)
-        if segment.flags & ACK:
+        if moves:
             scaled = way.scale is not None and other.scale is not None and not segment.flags & SYN
-            way.acknowledged = segment.ack
-            way.window = segment.window << (way.scale or 0 if scaled else 0)
-        if segment.flags & FIN and other.acknowledged is not None:
-            last = (segment.seq + segment.taken - 1) % (1 << 32)
-            way.fin = way.fin or distance(other.acknowledged, last) <= other.window
+            self.acknowledge(way, other, segment.ack, segment.window << (way.scale or 0 if scaled else 0))
+        way.fin = way.fin or ends
         return True
+
+    def acknowledge(self, way: Way, other: Way, number: int, offered: int) -> None:
+        """A window that was offered once stays open; before the first it is what the other's SYN took."""
+        if way.acknowledged is not None:
+            end = way.acknowledged + way.window
+        else:
+            assert other.syn is not None
+            end = sum(other.syn)
+        way.acknowledged = number
+        way.window = offered if distance(end, number + offered) < 1 << 31 else distance(number, end)
 
     def reset(self, flow: Flow, way: Way, other: Way, segment: Segment, now: int) -> bool:
         before = flow.state
@@ -174,11 +190,24 @@ class Conntrack:
         elif other.acknowledged is None:
             counts = distance(way.syn[0], segment.seq) <= way.syn[1]
         else:
-            counts = distance(other.acknowledged, segment.seq) <= other.window
+            counts = way_reaches(other, segment.seq)
         if counts:
             way.rst = True
             way.last_seen = now
         return counts or before == "opening"
+
+
+def way_reaches(receiver: Way, number: int) -> bool:
+    """Whether a sequence number is within what the receiver offered."""
+    assert receiver.acknowledged is not None
+    return distance(receiver.acknowledged, number) <= receiver.window
+
+
+def acknowledgment_counts(way: Way, segment: Segment) -> bool:
+    """A guest's if it is not old; from outside it must be of what the way offered, or of a probe or FIN beyond."""
+    assert way.acknowledged is not None
+    ahead = distance(way.acknowledged, segment.ack)
+    return ahead < 1 << 31 if way.from_guest else ahead <= way.window + 2
 
 
 def answers_syn(other: Way, segment: Segment) -> bool:

@@ -65,6 +65,7 @@ class Flow:
     remote: Endpoint
     strong: bool  # a guest sent on it (or a forward leads to it): it keeps its mapping alive
     seen: int  # when a packet last refreshed it
+    incoming: bool = False  # somebody outside opened it
     flags: list[int] = dataclasses.field(
         default_factory=lambda: [0, 0]
     )  # of GUEST and PEER, all that counted
@@ -86,7 +87,8 @@ class Flow:
         elif flags & SYN and self.phase != "partial":
             counts = False
         else:
-            counts = not flags & ACK or bool((self.flags[side] & ACK) or (self.flags[other] & SYN))
+            synchronized = (self.flags[side] | flags) & self.flags[other] & SYN
+            counts = not flags & ACK or bool(self.flags[side] & ACK or synchronized)
         if flags & FIN and not self.flags[other] & ACK:
             flags &= ~FIN
         if counts:
@@ -167,13 +169,13 @@ class NatOracle:
         if packet.protocol == "tcp" and packet.flags & (SYN | ACK | RST | FIN) != SYN:
             assert verdict == Verdict.DROP_NO_FLOW, verdict.name
             return
-        full = set(self._full(mapping.inside.ip))
+        full = set(self._full(mapping.inside.ip, incoming=True))
         if full:
             assert verdict in full, verdict.name
             return
         assert verdict == Verdict.VERDICT_FORWARD, verdict.name
         assert out == packet.moved(destination=mapping.inside)
-        flow = Flow(mapping, packet.source, strong=mapping.static, seen=now)
+        flow = Flow(mapping, packet.source, strong=mapping.static, seen=now, incoming=True)
         self.flows.append(flow)
         mapping.flows.append(flow)
         flow.segment(PEER, packet)
@@ -261,10 +263,13 @@ class NatOracle:
         if not any(self._fits(packet, one) for one in self._ports() if one not in used):
             yield Verdict.DROP_PORTS_EXHAUSTED
 
-    def _full(self, guest: str) -> Iterator[Verdict]:
+    def _full(self, guest: str, *, incoming: bool = False) -> Iterator[Verdict]:
+        """6888-4: what others open to a guest has a limit of its own, half of what the guest may open."""
+        quota = self.config.flows_per_guest
         if len(self.flows) >= self.config.conntrack_size:
             yield Verdict.DROP_FLOWS_FULL
-        if sum(flow.mapping.inside.ip == guest for flow in self.flows) >= self.config.flows_per_guest:
+        alike = [one for one in self.flows if one.mapping.inside.ip == guest and one.incoming == incoming]
+        if len(alike) >= ((quota + 1) // 2 if incoming else quota):
             yield Verdict.DROP_GUEST_FLOWS
 
     def _ports(self) -> Iterator[Endpoint]:

@@ -144,6 +144,8 @@ cdef void _note_syn(half_flow *way, half_flow *other, const uint8_t *tcp, uint32
     # RFC 7323 2.2: windows are scaled when both have offered it.
     if other.tcp & TCP_SEEN_SYN and not way.tcp & other.tcp & TCP_SEEN_SCALE:
         way.window_shift = other.window_shift = 0
+        way.tcp &= ~<uint8_t>TCP_SEEN_SCALE
+        other.tcp &= ~<uint8_t>TCP_SEEN_SCALE
     if not other.tcp & TCP_SEEN_ACK:
         other.ack_next = tcp_sequence(tcp)
         other.window_end = _sequence_end(tcp, l4_size)
