@@ -49,7 +49,9 @@ def test_n24_fragments_of_one_guest_leave_room_for_what_others_send_in_the_same_
     nat = Nat()
     last = []
     for number in range(12):
-        parts = fragments(udp((A, 4000), (E2, 53), bytes(60_000)), range(1480, 60_000, 1480), identification=number)
+        parts = fragments(
+            udp((A, 4000), (E2, 53), bytes(60_000)), range(1480, 60_000, 1480), identification=number
+        )
         for part in parts[:-1]:
             assert nat.outbound(part) == Verdict.VERDICT_HELD
         last.append(parts[-1])
@@ -87,7 +89,9 @@ def test_i7_guests_whose_addresses_are_alike_do_not_share_a_limit():
 def test_i7_a_guest_with_many_addresses_is_one_guest():
     nat = Nat(l3_offset=ETHERNET_BYTES)
     ethernet = bytes.fromhex("02000000000102000000000a0800")
-    frames = [bytearray(ethernet) + udp((f"192.168.64.{host}", 4000), (E2, 53), ttl=1) for host in range(2, 42)]
+    frames = [
+        bytearray(ethernet) + udp((f"192.168.64.{host}", 4000), (E2, 53), ttl=1) for host in range(2, 42)
+    ]
     nat.engine.translate(frames, Direction.OUTBOUND, nat.now)
     assert len(nat.engine.emitted()) == 25
 
@@ -116,7 +120,9 @@ def test_a_network_does_not_move_away_from_under_a_forward():
     nat = Nat()
     nat.engine.add_forward("udp", FORWARDED_PORT, A)
     elsewhere = NatEngineConfig(EXTERNAL, l3_offset=0, seed=bytes(range(32)), inside="10.0.0.0/24")
-    with pytest.raises(ConfigError, match=f"8080 is forwarded to {A}, which is not in 10.0.0.0/24") as refused:
+    with pytest.raises(
+        ConfigError, match=f"8080 is forwarded to {A}, which is not in 10.0.0.0/24"
+    ) as refused:
         nat.engine.reconfigure(elsewhere)
     assert refused.value.field == "inside"
     assert nat.inbound(udp((E2, 1), (EXTERNAL, FORWARDED_PORT))) == Verdict.VERDICT_FORWARD

@@ -184,7 +184,8 @@ cdef class Mappings:
             for i in range(endpoints.shape[0]):
                 mapping_drop(
                     &self._table,
-                    mapping_find(&self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i]), 1, True, False, now,
+                    mapping_find(&self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i]),
+                    1, True, False, now,
                 )
 
     def bytes_per_mapping(self):

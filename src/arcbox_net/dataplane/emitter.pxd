@@ -9,8 +9,8 @@ from arcbox_net.memory.frame cimport frame
 cdef enum:
     EMIT_FRAMES_MAX = 512  # a burst of 9,000-byte packets, each cut for an MTU of 1,500
     EMIT_BYTES_MAX = 1 << 20
-    # What the fragments that senders of one of so many sets may fill in a burst: part of both. A sender's first packet in it
-    # counts as if it were small.
+    # Senders belong to one of so many sets, and the fragments of a set fill one of so many parts of a burst's room. A
+    # set's first packet may fill more.
     EMIT_OWNERS = 16
     EMIT_SHARE = 4
     EMIT_ALIGNMENT = 64  # a frame begins a cache line, behind its virtio-net header in the one before

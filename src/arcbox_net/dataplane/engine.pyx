@@ -240,8 +240,8 @@ cdef class NatEngine:
         """Swap the configuration. Flows that it still allows stay, the others are closed.
 
         A live mapping keeps its external port until it ends, also when that is in no range any more. Table sizes,
-        `l3_offset` and `seed` are an engine's for life: ConfigError if they differ, if a forward's guest is not inside any
-        more, and if filtering becomes address-dependent for the first time while there are flows.
+        `l3_offset` and `seed` are an engine's for life: ConfigError if they differ, if a forward's guest is not inside
+        any more, and if filtering becomes address-dependent for the first time while there are flows.
         """
         cdef nat_engine *state = self._open()
         cdef mapping_config mappings

@@ -57,8 +57,8 @@ cdef Verdict fragment_emit(
 ) noexcept nogil:
     """Emit *packet*, which may be fragmented, in packets of at most *mtu* bytes.
 
-    Its partial checksum is finished first. `DROP_TOO_BIG` for a super-frame, and when there is no room for what *sender*,
-    the address before translation, sends.
+    Its partial checksum is finished first. `DROP_TOO_BIG` for a super-frame, and when there is no room for what
+    *sender*, the address before translation, sends.
     """
     cdef cut c
     cdef uint32_t owner

@@ -16,7 +16,7 @@ cdef enum:
     ERRORS_OUTSIDE_PER_SECOND = 500  # of these: so that nobody outside can use up what guests need
     ERRORS_GUEST_PER_SECOND = 100
     GUEST_LIMITS = 4096
-    LIMIT_WAYS = 4  # limits that a guest may have: more guests than that share one if all are told much at the same time
+    LIMIT_WAYS = 4  # limits one of which is a guest's: only if more guests are told much at the same time they share
 
 cdef struct guest_limit:
     uint64_t who
@@ -55,7 +55,7 @@ cdef inline bint icmp_within_limits(
 
 
 cdef inline uint64_t _guest_hash(const icmp_answers *a, const frame *offending) noexcept nogil:
-    """A guest is who has a link address, where frames have them: IP addresses of version 6 one can have by the million."""
+    """A guest is who has a link address, where frames have them: IPv6 addresses one can have by the million."""
     cdef const uint8_t *ip = offending.data + offending.l3
     if offending.l3 >= 2 * MAC_BYTES:
         return siphash13(a.seed[0], a.seed[1], offending.data + ETHERNET_SOURCE, MAC_BYTES)

@@ -103,8 +103,8 @@ cdef inline const uint8_t *packet_segment(const uint8_t *l4, uint32_t tcp) noexc
 
 
 cdef inline uint8_t packet_l4_check(packet *found) noexcept nogil:
-    """Sets `found.tcp`. As `tcp_check` and `udp_check`, without a branch on which it is: traffic mixes them, and a branch that is predicted
-    wrongly costs more than the rest of the check.
+    """Sets `found.tcp`. As `tcp_check` and `udp_check`, without a branch on which it is: traffic mixes them, and a
+    branch that is predicted wrongly costs more than the rest of the check.
     """
     cdef uint32_t tcp = found.protocol == PROTOCOL_TCP
     cdef uint32_t least, size

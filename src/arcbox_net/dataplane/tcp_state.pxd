@@ -42,9 +42,10 @@ cdef inline TcpState tcp_state(uint8_t one, uint8_t other) noexcept nogil:
 cdef inline Verdict flow_track(
     conntrack *c, uint32_t half, uint32_t tcp, const uint8_t *l4, uint32_t l4_size, uint32_t now_s
 ) noexcept nogil:
-    """Note a packet that came the way of *half*, its header checked; *tcp* is 0 or 1. VERDICT_FORWARD or DROP_TCP_STATE.
+    """Note a packet that came the way of *half*, its header checked: VERDICT_FORWARD or DROP_TCP_STATE.
 
-    Without a branch on the protocol, which traffic mixes. Half flows of other protocols so note numbers that nobody reads.
+    *tcp* is 0 or 1. There is no branch on it, for traffic mixes them: half flows of other protocols note numbers that
+    nobody reads.
     """
     cdef half_flow *way = &c.halves[half]
     cdef const uint8_t *segment = packet_segment(l4, tcp)

@@ -103,8 +103,8 @@ cdef inline bint _first_ack_counts(const half_flow *way, const half_flow *other,
 
 
 cdef inline bint _ack_counts(const half_flow *way, uint32_t acknowledged) noexcept nogil:
-    """Of a way that has acknowledged before. A guest's counts whatever it says, but for what came too late: it cannot be
-    forged, and so a window that we got wrong is put right.
+    """Of a way that has acknowledged before. A guest's counts whatever it says, but for what came too late: it cannot
+    be forged, and so a window that we got wrong is put right.
     """
     if key_direction(way.key_rest) == OUTBOUND:
         return <int32_t>(acknowledged - way.ack_next) >= 0

@@ -155,7 +155,8 @@ cdef class PacketPool:
     """Preallocated buffers for frames, *small* of 2,048 and *large* of 69,632 bytes each, in memory that can be shared.
 
     Python code takes buffers by way of a `FrameBatch`. `fd` is a memfd that another process may map to read and write
-    the frames at `FrameBatch.offset`. With *touch* every page is there at once; with *huge_pages* 2 MiB pages are asked
+    the frames at `FrameBatch.offset`; it is trusted as this one is, for what it writes into a frame that is being
+    translated is not checked again. With *touch* every page is there at once; with *huge_pages* 2 MiB pages are asked
     for. Raises ConfigError for counts outside of 0 to 1,048,576 (or none at all), KernelError if memory is short.
     """
 

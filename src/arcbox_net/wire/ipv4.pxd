@@ -156,8 +156,8 @@ cdef inline void ipv4_update_checksum(uint8_t *p, uint32_t delta) noexcept nogil
 cdef inline void ipv4_decrement_ttl(uint8_t *p, uint32_t delta) noexcept nogil:
     """Of a packet whose TTL is not 0; its checksum changes for this and for *delta*."""
     p[IPV4_TTL] -= 1
-    # The word loses 0x0100, so ~m + m' is the same for every m. Reading the word back would have to wait until the octet
-    # is in the cache.
+    # The word loses 0x0100, so ~m + m' is the same for every m. Reading the word back would have to wait until the
+    # octet is in the cache.
     ipv4_update_checksum(p, delta + order_u16(0xFEFF))
 
 
