@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.e2e, requires_root]
 
 BYTES = 8 << 20
 FRAME_MAX = 1514
+BEFORE_JOINED = {PortDrop.PORT_DROP_NOWHERE}  # what a kernel says when its interface comes up
 OUTSIDE, INSIDE = "192.0.2.1", "192.0.2.2"
 
 
@@ -56,7 +57,7 @@ def test_tcp_passes_both_ways_in_super_frames(wire: Wire) -> None:
     counters = wire.line.worker.counters()[wire.port]
     assert counters.rx_bytes > BYTES
     assert counters.tx_bytes / counters.tx_frames > 2 * FRAME_MAX
-    assert not counters.drops
+    assert counters.drops.keys() <= BEFORE_JOINED
 
 
 def test_what_the_host_sends_there_itself_does_not_come_in(wire: Wire) -> None:
