@@ -92,13 +92,13 @@ cdef class Turns:
         return self.port.base.ops.message(self.port.base, &message)
 
     def receive(self, uint32_t budget=BURST_MAX, *, before_release=None):
-        """One rx_burst: for each frame its virtio-net header, its bytes, and the sizes of its parts."""
+        """One rx_burst: for each frame its virtio-net header, its bytes as of the release, the sizes of its parts."""
         cdef uint32_t count, i
         with nogil:
             count = self.port.base.ops.rx_burst(self.port.base, self.frames, budget)
-        found = [_shown(&self.frames[i]) for i in range(count)]
         if before_release is not None:
             before_release()
+        found = [_shown(&self.frames[i]) for i in range(count)]
         if count:
             with nogil:
                 self.port.base.ops.rx_release(self.port.base, self.frames, count)
