@@ -36,8 +36,9 @@ def test_another_source_mac_is_dropped(source: str) -> None:
 def test_no_port_sends_from_a_group_or_from_nobody(source: str) -> None:
     frame = Ether(src=source, dst=mac_of(1)) / tcp4(0, 1).payload
     assert Segment().reason(UPLINK, frame) == "source_mac"
-    learning = PortBinding(mac=None, ipv4=None)
-    assert Segment(guests=[learning, learning]).reason(0, frame) == "source_mac"
+    for ipv4 in (None, (IPv4Address(ip_of(0)),)):
+        learning = PortBinding(mac=None, ipv4=ipv4)
+        assert Segment(guests=[learning, learning]).reason(0, frame) == "source_mac"
 
 
 @pytest.mark.parametrize("source", [ip_of(1), GATEWAY, "8.8.8.8", "0.0.0.0", "255.255.255.255"])

@@ -28,10 +28,8 @@ from arcbox_net.wire.octets cimport load_u16
 from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_DESTINATION_PORT, UDP_SOURCE_PORT
 
 cdef enum:
-    DHCP_SERVER_PORT = 67
     DHCP_CLIENT_PORT = 68
     BROADCAST_BE = 0xFFFFFFFF
-    PORTS_BYTES = 4  # of a UDP header: what has to be there to tell who sends it
 
 
 cdef int guest_check_slow(
