@@ -86,6 +86,7 @@ def _rate(contender: str, way: str) -> float:
 
 def main() -> None:
     rounds_each = rounds_wanted(__doc__ or "", default=5)
+    machine = environment()
     os.sched_setaffinity(0, {BACK_END_CORE})
     quiet = quiet_check(wait_s=10)
     rounds = interleave({name: lambda name=name: measure(name) for name in (OURS, DPDK)}, rounds_each)
@@ -95,7 +96,7 @@ def main() -> None:
         for way in WAYS
     ]
     text = table(["million frames/s", OURS, DPDK, "share"], rows)
-    payload = {"environment": environment(), "quiet": quiet, "shares": shares, "rounds": rounds}
+    payload = {"environment": machine, "quiet": quiet, "shares": shares, "rounds": rounds}
     show(payload, text)
     write_result(NAME, payload)
 
