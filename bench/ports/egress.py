@@ -32,6 +32,7 @@ def masquerade() -> Iterator[Ends]:
         for name, address in (("g0", GATEWAY), ("wire0", EXTERNAL)):
             middle.run(f"ip addr add {address}/24 dev {name}")
             middle.run(f"ip link set {name} up")
+        middle.run(f"ip route add default via {NEXT_HOP}")
         middle.sysctl("net.ipv4.ip_forward", 1)
         middle.run(
             [
