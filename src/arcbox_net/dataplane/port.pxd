@@ -3,7 +3,8 @@
 *Frames.* A port hands frames in (`rx_burst`) and takes frames to send (`tx_burst`). A `port_frame` has its first bytes
 in memory that no guest can write (`head`), with a checked virtio-net header ahead of them, and the rest where it lay
 when it came in, which may be a guest's memory: the rest is copied or sent, never parsed. So a large frame goes from
-a guest's buffers to a TAP by one writev.
+a guest's buffers to a TAP by one writev. What comes to a receiver has HEAD_BYTES in its head, or all of it if it is
+smaller; what comes to `tx_burst` may have fewer, because a segment that was cut off has only its headers there.
 
 *Ownership.* Frames from `rx_burst` are borrowed: they are valid until the worker gives them back by `rx_release`, at
 the end of the same turn, in any case. `tx_burst` keeps nothing of what it was given: it sends or copies what it takes,
@@ -21,7 +22,7 @@ from arcbox_net.memory.frame cimport frame
 from arcbox_net.memory.pool cimport pool_cache
 
 cdef enum:
-    HEAD_BYTES = 256  # of a frame, in its head, unless it is smaller: all headers down to TCP's options fit
+    HEAD_BYTES = 256  # of a frame that came in, in its head: all headers down to TCP's options fit
     FRAME_BYTES_MIN = 14
     FRAME_BYTES_MAX = 65_550  # an Ethernet header, and an IP packet of 65,535 bytes and one to spare
     FRAME_PARTS_MAX = 64  # pieces of memory in `rest`
