@@ -157,7 +157,7 @@ def test_what_does_not_leave_the_subnet_is_the_bridges(site: Site, dst: str) -> 
 
 def test_a_large_frame_goes_out_in_one_piece(site: Site) -> None:
     (sent,) = site.resolved().rx(0, udp_out(size=1400))[UPLINK]
-    assert bytes(sent[Raw]) == bytes(1400)
+    assert bytes(sent[UDP].payload) == bytes(1400)
     assert site.pool.stats()["small"]["held"] == 0
 
 
@@ -165,7 +165,7 @@ def test_without_buffers_a_frame_in_pieces_is_dropped_and_counted() -> None:
     with PacketPool(1, 1) as pool:
         site = Site(pool).resolved()
         found = site.rx(0, udp_out(size=1400), udp_out(size=1401), udp_out(size=1402))
-        assert [len(sent[Raw]) for sent in found[UPLINK]] == [1400]
+        assert [len(sent[UDP].payload) for sent in found[UPLINK]] == [1400]
         assert site.lab.drops(0) == {"pool": 2}
         assert len(site.rx(0, udp_out(size=1403))[UPLINK]) == 1
         site.lab.close()
