@@ -167,8 +167,9 @@ def test_discovery_without_its_target_is_dropped() -> None:
     assert Segment().reason(0, frame[: 14 + 40 + 23]) == "nd"
 
 
-def test_a_guest_that_plays_dhcpv6_server_is_dropped() -> None:
-    frame = ether(0, 1) / IPv6(src=link_local_of(0), dst=link_local_of(1)) / UDP(sport=547, dport=546)
+@pytest.mark.parametrize("sport", [547, 1547])
+def test_a_guest_that_plays_dhcpv6_server_is_dropped(sport: int) -> None:
+    frame = ether(0, 1) / IPv6(src=link_local_of(0), dst=link_local_of(1)) / UDP(sport=sport, dport=546)
     assert Segment().reason(0, frame) == "dhcp"
     assert Segment().reaches(
         0, ether(0, 1) / IPv6(src=link_local_of(0), dst=link_local_of(1)) / TCP(sport=547)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from ipaddress import IPv4Address
 
 import pytest
@@ -67,7 +68,7 @@ def test_any_address_may_be_used_where_others_assign_them() -> None:
 def test_dhcp_from_no_address_is_a_clients_only() -> None:
     segment = Segment()
     assert segment.reaches(0, dhcp(0, "discover")) == {1, 2, UPLINK}
-    assert segment.reason(0, dhcp(0, "discover", dport=68)) == "source_ip"
+    assert segment.reason(0, dhcp(0, "discover", dport=69)) == "source_ip"
     assert segment.reason(0, dhcp(0, "discover", sport=1024)) == "source_ip"
     assert segment.reason(0, dhcp(0, "discover", dst=ip_of(1))) == "source_ip"
 
@@ -78,6 +79,14 @@ def test_a_guest_that_plays_dhcp_server_is_dropped(source: str) -> None:
     assert Segment().reason(0, frame) == "dhcp"
     unicast = ether(0, 1) / IP(src=source, dst=ip_of(1), options=[b"\x01"]) / UDP(sport=67, dport=68)
     assert Segment().reason(0, unicast) == "dhcp"
+
+
+@pytest.mark.parametrize("destination", [1, BROADCAST])
+def test_d19_an_answer_to_dhcp_clients_is_dropped_whatever_port_it_comes_from(destination: int | str) -> None:
+    frame = (
+        ether(0, destination) / IP(src=ip_of(0), dst=ip_of(1)) / UDP(sport=1067, dport=68) / Raw(bytes(300))
+    )
+    assert Segment().reason(0, frame) == "dhcp"
 
 
 def test_the_uplink_may_offer_leases() -> None:
@@ -116,8 +125,14 @@ def test_arp_about_oneself_passes(op: str) -> None:
 
 def test_an_address_may_be_probed_but_not_denied_without_one() -> None:
     segment = Segment()
-    assert segment.reaches(0, arp(0, ip_of(1), psrc="0.0.0.0")) == {1, 2, UPLINK}
-    assert segment.reason(0, arp(0, ip_of(1), psrc="0.0.0.0", op="is-at")) == "arp"
+    assert segment.reaches(0, arp(0, ip_of(0), psrc="0.0.0.0")) == {1, 2, UPLINK}
+    assert segment.reason(0, arp(0, ip_of(0), psrc="0.0.0.0", op="is-at")) == "arp"
+
+
+def test_a_probe_for_anothers_address_is_dropped() -> (
+    None
+):  # RFC 5227: whoever probes it too would give it up
+    assert Segment().reason(0, arp(0, ip_of(1), psrc="0.0.0.0")) == "arp"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +181,14 @@ def test_a_thousand_broadcasts_a_second_and_no_more() -> None:
     assert segment.reason(0, arp(0, ip_of(1))) == "storm"
     assert segment.reaches(0, tcp4(0, 1)) == {1}
     assert segment.reaches(1, arp(1, ip_of(0))) == {0, 2, UPLINK}
+
+
+def test_l7_a_super_frame_to_a_group_is_dropped() -> None:  # one of them would be hundreds of broadcasts
+    segment = Segment()
+    frame = ether(0, BROADCAST) / IP(src=ip_of(0), dst="192.168.64.255") / TCP() / Raw(bytes(4000))
+    offload = struct.pack("=BBHHHHH", 1, 1, 54, 1000, 34, 16, 0)
+    assert segment.send(0, frame, offload=offload) == {}
+    assert segment.lab.drops(0) == {"storm": 1}
 
 
 @pytest.mark.parametrize(

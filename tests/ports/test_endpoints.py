@@ -15,7 +15,7 @@ import pytest
 from arcbox_net.errors import ConfigError
 from arcbox_net.ports.endpoint import SocketEndpoint
 from arcbox_net.ports.endpoints import DgramEndpoint, StreamEndpoint
-from arcbox_net.ports.unix_sockets import PATH_BYTES_MAX
+from arcbox_net.ports.unix_sockets import PATH_BYTES_MAX, is_served
 from tests.support.sockets import StreamPeer, Wire, frame
 
 
@@ -193,6 +193,66 @@ def test_sender_of_the_first_datagram_is_the_peer_and_others_may_not_send(
                 assert place.wire.counters().drops == {}
                 with pytest.raises(PermissionError):
                     other.sendto(frame(), place.path)
+
+    within(tmp_path, run)
+
+
+@pytest.mark.parametrize("remote", [None, "vm1"], ids=["learned", "known"])
+def test_peer_that_connects_its_socket_stays_the_peer_until_it_closes(
+    tmp_path: Path, remote: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # as libkrun does: the kernel lets nobody else connect to such a socket
+    looks: list[object] = []
+
+    def look(address: str | bytes, kind: int) -> bool:
+        found = is_served(address, kind)
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr("arcbox_net.ports.endpoints.is_served", look)
+
+    async def run(place: Place) -> None:
+        endpoint = place.dgram(remote=str(tmp_path / remote) if remote else None)
+        async with place.running(endpoint):
+            for _ in range(2):
+                with place.bound("vm1") as peer:
+                    peer.connect(place.path)
+                    if remote is None:
+                        peer.send(b"VFKT")
+                    await eventually(lambda: endpoint.is_up)
+                    looked_at = len(looks)
+                    await eventually(lambda: len(looks) > looked_at)  # noqa: B023
+                    assert endpoint.is_up
+                    await place.dgram_passes(peer)
+                await eventually(lambda: not endpoint.is_up)
+
+    within(tmp_path, run)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_socket_of_another_user_is_not_taken_for_the_guests(tmp_path: Path) -> None:
+    async def run(place: Place) -> None:
+        with place.bound("vm1"):
+            os.chown(tmp_path / "vm1", 1234, -1)
+            async with place.running(place.dgram(remote=str(tmp_path / "vm1"))) as endpoint:
+                await eventually(lambda: endpoint.trouble)
+                assert "uid 1234" in str(endpoint.trouble)
+                assert not endpoint.is_up
+
+    within(tmp_path, run)
+
+
+def test_an_endpoint_that_did_not_start_can_be_stopped(tmp_path: Path) -> None:
+    async def run(place: Place) -> None:
+        refused = StreamEndpoint(
+            str(tmp_path / "nowhere" / "port.sock"),
+            place.wire.worker,
+            place.wire.patch,
+            frame_max=1514,
+            on_change=lambda: None,
+        )
+        with pytest.raises((ConfigError, OSError)):
+            await refused.start()
+        await refused.stop()
 
     within(tmp_path, run)
 

@@ -172,7 +172,7 @@ def _report_socket(info: PortInfo) -> None:
     from arcbox_net.cli.monitor_sockets import qemu_netdev
 
     click.echo(f"  the guest {'listens' if info.connects else 'connects'} there, for example")
-    own = f"{info.socket}.guest"
+    own = info.remote or f"{info.socket}.guest"
     nic = Nic(info.mac, info.mtu, via=info.kind, socket=info.socket, guest_socket=own, queues=info.queues)
     flags = qemu_netdev(["qemu", "-m", "1G"], nic, NETDEV)
     if info.connects:

@@ -9,10 +9,11 @@ from arcbox_net.wire.ethernet cimport (
 )
 from arcbox_net.wire.ipv4 cimport IPV4_HEADER_BYTES, IPV4_PROTOCOL, ipv4_source_be
 from arcbox_net.wire.octets cimport load_u16
-from arcbox_net.wire.udp cimport PROTOCOL_UDP
+from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_DESTINATION_PORT, UDP_SOURCE_PORT
 
 cdef enum:
     DHCP_SERVER_PORT = 67
+    DHCP_CLIENT_PORT = 68
     PORTS_BYTES = 4  # of a UDP header: what has to be there to tell who sends it
 
 
@@ -31,7 +32,11 @@ cdef inline bint guest_is_usual(const binding *b, const uint8_t *frame, uint32_t
         and b.mac != 0
         and ethernet_mac(frame + ETHERNET_SOURCE) == b.mac
         and ip[0] == 0x45
-        and (ip[IPV4_PROTOCOL] != PROTOCOL_UDP or load_u16(ip + IPV4_HEADER_BYTES) != DHCP_SERVER_PORT)
+        and (
+            ip[IPV4_PROTOCOL] != PROTOCOL_UDP
+            or load_u16(ip + IPV4_HEADER_BYTES + UDP_SOURCE_PORT) != DHCP_SERVER_PORT
+            and load_u16(ip + IPV4_HEADER_BYTES + UDP_DESTINATION_PORT) != DHCP_CLIENT_PORT
+        )
         and b.ipv4_count > 0
         and ipv4_source_be(ip) == b.ipv4_be[0]
     )

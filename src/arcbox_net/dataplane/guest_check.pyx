@@ -16,7 +16,7 @@ from arcbox_net.dataplane.port cimport (
     PORT_DROP_VLAN,
 )
 from arcbox_net.dataplane.switch_state cimport switch_state
-from arcbox_net.wire.arp cimport ARP_REQUEST, ARP_SENDER_MAC, arp_check, arp_operation, arp_sender_be
+from arcbox_net.wire.arp cimport ARP_REQUEST, ARP_SENDER_MAC, arp_check, arp_operation, arp_sender_be, arp_target_be
 from arcbox_net.wire.ethernet cimport (
     ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ethernet_is_group,
     ethernet_mac, ethernet_type,
@@ -28,7 +28,6 @@ from arcbox_net.wire.octets cimport load_u16
 from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_DESTINATION_PORT, UDP_SOURCE_PORT
 
 cdef enum:
-    DHCP_CLIENT_PORT = 68
     BROADCAST_BE = 0xFFFFFFFF
 
 
@@ -69,7 +68,10 @@ cdef int _check_ipv4(const binding *b, const uint8_t *ip, uint32_t size) noexcep
         if size - ipv4_header_size(ip) < PORTS_BYTES:
             return PORT_DROP_SHORT
         udp = ip + ipv4_header_size(ip)
+        # Clients look at where an answer goes to, and not at which port it comes from.
         if load_u16(udp + UDP_SOURCE_PORT) == DHCP_SERVER_PORT:
+            return PORT_DROP_DHCP
+        if load_u16(udp + UDP_DESTINATION_PORT) == DHCP_CLIENT_PORT:
             return PORT_DROP_DHCP
     if b.any_ipv4 or binding_has_ipv4(b, ipv4_source_be(ip)):
         return SENDS
@@ -88,6 +90,6 @@ cdef int _check_arp(const binding *b, const uint8_t *source, const uint8_t *arp,
     sender_be = arp_sender_be(arp)
     if b.any_ipv4 or binding_has_ipv4(b, sender_be):
         return SENDS
-    if sender_be == 0 and arp_operation(arp) == ARP_REQUEST:
-        return SENDS  # RFC 5227: asks whether an address is free before it takes it
+    if sender_be == 0 and arp_operation(arp) == ARP_REQUEST and binding_has_ipv4(b, arp_target_be(arp)):
+        return SENDS  # RFC 5227: asks whether its address is free. Asked for another's, it would have that one give it up
     return PORT_DROP_ARP

@@ -31,9 +31,10 @@ from arcbox_net.wire.neighbour cimport (
 )
 from arcbox_net.wire.octets cimport load_u16
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP
-from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_SOURCE_PORT
+from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_DESTINATION_PORT, UDP_SOURCE_PORT
 
 cdef enum:
+    DHCPV6_CLIENT_PORT = 546
     DHCPV6_SERVER_PORT = 547
     PORTS_BYTES = 4
 
@@ -62,8 +63,11 @@ cdef int guest_check6(
     if upper.is_first:
         if size - upper.offset < PORTS_BYTES:
             return PORT_DROP_SHORT
-        if upper.protocol == PROTOCOL_UDP and load_u16(ip + upper.offset + UDP_SOURCE_PORT) == DHCPV6_SERVER_PORT:
-            return PORT_DROP_DHCP
+        if upper.protocol == PROTOCOL_UDP:
+            if load_u16(ip + upper.offset + UDP_SOURCE_PORT) == DHCPV6_SERVER_PORT:
+                return PORT_DROP_DHCP
+            if load_u16(ip + upper.offset + UDP_DESTINATION_PORT) == DHCPV6_CLIENT_PORT:
+                return PORT_DROP_DHCP
     return _check_source(s, b, ip, now_ns)
 
 

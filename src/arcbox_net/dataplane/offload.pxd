@@ -14,6 +14,13 @@ cdef inline void offload_read(const frame *f, virtio_net_header *offload) noexce
         memset(offload, 0, sizeof(virtio_net_header))
 
 
+cdef inline bint offload_is_single(const frame *f) noexcept nogil:
+    """Whether it is one packet, and no super-frame."""
+    cdef virtio_net_header offload
+    offload_read(f, &offload)
+    return offload.gso_type == VIRTIO_GSO_NONE
+
+
 cdef inline bint offload_is_none(const frame *f) noexcept nogil:
     cdef virtio_net_header offload
     offload_read(f, &offload)

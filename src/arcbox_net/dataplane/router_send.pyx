@@ -15,9 +15,7 @@ from arcbox_net.dataplane.router_state cimport (
 )
 from arcbox_net.dataplane.verdict cimport OUTBOUND, Direction
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES, frame
-from arcbox_net.memory.pool cimport (
-    POOL_LARGE, POOL_SMALL, SMALL_FRAME_BYTES, pool_acquire, pool_release,
-)
+from arcbox_net.memory.pool cimport POOL_SMALL, SMALL_FRAME_BYTES, pool_acquire, pool_release
 from arcbox_net.wire.ethernet cimport (
     ETHERNET_DESTINATION, ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, MAC_BYTES,
 )
@@ -198,8 +196,9 @@ cdef void _wait(router *r, Direction towards, const neighbour *one, const frame 
             free_at = i
         elif side.waiting[i].neighbour == id:
             same += 1
-    if free_at < WAITING_MAX and same < WAITING_EACH_MAX:
-        data = pool_acquire(r.base.owner.buffers, POOL_SMALL if f.size <= SMALL_FRAME_BYTES else POOL_LARGE)
+    # Large buffers are few, and what is dropped of a connection comes again.
+    if free_at < WAITING_MAX and same < WAITING_EACH_MAX and f.size <= SMALL_FRAME_BYTES:
+        data = pool_acquire(r.base.owner.buffers, POOL_SMALL)
     if data == NULL:
         side.unresolved += 1
         return

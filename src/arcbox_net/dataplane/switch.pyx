@@ -33,10 +33,11 @@ from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
 from arcbox_net.dataplane.fdb cimport FDB_TAKEN, fdb_age, fdb_find, fdb_free, fdb_init, fdb_learn
 from arcbox_net.dataplane.guest_check cimport guest_check
 from arcbox_net.dataplane.leaving cimport leaves_subnet, tells_mac
+from arcbox_net.dataplane.offload cimport offload_is_single
 from arcbox_net.dataplane.owners cimport owners_age, owners_free, owners_init
 from arcbox_net.dataplane.port cimport (
-    PORT_DROP_ISOLATED, PORT_DROP_NOWHERE, PORT_DROP_SHORT, PORT_DROP_SOURCE_MAC, PORT_DROP_TOO_BIG,
-    PORT_DROP_VLAN, PORT_NONE, PORTS_MAX, PortDrop, port, port_drop, port_frame, port_message, receiver,
+    PORT_DROP_ISOLATED, PORT_DROP_NOWHERE, PORT_DROP_SHORT, PORT_DROP_SOURCE_MAC, PORT_DROP_STORM,
+    PORT_DROP_TOO_BIG, PORT_DROP_VLAN, PORT_NONE, PORTS_MAX, PortDrop, port, port_drop, port_frame, port_message, receiver,
 )
 from arcbox_net.dataplane.port_send cimport port_send
 from arcbox_net.dataplane.switch_messages cimport switch_forget_gone, switch_message
@@ -101,7 +102,12 @@ cdef inline uint16_t _destination(switch_state *s, binding *b, port *source, por
     if verdict != SENDS:
         return _dropped(source, <PortDrop>verdict)
     if ethernet_is_group(p):
-        return _dropped(source, PORT_DROP_VLAN) if ethernet_is_link_control(p) else <uint16_t>TO_GROUP
+        if ethernet_is_link_control(p):
+            return _dropped(source, PORT_DROP_VLAN)
+        # The limit on broadcasts counts frames, and a super-frame is hundreds at each port that takes none.
+        if b.role == BINDING_GUEST and not offload_is_single(&f.head):
+            return _dropped(source, PORT_DROP_STORM)
+        return TO_GROUP
     mac = ethernet_mac(p)
     if s.network.has_router and mac == s.network.gateway_mac and (
         b.role == BINDING_GUEST or b.role == BINDING_TRUSTED

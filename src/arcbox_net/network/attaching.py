@@ -124,6 +124,9 @@ class Attaching:
             for fd in fds:
                 os.close(fd)
             if port is not None:
+                if port.socket is not None and self._datapath is not None:
+                    await self._datapath.detach(port)
+                    await self._close_unused()
                 await self._forget(port)
             elif self._addressing is not None and ip is not None:
                 await self._addressing.release_port(ip)
@@ -165,9 +168,11 @@ class Attaching:
                 await datapath.open()
                 self._datapath = datapath
                 self.forwards_changed()
-            await self._datapath.attach(port)
             if port.socket.holder is not None:
-                self._holders.hold(port.name, port.socket.holder)
+                self._holders.hold(
+                    port.name, port.socket.holder
+                )  # first: if it is gone, nothing else is there
+            await self._datapath.attach(port)
         except BaseException:
             await self._close_unused()
             raise
@@ -195,7 +200,7 @@ class Attaching:
             return
         try:  # somebody may have renamed it
             await self._datapath.restore()
-        except ArcboxNetError as error:
+        except (ArcboxNetError, OSError) as error:
             log.warning("uplink: %s", error)
 
     async def restore(self) -> None:

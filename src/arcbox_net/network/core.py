@@ -264,9 +264,12 @@ class Network:
     async def _tear_down(self) -> None:
         if self._watch is not None:
             await self._watch.stop()
-        if hasattr(self, "_attaching"):
-            await self._attaching.stop()
-        for service in (self._ipv6, getattr(self, "_naming", None), self._addressing):
+        for service in (
+            getattr(self, "_attaching", None),
+            self._ipv6,
+            getattr(self, "_naming", None),
+            self._addressing,
+        ):
             if service is not None:
                 try:
                     await service.stop()

@@ -87,6 +87,7 @@ class Datapath:
         )
         self._guests: dict[str, tuple[Port, Endpoint]] = {}
         self._restoring: asyncio.Task[None] | None = None
+        self._is_lost_again = False
         self._switch = Switch()
         self._worker = Worker(name=site.network)
         self._uplink_number = -1
@@ -115,7 +116,10 @@ class Datapath:
         if self._restoring is not None:
             self._restoring.cancel()
         for port, _ in list(self._guests.values()):
-            await self.detach(port)
+            try:
+                await self.detach(port)
+            except ArcboxNetError as error:
+                log.error("port %s: %s", port.name, error)
         asyncio.get_running_loop().remove_reader(self._worker.event_fd)
         self._worker.stop()
         await self._kernel.run(self._remove_uplink)
@@ -125,8 +129,8 @@ class Datapath:
 
     async def attach(self, port: Port) -> None:
         """Let the guest of *port* connect. On failure nothing of it is left."""
-        await self._kernel.run(connect, self._site, port)
         endpoint = self._endpoint(port)
+        await self._kernel.run(connect, self._site, port)
         try:
             await self._kernel.run(self._pin, port)
             await endpoint.start()
@@ -139,10 +143,11 @@ class Datapath:
             raise
 
     async def detach(self, port: Port) -> None:
-        """Disconnect the guest and forget it."""
-        _, endpoint = self._guests.pop(port.name)
-        self._switch.unbind(self._worker, endpoint.number)
-        await endpoint.stop()
+        """Disconnect the guest and forget it. What the kernel refused to do can be tried again."""
+        _, endpoint = self._guests.pop(port.name, (port, None))
+        if endpoint is not None:
+            self._switch.unbind(self._worker, endpoint.number)
+            await endpoint.stop()
         await self._kernel.run(disconnect, self._site, port)
 
     async def restore(self) -> None:
@@ -175,6 +180,7 @@ class Datapath:
                 tx_packets=counted.rx_frames,
                 socket=port.socket.path,
                 connects=port.socket.connect,
+                remote=port.socket.remote,
                 trouble=endpoint.trouble,
                 drops={_text(reason): count for reason, count in counted.drops.items()},
             )
@@ -238,6 +244,7 @@ class Datapath:
             role="guest" if plan.anti_spoof else "trusted",
             mac=plan.mac if plan.anti_spoof else None,
             ipv4=plan.ips or None,
+            ipv6=(port.ip6,) if plan.anti_spoof and port.ip6 is not None else (),
             isolated=plan.isolated,
         )
 
@@ -272,6 +279,7 @@ class Datapath:
                 endpoint.handle(event)
             elif event.kind == QUEUE_LOST:
                 log.warning("the uplink %s is gone", self._lost(event.number))
+                self._is_lost_again = True
                 if self._restoring is None or self._restoring.done():
                     self._restoring = asyncio.get_running_loop().create_task(self._restore_until_there())
 
@@ -283,11 +291,13 @@ class Datapath:
     async def _restore_until_there(self) -> None:
         delay_s = RESTORE_FIRST_S
         while True:
-            with contextlib.suppress(ArcboxNetError):
+            self._is_lost_again = False
+            with contextlib.suppress(ArcboxNetError, OSError):
                 async with self._changing:
                     await self.restore()
-                log.info("the uplink is there again")
-                return
+                if not self._is_lost_again:
+                    log.info("the uplink is there again")
+                    return
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, RESTORE_MOST_S)
 

@@ -9,6 +9,7 @@ while the worker is paused.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import struct
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from arcbox_net.dataplane.port_binding import PortBinding
 from arcbox_net.dataplane.router import Router
 from arcbox_net.dataplane.router_config import RouterConfig
 from arcbox_net.dataplane.verdict import Direction
+from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.network.messages import FlowInfo
 from arcbox_net.ports.packet import PacketPort
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from arcbox_net.recipes.site import Layout, Site
 
 ETHERNET_BYTES = 14
-FLOWS_LISTED_MAX = 16_384  # guests' packets wait while they are read
+log = logging.getLogger("arcbox_net.datapath")
+FLOWS_LISTED_MAX = 16_384
+FLOWS_AT_ONCE = 256  # guests' packets wait while they are read
 
 
 class EngineEgress:
@@ -61,7 +65,7 @@ class EngineEgress:
                 inside=str(layout.subnet),
                 gateway=str(layout.gateway),
                 mtu=site.config.mtu,
-                uplink_mtu=site.config.mtu,
+                uplink_mtu=uplink.mtu,
             )
         )
 
@@ -70,7 +74,7 @@ class EngineEgress:
         router = Router(self._engine)
         self.number = self._worker.add(router, self._switch)
         self._switch.bind(self._worker, self.number, PortBinding("router"))
-        port = PacketPort(frame_max=self._site.config.mtu + ETHERNET_BYTES)
+        port = PacketPort(frame_max=self._uplink.mtu + ETHERNET_BYTES)
         self._uplink_number = self._worker.add(port, router.outside)
         router.set_up(
             self._worker,
@@ -88,10 +92,13 @@ class EngineEgress:
     def restore(self) -> None:
         """Called in the kernel thread: open the uplink if it is not. Raises KernelError, PermissionDenied."""
         if self._is_lost:
-            add_queue(
-                self._worker, self._uplink_number, open_packet(self._uplink.ifname, [parse_mac(self._mac)])
-            )
-            self._is_lost = False
+            fd = open_packet(self._uplink.ifname, [parse_mac(self._mac)])
+            self._is_lost = False  # first: it may be lost again at once
+            try:
+                add_queue(self._worker, self._uplink_number, fd)
+            except BaseException:
+                self._is_lost = True
+                raise
 
     def lose(self) -> str:
         """The uplink is gone: `restore` opens it anew. Returns its name."""
@@ -106,14 +113,23 @@ class EngineEgress:
             for dnat in self._forwards.keys() - wanted:
                 self._engine.remove_forward(self._forwards.pop(dnat))
             for dnat in wanted - self._forwards.keys():
-                self._forwards[dnat] = self._engine.add_forward(
-                    dnat.protocol, dnat.host_port, str(dnat.guest_ip), dnat.guest_port
-                )
+                try:
+                    self._forwards[dnat] = self._engine.add_forward(
+                        dnat.protocol, dnat.host_port, str(dnat.guest_ip), dnat.guest_port
+                    )
+                except ArcboxNetError as error:  # a flow has the port: tried again with the next change
+                    log.error("%s port %d is not forwarded yet: %s", dnat.protocol, dnat.host_port, error)
 
     def flows(self) -> list[FlowInfo]:
         """Guests' flows, the first FLOWS_LISTED_MAX of them."""
-        with self._worker.paused():
-            found = list(itertools.islice(self._engine.flows(), FLOWS_LISTED_MAX))
+        flows = self._engine.flows()
+        found: list[NatFlow] = []
+        while len(found) < FLOWS_LISTED_MAX:
+            with self._worker.paused():
+                some = list(itertools.islice(flows, FLOWS_AT_ONCE))
+            found += some
+            if not some:
+                break
         return [_info(flow) for flow in found]
 
     def stats(self) -> dict[str, int]:

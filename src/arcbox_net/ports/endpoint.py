@@ -76,7 +76,8 @@ class SocketEndpoint(ABC):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._dialing
         self.is_up = False
-        self._worker.remove(self.number)
+        if self._port.number is not None:  # it has started
+            self._worker.remove(self.number)
 
     def handle(self, event: WorkerEvent) -> None:
         """The worker has lost the peer."""
@@ -125,10 +126,13 @@ class SocketEndpoint(ABC):
 
     def _admits(self, pid: int, uid: int) -> bool:
         """Whether a peer is the network's owner, or root."""
-        if uid in (0, os.geteuid(), self._owner_uid):
+        if self._is_ours(uid):
             return True
         self._say(f"uid {uid} (pid {pid}) may not use this port")
         return False
+
+    def _is_ours(self, uid: int) -> bool:
+        return uid in (0, os.geteuid(), self._owner_uid)
 
     def _dial(self, address: str, delay_s: float = 0.0) -> None:
         self._dialing = asyncio.get_running_loop().create_task(self._dial_until_up(address, delay_s))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -85,7 +86,7 @@ class DgramEndpoint(SocketEndpoint):
         if self._check is not None:
             self._check.cancel()
         if self._remote is not None:
-            self._dial(self._remote)
+            self._dial(self._remote, PEER_CHECK_S if self._check is not None else 0.0)
         else:
             asyncio.get_running_loop().add_reader(self._bound.socket, self._first, self._bound.socket)
 
@@ -109,10 +110,14 @@ class DgramEndpoint(SocketEndpoint):
             if body != HANDSHAKE:
                 bound.recv(1)
             return
-        asyncio.get_running_loop().remove_reader(bound)
+        if self.is_up:  # or it is gone already, and the next one is waited for
+            asyncio.get_running_loop().remove_reader(bound)
 
     async def _try(self, address: str) -> None:
         assert self._bound is not None
+        uid = os.stat(address).st_uid  # there are no credentials before the first datagram
+        if not self._is_ours(uid):
+            raise PermissionError(0, f"uid {uid} has its socket there, who may not use this port")
         self._join(self._bound.socket, address, None)
 
     def _join(self, bound: socket.socket, address: str | bytes, pid: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -84,6 +85,10 @@ def is_served(address: str | bytes, kind: int) -> bool:
             return False
         except BlockingIOError:  # its queue of clients is full
             return True
+        except PermissionError as error:
+            if error.errno != errno.EPERM:
+                raise
+            return True  # a socket of datagrams that is connected to another one
     return True
 
 

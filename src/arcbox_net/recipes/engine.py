@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from ipaddress import IPv4Address, IPv4Interface
 
+from arcbox_net.config import MTU_MAX
 from arcbox_net.errors import AddressInUse, ConfigError
 from arcbox_net.recipes.site import Site
 
@@ -16,6 +17,7 @@ class EngineUplink:
     ifname: str
     external: IPv4Interface
     next_hop: IPv4Address | None
+    mtu: int
 
 
 def engine_uplink(site: Site) -> EngineUplink:
@@ -40,4 +42,4 @@ def engine_uplink(site: Site) -> EngineUplink:
                 value=str(external.ip),
             )
         external = IPv4Interface((external.ip, on_link.network.prefixlen))
-    return EngineUplink(ifname, external, next_hop)
+    return EngineUplink(ifname, external, next_hop, min(links.mtu(ifname), MTU_MAX))

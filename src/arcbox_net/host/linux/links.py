@@ -127,6 +127,10 @@ class Links:
         """Where the IPv4 default route by *ifname* leads, if there is one. Raises InterfaceNotFound."""
         return routes.default_gateway(self._kernel.rt, self._kernel.rt.need_link(ifname).ifindex)
 
+    def mtu(self, ifname: str) -> int:
+        """Raises InterfaceNotFound."""
+        return self._kernel.rt.need_link(ifname).mtu
+
     def host_addresses(self) -> list[str]:
         """Every address of every link, of both IP versions."""
         return [str(address.interface.ip) for address in self._kernel.rt.addresses()]

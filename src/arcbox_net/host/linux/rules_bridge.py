@@ -62,8 +62,10 @@ def bridge_table(plan: FirewallPlan) -> str:
             chain(
                 "prerouting",
                 # The one rule that most frames meet: unicast IPv4 with the sender's own addresses. The first 16 bits
-                # of a transport header are the source port; 67 would be a DHCP server, and is looked at below.
-                f"{unicast} ether type ip @th,0,16 != 67 iifname . ether saddr . ip saddr @addresses accept",
+                # of a transport header are the source port, the next 16 the destination: 67 or 68 would be a DHCP
+                # server, and is looked at below.
+                f"{unicast} ether type ip @th,0,16 != 67 @th,16,16 != 68 "
+                "iifname . ether saddr . ip saddr @addresses accept",
                 f"{unicast} {rules_neighbour.KNOWN_SPEAKER}" if plan.subnet6 is not None else "",
                 f"{ports} goto from_guest",
                 hook="filter hook prerouting priority filter",
@@ -77,6 +79,7 @@ def bridge_table(plan: FirewallPlan) -> str:
                 f"{{ iifname limit rate over {BROADCASTS_PER_S_MAX}/second "
                 f"burst {BROADCASTS_PER_S_MAX} packets }} " + drop("broadcast storm"),
                 "ether type ip udp sport 67 " + drop("rogue DHCP server"),
+                "ether type ip udp dport 68 " + drop("rogue DHCP server"),
                 "ether type ip iifname . ether saddr . ip saddr @addresses accept",
                 "iifname . ether saddr != @macs " + drop("source MAC is not the guest's"),
                 "ether type vmap { ip : goto ipv4, arp : goto arp_, ip6 : goto ipv6 }",
@@ -97,7 +100,9 @@ def bridge_table(plan: FirewallPlan) -> str:
                 "arp plen != 4 " + drop("malformed ARP"),
                 "arp operation != { request, reply } " + drop("malformed ARP"),
                 "iifname . arp saddr ether != @macs " + drop("ARP sender MAC is not the guest's"),
-                "arp operation request arp saddr ip 0.0.0.0 accept",
+                # RFC 5227: is its own address free? Asked for another's, that one would give it up.
+                "arp operation request arp saddr ip 0.0.0.0 "
+                "iifname . arp saddr ether . arp daddr ip @addresses accept",
                 "iifname . arp saddr ether . arp saddr ip @addresses accept",
                 "iifname @any_address_ports accept",
                 drop("ARP sender address is not the guest's"),

@@ -106,8 +106,7 @@ cdef bint _find_room(vhost_port *p, guest_queue *queue, room *found, uint32_t ne
         if found.count >= available and not _look_again(p, queue, found.count, need, &available):
             return False
         if found.count == most:
-            port_drop(&p.base, PORT_DROP_TOO_BIG, 1)
-            return False
+            return _too_big(p, queue, need)
         chain = &found.chains[found.count]
         fault = vring_walk(
             &queue.ring, vring_head(&queue.ring, found.count), &found.parts[found.parts_count],
@@ -121,8 +120,7 @@ cdef bint _find_room(vhost_port *p, guest_queue *queue, room *found, uint32_t ne
             ring_broken(p, queue, fault)
             return False
         if chain.writable > CHAIN_MAX - found.parts_count:
-            port_drop(&p.base, PORT_DROP_TOO_BIG, 1)
-            return False
+            return _too_big(p, queue, need)
         found.parts_count += chain.writable
         found.size += min(chain.writable_bytes, need)
         found.count += 1
@@ -143,11 +141,21 @@ cdef bint _look_again(
         queue.lacking = 0
     if count < available[0] and queue.lacking == 0:
         return True
-    # Frames of this size walk these chains no more, until there are others.
-    if queue.lacking == 0 or need < queue.lacking:
-        queue.lacking = need
+    _lacks(queue, need)
     port_drop(&p.base, PORT_DROP_FULL, 1)
     return False
+
+
+cdef inline bint _too_big(vhost_port *p, guest_queue *queue, uint32_t need) noexcept nogil:
+    _lacks(queue, need)
+    port_drop(&p.base, PORT_DROP_TOO_BIG, 1)
+    return False
+
+
+cdef inline void _lacks(guest_queue *queue, uint32_t need) noexcept nogil:
+    """Frames of this size walk these chains no more, until there are others."""
+    if queue.lacking == 0 or need < queue.lacking:
+        queue.lacking = need
 
 
 cdef inline void _offload_for_guest(
