@@ -91,5 +91,5 @@ cdef int _check_arp(const binding *b, const uint8_t *source, const uint8_t *arp,
     if b.any_ipv4 or binding_has_ipv4(b, sender_be):
         return SENDS
     if sender_be == 0 and arp_operation(arp) == ARP_REQUEST and binding_has_ipv4(b, arp_target_be(arp)):
-        return SENDS  # RFC 5227: asks whether its address is free. Asked for another's, it would have that one give it up
+        return SENDS  # RFC 5227: asks whether its address is free. Asked for another's, that one would give it up
     return PORT_DROP_ARP

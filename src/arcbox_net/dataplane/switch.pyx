@@ -37,7 +37,8 @@ from arcbox_net.dataplane.offload cimport offload_is_single
 from arcbox_net.dataplane.owners cimport owners_age, owners_free, owners_init
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_ISOLATED, PORT_DROP_NOWHERE, PORT_DROP_SHORT, PORT_DROP_SOURCE_MAC, PORT_DROP_STORM,
-    PORT_DROP_TOO_BIG, PORT_DROP_VLAN, PORT_NONE, PORTS_MAX, PortDrop, port, port_drop, port_frame, port_message, receiver,
+    PORT_DROP_TOO_BIG, PORT_DROP_VLAN, PORT_NONE, PORTS_MAX, PortDrop, port, port_drop, port_frame, port_message,
+    receiver,
 )
 from arcbox_net.dataplane.port_send cimport port_send
 from arcbox_net.dataplane.switch_messages cimport switch_forget_gone, switch_message
