@@ -124,10 +124,7 @@ class Attaching:
             for fd in fds:
                 os.close(fd)
             if port is not None:
-                if port.socket is not None and self._datapath is not None:
-                    await self._datapath.detach(port)
-                    await self._close_unused()
-                await self._forget(port)
+                await self._undo(port)
             elif self._addressing is not None and ip is not None:
                 await self._addressing.release_port(ip)
             raise
@@ -223,6 +220,16 @@ class Attaching:
 
     async def _info(self, name: str) -> PortInfo:
         return next(info for info in await self.infos() if info.name == name)
+
+    async def _undo(self, port: Port) -> None:
+        """Detach a port of which something failed, as far as that goes: its caller is told of the first failure."""
+        try:
+            if port.socket is not None and self._datapath is not None:
+                await self._datapath.detach(port)
+                await self._close_unused()
+        except ArcboxNetError as error:
+            log.error("port %s: %s", port.name, error)
+        await self._forget(port)
 
     async def _forget(self, port: Port) -> None:
         """The device is gone: forget the rest, and go on past a disk that refuses (reconcile drops such rows)."""

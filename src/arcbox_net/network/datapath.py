@@ -28,8 +28,8 @@ from arcbox_net.dataplane.switch import Switch
 from arcbox_net.dataplane.worker import Worker
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, SwitchedPlan, UplinkPlan, uplink_ifname
-from arcbox_net.network.devices import connect, disconnect
-from arcbox_net.network.engine_egress import EngineEgress, add_queue
+from arcbox_net.network.devices import connect, disconnect, port_info
+from arcbox_net.network.engine_egress import ETHERNET_BYTES, EngineEgress, add_queue
 from arcbox_net.network.messages import PortInfo
 from arcbox_net.ports.queues import QUEUE_LOST
 from arcbox_net.ports.tap import TapPort
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from arcbox_net.network.ports import Port
     from arcbox_net.recipes.site import Layout, Site
 
-ETHERNET_BYTES = 14
 RESTORE_FIRST_S = 0.05
 RESTORE_MOST_S = 2.0
 _DROP = "PORT_DROP_"
@@ -164,15 +163,9 @@ class Datapath:
         for port, endpoint in self._guests.values():
             counted = counters[endpoint.number]
             assert port.socket is not None
-            found[port.name] = PortInfo(
-                name=port.name,
-                kind=port.kind,
-                ifname=port.plan.ifname,
-                mac=port.plan.mac,
-                ip=str(port.ip) if port.ip else None,
-                ip6=str(port.ip6) if port.ip6 else None,
-                state="up" if endpoint.is_up else "down",
-                mtu=port.plan.mtu,
+            found[port.name] = port_info(
+                port,
+                "up" if endpoint.is_up else "down",
                 queues=port.socket.queues,
                 rx_bytes=counted.tx_bytes,
                 rx_packets=counted.tx_frames,

@@ -6,6 +6,7 @@ Called in the kernel thread. Guests of the switch have no device of their own: t
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from arcbox_net.errors import PermissionDenied
 from arcbox_net.host.plan import SwitchedPlan, TapPlan, VethPlan
@@ -55,6 +56,21 @@ def disconnect(site: Site, port: Port) -> None:
     site.firewall.remove_port(port.plan)
 
 
+def port_info(port: Port, state: str, **found: Any) -> PortInfo:
+    """What a port was given, and what was found out of it: more fields of PortInfo."""
+    return PortInfo(
+        name=port.name,
+        kind=port.kind,
+        ifname=port.plan.ifname,
+        mac=port.plan.mac,
+        ip=str(port.ip) if port.ip else None,
+        ip6=str(port.ip6) if port.ip6 else None,
+        state=state,
+        mtu=port.plan.mtu,
+        **found,
+    )
+
+
 def port_infos(site: Site, ports: PortTable) -> list[PortInfo]:
     """Every port that has a device, with its state and counters; guest's view: rx is what the guest received."""
     present = {link.ifname: link for link in site.links.owned(site.network)}
@@ -66,15 +82,9 @@ def port_infos(site: Site, ports: PortTable) -> list[PortInfo]:
         link = present.get(port.plan.ifname)
         stats = counters.get(port.plan.ifname)
         found.append(
-            PortInfo(
-                name=port.name,
-                kind=port.kind,
-                ifname=port.plan.ifname,
-                mac=port.plan.mac,
-                ip=str(port.ip) if port.ip else None,
-                ip6=str(port.ip6) if port.ip6 else None,
-                state="gone" if link is None else "up" if link.carrier else "down",
-                mtu=port.plan.mtu,
+            port_info(
+                port,
+                "gone" if link is None else "up" if link.carrier else "down",
                 queues=port.plan.queues if isinstance(port.plan, TapPlan) else 1,
                 netns=port.netns,
                 rx_bytes=stats.tx_bytes if stats else 0,

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from arcbox_net.recipes.site import Layout, Site
 
 ETHERNET_BYTES = 14
-log = logging.getLogger("arcbox_net.datapath")
 FLOWS_LISTED_MAX = 16_384
 FLOWS_AT_ONCE = 256  # guests' packets wait while they are read
+log = logging.getLogger("arcbox_net.datapath")
 
 
 class EngineEgress:
@@ -131,10 +131,6 @@ class EngineEgress:
             if not some:
                 break
         return [_info(flow) for flow in found]
-
-    def stats(self) -> dict[str, int]:
-        with self._worker.paused():
-            return self._engine.stats()
 
 
 def add_queue(worker: Worker, number: int, fd: int) -> None:

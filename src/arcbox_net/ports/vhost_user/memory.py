@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass
 
 from arcbox_net.ports.vhost_user import messages, port_messages
 from arcbox_net.ports.vhost_user.messages import Message
 from arcbox_net.ports.vhost_user.port_messages import PortMessage
-from arcbox_net.ports.vhost_user.steps import Command, Refused, Steps, ask
+from arcbox_net.ports.vhost_user.steps import Refused, Steps, ask
 
 REGIONS_MAX = 32  # memory slots
 PAGE_BYTES = 4096
 ADDRESSES = 1 << 64
+_REASONS = {errno.EPERM: "its memory can shrink under us; for QEMU: -object memory-backend-memfd,share=on"}
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,5 @@ def _check_table(regions: list[Region]) -> None:
 def _map(kind: PortMessage, region: Region, message: Message) -> Steps[None]:
     """Give the port *region* and the first descriptor of *message*, which is the port's then."""
     fields = region.guest_address, region.size, region.user_address, region.offset, message.fds[0]
-    answer = yield Command(kind, port_messages.REGION.pack(*fields))
-    if answer == -errno.EPERM:
-        raise Refused("its memory can shrink under us; for QEMU: -object memory-backend-memfd,share=on")
-    if answer < 0:
-        raise Refused(f"{kind.name.lower()}: {os.strerror(-answer)}")
+    yield from ask(kind, port_messages.REGION.pack(*fields), reasons=_REASONS)
     del message.fds[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,9 +27,9 @@ class Command:
 Steps = Generator[Command, int, T]
 
 
-def ask(kind: PortMessage, payload: bytes = b"") -> Steps[int]:
-    """The port's answer. Raises Refused."""
+def ask(kind: PortMessage, payload: bytes = b"", *, reasons: Mapping[int, str] = {}) -> Steps[int]:
+    """The port's answer. Raises Refused, with what *reasons* says of the errno if it does."""
     answer = yield Command(kind, payload)
     if answer < 0:
-        raise Refused(f"{kind.name.lower()}: {os.strerror(-answer)}")
+        raise Refused(reasons.get(-answer) or f"{kind.name.lower()}: {os.strerror(-answer)}")
     return answer
