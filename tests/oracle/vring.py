@@ -54,6 +54,7 @@ class Device:
         self.regions = list(itertools.pairwise(edges))
         self.next = self.seen = base
         self.lacking = 0  # bytes of the smallest frame that did not fit what was available at `seen`
+        self.lacking_reason = PortDrop.PORT_DROP_FULL
 
     @property
     def header_bytes(self) -> int:
@@ -170,17 +171,19 @@ class Device:
             if len(found) >= known:
                 known = self.look_again(len(found), need)
             if len(found) == most:
-                raise Dropped(PortDrop.PORT_DROP_TOO_BIG)
+                raise self.lacks(need, PortDrop.PORT_DROP_TOO_BIG)
             head = self.head(len(found))
             chain = self.walk(head)
             if chain.readable:
                 raise BadRing(RingFault.FAULT_DIRECTION)
             parts += len(chain.writable)
             if parts > CHAIN_MAX:
-                raise Dropped(PortDrop.PORT_DROP_TOO_BIG)
+                raise self.lacks(need, PortDrop.PORT_DROP_TOO_BIG)
             found.append((head, min(left, chain.room)))
             left -= found[-1][1]
         self.next = (self.next + len(found)) % 65536
+        if self.lacking_reason == PortDrop.PORT_DROP_TOO_BIG:
+            self.lacking = 0
         return found
 
     def look_again(self, count: int, need: int) -> int:
@@ -190,5 +193,10 @@ class Device:
             self.lacking = 0
         if count < known and not self.lacking:
             return known
-        self.lacking = min(need, self.lacking or need)
-        raise Dropped(PortDrop.PORT_DROP_FULL)
+        raise self.lacks(need, PortDrop.PORT_DROP_FULL)
+
+    def lacks(self, need: int, reason: PortDrop) -> Dropped:
+        """What a frame of *need* bytes is dropped for: *reason*, or that of one at most as large which did not fit."""
+        if not self.lacking or need < self.lacking:
+            self.lacking, self.lacking_reason = need, reason
+        return Dropped(self.lacking_reason)

@@ -112,6 +112,21 @@ def test_guest_that_cannot_merge_gets_each_frame_in_one_chain() -> None:
         assert one.drops == {PortDrop.PORT_DROP_TOO_BIG: 1}
 
 
+def test_each_frame_that_is_too_big_for_the_next_chain_is_dropped_as_that() -> None:
+    with guest(WITHOUT_MERGING) as one:
+        one.supply(1526, 1526)
+        one.worker.send([(PLAIN, frame(1600)), (PLAIN, frame(1515)), (PLAIN, frame(1600))])
+        assert one.drops == {PortDrop.PORT_DROP_TOO_BIG: 3}
+
+
+def test_frame_that_was_too_big_for_a_chain_fits_a_larger_one_behind_it() -> None:
+    with guest(WITHOUT_MERGING) as one:
+        one.supply(100, 1526)
+        one.worker.send([(PLAIN, frame(1514)), (PLAIN, frame(60)), (PLAIN, frame(1514))])
+        assert [body for _, body in one.received()] == [frame(60), frame(1514)]
+        assert one.drops == {PortDrop.PORT_DROP_TOO_BIG: 1}
+
+
 def test_driver_before_version_1_gets_a_header_of_ten_bytes() -> None:
     with guest(GUEST_OFFLOADS) as one:
         ((address, _),) = one.supply(4096)

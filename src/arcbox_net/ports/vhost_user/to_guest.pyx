@@ -8,8 +8,7 @@ from libc.string cimport memcpy
 
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport (
-    PORT_DROP_DOWN, PORT_DROP_FULL, PORT_DROP_TOO_BIG, port, port_drop, port_frame,
-    port_sent,
+    PORT_DROP_DOWN, PORT_DROP_FULL, PORT_DROP_TOO_BIG, PortDrop, port, port_drop, port_frame, port_sent,
 )
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.ports.vhost_user.flow_queues cimport flow_pair
@@ -90,6 +89,9 @@ cdef bint _put(vhost_port *p, guest_queue *queue, const port_frame *f) noexcept 
         vring_finish(&queue.ring, found.chains[i].head, size)
         need -= size
     queue.ring.next += <uint16_t>found.count
+    # Without these chains there is less room than before, but those behind them may be fewer for as much.
+    if queue.lacking_reason == PORT_DROP_TOO_BIG:
+        queue.lacking = 0
     return True
 
 
@@ -106,7 +108,7 @@ cdef bint _find_room(vhost_port *p, guest_queue *queue, room *found, uint32_t ne
         if found.count >= available and not _look_again(p, queue, found.count, need, &available):
             return False
         if found.count == most:
-            return _too_big(p, queue, need)
+            return _lacks(p, queue, need, PORT_DROP_TOO_BIG)
         chain = &found.chains[found.count]
         fault = vring_walk(
             &queue.ring, vring_head(&queue.ring, found.count), &found.parts[found.parts_count],
@@ -120,7 +122,7 @@ cdef bint _find_room(vhost_port *p, guest_queue *queue, room *found, uint32_t ne
             ring_broken(p, queue, fault)
             return False
         if chain.writable > CHAIN_MAX - found.parts_count:
-            return _too_big(p, queue, need)
+            return _lacks(p, queue, need, PORT_DROP_TOO_BIG)
         found.parts_count += chain.writable
         found.size += min(chain.writable_bytes, need)
         found.count += 1
@@ -141,21 +143,16 @@ cdef bint _look_again(
         queue.lacking = 0
     if count < available[0] and queue.lacking == 0:
         return True
-    _lacks(queue, need)
-    port_drop(&p.base, PORT_DROP_FULL, 1)
-    return False
+    return _lacks(p, queue, need, PORT_DROP_FULL)
 
 
-cdef inline bint _too_big(vhost_port *p, guest_queue *queue, uint32_t need) noexcept nogil:
-    _lacks(queue, need)
-    port_drop(&p.base, PORT_DROP_TOO_BIG, 1)
-    return False
-
-
-cdef inline void _lacks(guest_queue *queue, uint32_t need) noexcept nogil:
-    """Frames of this size walk these chains no more, until there are others."""
+cdef inline bint _lacks(vhost_port *p, guest_queue *queue, uint32_t need, PortDrop reason) noexcept nogil:
+    """Drop the frame. Others of its size walk these chains no more, until there are others: the first one's reason."""
     if queue.lacking == 0 or need < queue.lacking:
         queue.lacking = need
+        queue.lacking_reason = reason
+    port_drop(&p.base, queue.lacking_reason, 1)
+    return False
 
 
 cdef inline void _offload_for_guest(

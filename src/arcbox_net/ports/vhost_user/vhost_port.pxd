@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.abi.socket cimport iovec
-from arcbox_net.dataplane.port cimport HEAD_BYTES, PORT_READY, PORT_UP, port
+from arcbox_net.dataplane.port cimport HEAD_BYTES, PORT_READY, PORT_UP, PortDrop, port
 from arcbox_net.dataplane.worker cimport worker_report
 from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.memory.guest_memory cimport guest_memory
@@ -43,6 +43,7 @@ cdef struct guest_queue:
     uint32_t taken_count  # of this turn's burst, to be given back at its end
     uint16_t taken[BURST_MAX]
     uint32_t lacking  # bytes of a frame that did not fit what the guest had made available at `seen`; 0: none
+    PortDrop lacking_reason
 
 cdef struct vhost_port:
     port base  # first
