@@ -108,11 +108,14 @@ def test_l5_an_address_is_the_guests_who_used_it_first(network: Lab, alice: Gues
     assert arrives(alice, unicast(alice, bob, address, b"still mine"), bob)
 
 
-def test_a_speaker_is_no_dhcpv6_server_all_the_same(network: Lab, alice: Guest, bob: Guest) -> None:
+@pytest.mark.parametrize(("src_port", "dst_port"), [(547, 546), (547, 1000), (1000, 546)])
+def test_a_speaker_is_no_dhcpv6_server_all_the_same(
+    network: Lab, alice: Guest, bob: Guest, src_port: int, dst_port: int
+) -> None:
     source = fresh()
     assert arrives(alice, unicast(alice, bob, source), bob)
     before = network.drops("rogue DHCPv6 server")
-    packet = ipv6(17, udp(547, 546), src=source, dst=str(SUBNET6[0xFFFF]))
+    packet = ipv6(17, udp(src_port, dst_port), src=source, dst=str(SUBNET6[0xFFFF]))
     assert not arrives(alice, ethernet(bob.mac, alice.mac, 0x86DD, packet), bob)
     assert network.drops("rogue DHCPv6 server") == before + 1
 

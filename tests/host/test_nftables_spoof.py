@@ -38,7 +38,7 @@ def test_honest_frames_arrive(alice: Guest, bob: Guest) -> None:
         alice, ethernet(BROADCAST, alice.mac, 0x0800, ipv4(alice.ip, "255.255.255.255", 17, udp(1, 2))), bob
     )
     assert arrives(alice, ethernet(BROADCAST, alice.mac, 0x0806, arp(1, alice.mac, alice.ip, bob.ip)), bob)
-    assert arrives(alice, ethernet(BROADCAST, alice.mac, 0x0806, arp(1, alice.mac, "0.0.0.0", bob.ip)), bob)
+    assert arrives(alice, ethernet(BROADCAST, alice.mac, 0x0806, arp(1, alice.mac, "0.0.0.0", alice.ip)), bob)
     assert arrives(alice, ethernet("33:33:00:00:00:01", alice.mac, 0x86DD, ipv6(58, icmpv6(135, 20))), bob)
 
 
@@ -88,6 +88,7 @@ def test_l4_no_address_may_be_used_for_dhcp_only(alice: Guest, bob: Guest) -> No
         pytest.param(lambda a, b: arp(2, a.mac, b.ip, a.ip), id="neighbour-reply"),
         pytest.param(lambda a, b: arp(2, OTHER_MAC, a.ip, b.ip), id="sender-mac"),
         pytest.param(lambda a, b: arp(2, a.mac, "0.0.0.0", b.ip), id="reply-from-nobody"),
+        pytest.param(lambda a, b: arp(1, a.mac, "0.0.0.0", b.ip), id="probe-of-neighbour's"),
         pytest.param(lambda a, b: arp(3, a.mac, a.ip, b.ip), id="reverse-arp"),
         pytest.param(
             lambda a, b: arp(1, a.mac, a.ip, b.ip, head=struct.pack("!HHBBH", 6, 0x0800, 6, 4, 1)), id="htype"
@@ -107,10 +108,15 @@ def test_l3_false_arp_is_dropped(alice: Guest, bob: Guest, payload) -> None:  # 
     assert not arrives(alice, ethernet(BROADCAST, alice.mac, 0x0806, payload(alice, bob)), bob)
 
 
-def test_rogue_dhcp_server_is_dropped(network: Lab, alice: Guest, bob: Guest) -> None:
+@pytest.mark.parametrize(("src_port", "dst_port"), [(67, 68), (67, 1000), (1000, 68)])
+@pytest.mark.parametrize("unicast", [False, True], ids=["broadcast", "unicast"])
+def test_rogue_dhcp_server_is_dropped(
+    network: Lab, alice: Guest, bob: Guest, src_port: int, dst_port: int, unicast: bool
+) -> None:
     before = network.drops("rogue DHCP server")
-    offer = ipv4(alice.ip, "255.255.255.255", 17, udp(67, 68, b"\2" * 240))
-    assert not arrives(alice, ethernet(BROADCAST, alice.mac, 0x0800, offer), bob)
+    dst_mac, dst_ip = (bob.mac, bob.ip) if unicast else (BROADCAST, "255.255.255.255")
+    offer = ipv4(alice.ip, dst_ip, 17, udp(src_port, dst_port, b"\2" * 240))
+    assert not arrives(alice, ethernet(dst_mac, alice.mac, 0x0800, offer), bob)
     assert network.drops("rogue DHCP server") == before + 1
 
 
@@ -128,7 +134,8 @@ FRAGMENT = struct.pack("!BBHL", 58, 0, 1, 7)  # next header ICMPv6, offset 0, mo
         pytest.param(
             ipv6(44, struct.pack("!BBHL", 60, 0, 1, 7) + struct.pack("!BB6x", 58, 0)), id="in-2nd-fragment"
         ),
-        pytest.param(ipv6(17, udp(547, 546)), id="dhcpv6-server"),
+        pytest.param(ipv6(17, udp(547, 1000)), id="dhcpv6-server"),
+        pytest.param(ipv6(17, udp(1000, 546)), id="to-dhcpv6-client"),
     ],
 )
 def test_l5_rogue_ipv6_router_is_dropped(alice: Guest, bob: Guest, packet: bytes) -> None:

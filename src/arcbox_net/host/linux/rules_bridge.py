@@ -62,9 +62,9 @@ def bridge_table(plan: FirewallPlan) -> str:
             chain(
                 "prerouting",
                 # The one rule that most frames meet: unicast IPv4 with the sender's own addresses. The first 16 bits
-                # of a transport header are the source port, the next 16 the destination: 67 or 68 would be a DHCP
-                # server, and is looked at below.
-                f"{unicast} ether type ip @th,0,16 != 67 @th,16,16 != 68 "
+                # of a transport header are the source port, the next 16 the destination: what may be DHCP is looked
+                # at below. Ranges, because nft makes one comparison of two "!=" side by side: of both ports at once.
+                f"{unicast} ether type ip @th,0,16 != 67-68 @th,16,16 != 67-68 "
                 "iifname . ether saddr . ip saddr @addresses accept",
                 f"{unicast} {rules_neighbour.KNOWN_SPEAKER}" if plan.subnet6 is not None else "",
                 f"{ports} goto from_guest",

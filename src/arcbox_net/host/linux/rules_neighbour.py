@@ -24,9 +24,9 @@ CLAIMS_BURST_MAX = 64  # a guest with eight temporary addresses on each of some 
 OWNED_FOR = "10m"
 SPEAKS_FOR = "1m"
 
-# No extension headers, so that what is looked at is the transport header. A DHCPv6 server sends from 547, or to 546.
-_NO_SERVER = "@th,0,16 != 547 @th,16,16 != 546"
-KNOWN_SPEAKER = f"ip6 nexthdr {{ tcp, udp }} {_NO_SERVER} iifname . ether saddr . ip6 saddr @speakers6 accept"
+# No extension headers, so that what is looked at is the transport header. Ranges as for IPv4 in rules_bridge.
+_NO_DHCP = "@th,0,16 != 546-547 @th,16,16 != 546-547"
+KNOWN_SPEAKER = f"ip6 nexthdr {{ tcp, udp }} {_NO_DHCP} iifname . ether saddr . ip6 saddr @speakers6 accept"
 
 # nft 1.0 has no word for the target of ND, and compares what it has no word for with its like only.
 _SOURCE = "@nh,64,128"
