@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +12,7 @@ from arcbox_net.memory.guest_memory import REGIONS_MAX, GuestMemory
 from tests.support.virtqueue import USER, Ram
 
 PAGE = 4096
+HUGE_PAGE = 1 << 30  # a multiple of whatever size huge pages have here
 TOP = 1 << 64
 
 
@@ -144,6 +147,23 @@ def test_v28_memory_that_can_shrink_is_only_mapped_on_demand() -> None:
     assert refused(GuestMemory(), 0, PAGE, USER, 0, loose.fd) == errno.EPERM
     GuestMemory(unsealed=True).add(0, PAGE, USER, 0, loose.fd)
     loose.close()
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[int]:
+    """Sealed memory of huge pages; none of them need exist."""
+    try:
+        fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
+    except OSError as error:
+        pytest.skip(f"this kernel has no huge pages: {error.strerror}")
+    os.ftruncate(fd, HUGE_PAGE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    yield fd
+    os.close(fd)
+
+
+def test_v28_huge_pages_are_not_mapped_although_they_are_sealed(huge_pages: int) -> None:
+    assert refused(GuestMemory(), 0, HUGE_PAGE, USER, 0, huge_pages) == errno.EOPNOTSUPP
 
 
 def test_v28_sealed_memory_stays_although_its_owner_wants_it_shorter(ram: Ram) -> None:

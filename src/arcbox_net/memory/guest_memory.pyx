@@ -1,16 +1,19 @@
 """Mapping a guest's memory: what a front end says of it is checked, and what could take us down is refused.
 
 A file that its owner can shorten turns our next access into a SIGBUS. So it has to be sealed against that
-(F_SEAL_SHRINK), unless whoever runs this trusts the front end. Sizes are compared with the file's own.
+(F_SEAL_SHRINK), unless whoever runs this trusts the front end. Of huge pages that is not enough: a hole that is punched
+into their file gives the page and its reservation back, and our next access ends in SIGBUS if others have taken it.
+Sizes are compared with the file's own.
 
 The table may change only while nobody uses an address that came out of it: its owner sees to that.
 """
 
-from libc.errno cimport EBADF, EEXIST, EINVAL, ENOENT, ENOSPC, EPERM, errno
+from libc.errno cimport EBADF, EEXIST, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP, EPERM, errno
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from arcbox_net.abi.files cimport fcntl
+from arcbox_net.abi.filesystems cimport HUGETLBFS_MAGIC, fstatfs, statfs_t
 from arcbox_net.abi.mapping cimport (
     F_GET_SEALS, F_SEAL_SHRINK, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, fstat, mmap, munmap, stat_t,
 )
@@ -29,7 +32,7 @@ cdef int guest_memory_add(
     """Map *size* bytes of *fd*, which stays the caller's. 0, or a negative errno.
 
     ENOSPC: one region too many. EINVAL: no such range, or not of the file. EEXIST: overlaps another region.
-    EPERM: the file can shrink, and *unsealed* memory is not accepted.
+    Unless *unsealed* memory is accepted, EPERM: the file can shrink; EOPNOTSUPP: it has huge pages.
     """
     cdef guest_region *region
     cdef void *base
@@ -43,7 +46,9 @@ cdef int guest_memory_add(
         region = &memory.regions[i]
         if _overlap(gpa, region.gpa, size, region.size) or _overlap(user, region.user, size, region.size):
             return -EEXIST
-    error = _check_file(fd, offset, size, unsealed)
+    error = 0 if unsealed else _check_safe(fd)
+    if error == 0:
+        error = _check_range(fd, offset, size)
     if error < 0:
         return error
     base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, <int64_t>offset)
@@ -85,19 +90,26 @@ cdef bint _overlap(uint64_t a, uint64_t b, uint64_t a_size, uint64_t b_size) noe
     return a - b < b_size if a >= b else b - a < a_size
 
 
-cdef int _check_file(int fd, uint64_t offset, uint64_t size, bint unsealed) noexcept nogil:
+cdef int _check_safe(int fd) noexcept nogil:
+    """Whether no access can fail later. Only the kernel's own files have seals: no other is asked anything."""
+    cdef int seals = fcntl(fd, F_GET_SEALS)
+    cdef statfs_t status
+    if seals < 0 or not seals & F_SEAL_SHRINK:
+        return -EPERM
+    if fstatfs(fd, &status) < 0:
+        return -EBADF
+    return -EOPNOTSUPP if status.f_type == HUGETLBFS_MAGIC else 0
+
+
+cdef int _check_range(int fd, uint64_t offset, uint64_t size) noexcept nogil:
     cdef stat_t status
-    cdef int seals
     if fstat(fd, &status) < 0:
         return -EBADF
     if offset % PAGE_BYTES or offset > INT64_MAX or status.st_size < 0:
         return -EINVAL
     if offset > <uint64_t>status.st_size or size > <uint64_t>status.st_size - offset:
         return -EINVAL
-    if unsealed:
-        return 0
-    seals = fcntl(fd, F_GET_SEALS)
-    return 0 if seals >= 0 and seals & F_SEAL_SHRINK else -EPERM
+    return 0
 
 
 cdef class GuestMemory:

@@ -13,7 +13,10 @@ from arcbox_net.ports.vhost_user.steps import Refused, Steps, ask
 REGIONS_MAX = 32  # memory slots
 PAGE_BYTES = 4096
 ADDRESSES = 1 << 64
-_REASONS = {errno.EPERM: "its memory can shrink under us; for QEMU: -object memory-backend-memfd,share=on"}
+_REASONS = {
+    errno.EPERM: "its memory can shrink under us; for QEMU: -object memory-backend-memfd,share=on",
+    errno.EOPNOTSUPP: "its huge pages can be taken away under us; for QEMU: memory-backend-memfd without hugetlb=on",
+}
 
 
 @dataclass(frozen=True)
