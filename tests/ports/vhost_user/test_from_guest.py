@@ -12,6 +12,7 @@ from tests.support.virtqueue import HEADER
 HEAD_BYTES = 256
 FRAME_BYTES_MIN, FRAME_BYTES_MAX = 14, 65_550
 PARTS_MAX = 64
+CHAIN_MAX = 1024
 NEEDS_CSUM, DATA_VALID = 1, 2
 TCPV4, TCPV6, UDP, UDP_L4, ECN = 1, 4, 3, 5, 0x80
 
@@ -74,6 +75,17 @@ def test_gathered_frames_of_a_burst_are_limited_and_buffers_come_back() -> None:
             assert len(one.worker.receive()) == 4
         assert one.drops == {PortDrop.PORT_DROP_POOL: 2}
         assert len(one.rings[1].finished()) == 10
+
+
+def test_descriptors_of_a_burst_are_limited_and_the_next_goes_on() -> None:
+    with guest() as one:
+        content = PLAIN + frame(2 * CHAIN_MAX - 12)
+        pieces = [one.place(content[i : i + 2]) for i in range(0, len(content), 2)]
+        table = one.rings[1].indirect(one.place(16 * CHAIN_MAX)[0], readable=pieces)
+        for _ in range(5):
+            one.rings[1].offer(table)
+        assert [len(one.worker.receive()) for _ in range(4)] == [2, 2, 1, 0]
+        assert one.fault is None
 
 
 def test_burst_ends_at_its_budget_and_the_next_goes_on() -> None:

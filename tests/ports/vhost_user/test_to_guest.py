@@ -12,6 +12,7 @@ from tests.support.virtqueue import HEADER
 
 FRAME_BYTES_MAX = 65_550
 MERGED_MAX = 64
+WALKS_MAX = 4096
 TSO = HEADER.pack(1, 1, 54, 1448, 34, 16, 0)
 TAKES_CSUM, TAKES_TSO4, TAKES_TSO6, TAKES_ECN = 1, 2, 4, 8
 WITHOUT_MERGING = USUAL & ~Feature.MRG_RXBUF
@@ -102,6 +103,20 @@ def test_frame_is_merged_from_64_chains_and_not_from_more(chains: int, fits: boo
         one.worker.send([(PLAIN, frame(20 * (chains - 1) + 1))])
         assert len(one.rings[0].finished()) == (chains if fits else 0)
         assert one.drops == ({} if fits else {PortDrop.PORT_DROP_TOO_BIG: 1})
+
+
+def test_descriptors_that_a_turn_looks_at_are_limited() -> None:
+    with guest(WITHOUT_MERGING, size=128) as one:
+        per_chain = WALKS_MAX // 64
+        chain = one.rings[0].indirect(one.place(16 * per_chain)[0], writable=[one.place(2)] * per_chain)
+        for _ in range(66):
+            one.rings[0].offer(chain)
+        one.worker.send([(PLAIN, frame())] * 64, flush=False)
+        assert one.drops == {}
+        one.worker.send([(PLAIN, frame())])
+        assert one.drops == {PortDrop.PORT_DROP_FULL: 1}
+        one.worker.send([(PLAIN, frame())])
+        assert len(one.rings[0].finished()) == 65
 
 
 def test_guest_that_cannot_merge_gets_each_frame_in_one_chain() -> None:

@@ -1,6 +1,8 @@
 """Filling a guest's receive queues: one copy, into as many chains as the frame needs and the guest can merge.
 
 A frame for which the guest has made no room is dropped. Nothing waits here: who sends it finds out as on any wire.
+So is a frame that comes after more descriptors than a turn may look at: buffers of a byte each are the guest's loss,
+not its neighbours'.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -13,7 +15,8 @@ from arcbox_net.dataplane.port cimport (
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.ports.vhost_user.flow_queues cimport flow_pair
 from arcbox_net.ports.vhost_user.vhost_port cimport (
-    CHAIN_MAX, FEATURE_GUEST_CSUM, RECEIVE_RING, guest_queue, has_feature, queue_runs, ring_broken, vhost_port,
+    CHAIN_MAX, FEATURE_GUEST_CSUM, RECEIVE_RING, WALKS_MAX, guest_queue, has_feature, queue_runs, ring_broken,
+    vhost_port,
 )
 from arcbox_net.ports.vhost_user.vring cimport (
     FAULT_DIRECTION, FAULT_NONE, RingFault, vring_available, vring_chain, vring_finish, vring_head, vring_publish,
@@ -60,6 +63,7 @@ cdef void to_guest_burst(port *self, port_frame **frames, uint32_t count) noexce
 cdef void to_guest_flush(port *self) noexcept nogil:
     cdef vhost_port *p = <vhost_port *>self
     cdef uint32_t pair
+    p.walks = 0
     for pair in range(p.pairs):
         if p.queues[2 * pair + RECEIVE_RING].ring.started:
             vring_publish(&p.queues[2 * pair + RECEIVE_RING].ring)
@@ -73,6 +77,9 @@ cdef bint _put(vhost_port *p, guest_queue *queue, const port_frame *f) noexcept 
     cdef uint32_t size = max(f.size, <uint32_t>FRAME_BYTES_PADDED)
     cdef uint32_t need = p.header_bytes + size
     cdef uint32_t i
+    if p.walks >= WALKS_MAX:
+        port_drop(&p.base, PORT_DROP_FULL, 1)
+        return False
     if not _find_room(p, queue, &found, need):
         return False
     to.part = found.parts
@@ -114,6 +121,7 @@ cdef bint _find_room(vhost_port *p, guest_queue *queue, room *found, uint32_t ne
             &queue.ring, vring_head(&queue.ring, found.count), &found.parts[found.parts_count],
             CHAIN_MAX - found.parts_count, chain
         )
+        p.walks += chain.readable + chain.writable
         vring_head(&queue.ring, found.count + AHEAD)
         if fault == FAULT_NONE and chain.readable:
             fault = FAULT_DIRECTION

@@ -19,6 +19,7 @@ cdef enum:
     HEAD_SLOT_BYTES = HEAD_OFFSET + HEAD_BYTES
     PARTS_MAX = 2 * CHAIN_MAX  # of the chains of one burst
     GATHERED_MAX = 4  # frames of a burst that come in too many parts
+    WALKS_MAX = 4096  # descriptors looked at between two flushes: 64 frames of 64 KB in buffers of a kilobyte
     FLOWS_MAX = 1024
 
 cdef enum:  # bits of the features that a session negotiates
@@ -54,6 +55,7 @@ cdef struct vhost_port:
     bint unsealed
     bint broken  # a ring is: none is served until a reset
     uint32_t turn  # the pair whose guest transmits next
+    uint32_t walks  # descriptors of receive queues that were looked at since the last flush
     uint32_t gathered_count
     uint8_t *gathered[GATHERED_MAX]  # buffers of the pool that are frames of this turn
     guest_memory memory
