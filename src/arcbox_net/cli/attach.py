@@ -178,11 +178,16 @@ def _report_socket(info: PortInfo) -> None:
     if info.connects:
         flags = [flag.replace("server=off", "server=on") for flag in flags]
         flags[1] += ",server=on,wait=off" if info.kind == "vhost-user" else ""
-    several = f",mq=on,vectors={2 * info.queues + 2}" if info.queues > 1 else ""
+    several = ",mq=on" if info.queues > 1 else ""
+    several += ",vectors=0" if info.kind == "vhost-user" else ""
     lines = [f"{name} {value}" for name, value in zip(flags[::2], flags[1::2], strict=True)]
     lines.append(f"-device virtio-net-pci,netdev={NETDEV},mac={info.mac},host_mtu={info.mtu}{several}")
     for line in ("qemu-system-x86_64 -m 1G … \\", *(f"  {line} \\" for line in lines[:-1]), f"  {lines[-1]}"):
         click.echo(f"    {line}")
+    if info.kind == "vhost-user":
+        click.echo(
+            "    (vectors=0 keeps QEMU before 10 from a crash where there is no KVM; elsewhere leave it out)"
+        )
     if info.kind == "dgram":
         click.echo(f"    vfkit … --device virtio-net,unixSocketPath={info.socket},mac={info.mac}")
         click.echo(f"    krunkit … --device virtio-net,type=unixgram,path={info.socket},mac={info.mac}")
