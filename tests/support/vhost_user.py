@@ -118,8 +118,14 @@ class Conversation:
     def __init__(self, pairs: int = 2) -> None:
         self.port = FakePort()
         self.made: list[int] = []  # sizes of memory
-        self.session = Session(pairs=pairs, close=self.port.close, create_memory=self._create_memory)
         self.issued: list[int] = []
+        self.other_files: set[int] = set()  # of the descriptors, those that are no eventfds
+        self.session = Session(
+            pairs=pairs,
+            close=self.port.close,
+            create_memory=self._create_memory,
+            is_eventfd=lambda fd: fd not in self.other_files,
+        )
 
     def fds(self, count: int) -> list[int]:
         """Descriptors that were never seen."""

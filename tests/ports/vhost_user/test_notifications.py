@@ -166,12 +166,28 @@ def test_new_kick_descriptor_replaces_the_old_one() -> None:
         os.close(new)
 
 
-def test_guest_that_does_not_read_its_calls_does_not_stop_the_worker() -> None:
+def test_full_call_descriptor_that_blocks_does_not_stop_the_worker() -> None:
     with guest() as one:
-        full = os.eventfd(0, os.EFD_CLOEXEC)
-        os.eventfd_write(full, 0xFFFF_FFFF_FFFF_FFFE)
-        one.tell(PortMessage.RING_CALL, port_messages.RING_FD.pack(1, os.dup(full)))
+        os.eventfd_write(one.calls[1], 0xFFFF_FFFF_FFFF_FFFE)
+        os.set_blocking(one.calls[1], True)  # it is the port's, too
+        for number in range(1, 4):
+            one.transmit(frame())
+            assert len(one.worker.receive()) == 1
+            assert one.rings[1].used_index == number
+
+
+def test_call_descriptor_stays_as_the_front_end_set_it() -> None:
+    with guest() as one:
+        os.set_blocking(one.calls[1], True)
         one.transmit(frame())
-        assert len(one.worker.receive()) == 1
-        assert one.rings[1].used_index == 1
-        os.close(full)
+        one.worker.receive()
+        assert os.get_blocking(one.calls[1])
+        assert signalled(one.calls[1]) == 1
+
+
+def test_guest_is_called_as_often_as_it_wants() -> None:
+    with guest() as one:
+        for _ in range(1000):
+            one.transmit(frame())
+            one.worker.receive()
+            assert signalled(one.calls[1]) == 1

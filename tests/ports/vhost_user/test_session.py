@@ -11,7 +11,14 @@ import pytest
 from arcbox_net.ports.vhost_user import messages
 from arcbox_net.ports.vhost_user.features import FEATURES_OFFERED, PROTOCOL_FEATURES_OFFERED, Feature
 from arcbox_net.ports.vhost_user.memory import REGIONS_MAX
-from arcbox_net.ports.vhost_user.messages import NO_DESCRIPTOR, ProtocolError, Request
+from arcbox_net.ports.vhost_user.messages import (
+    NEED_REPLY,
+    NO_DESCRIPTOR,
+    VERSION,
+    Message,
+    ProtocolError,
+    Request,
+)
 from arcbox_net.ports.vhost_user.port_messages import NO_FD, RING_ENABLED, RING_RESUMES, PortMessage
 from tests.fuzz.vhost_user import converse
 from tests.support.vhost_user import (
@@ -246,6 +253,26 @@ def test_v27_memory_that_the_port_refuses_leaves_the_old_table(talk: Conversatio
     assert talk.refused(Request.SET_MEM_TABLE, table(region(1), region(2)), fds=2)
     assert talk.port.kinds()[1:] == [PortMessage.MEMORY_STAGE, PortMessage.MEMORY_DISCARD]
     assert talk.refused(Request.ADD_MEM_REG, one_region(region(0, size=SLOT_BYTES // 2)), fds=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(errno.EPERM, "memory-backend-memfd,share=on"), (errno.EOPNOTSUPP, "without hugetlb=on")],
+)
+def test_v28_front_end_is_told_what_its_memory_lacks(talk: Conversation, error: int, told: str) -> None:
+    talk.port.answers[PortMessage.MEMORY_ADD] = -error
+    with pytest.raises(ProtocolError, match=told):
+        talk.request(Request.ADD_MEM_REG, one_region(region(0)), fds=1)
+
+
+@pytest.mark.parametrize("request_kind", [Request.SET_VRING_KICK, Request.SET_VRING_CALL])
+def test_kick_or_call_descriptor_that_is_no_eventfd_is_refused(
+    talk: Conversation, request_kind: Request
+) -> None:
+    talk.other_files = set(talk.fds(1))
+    message = Message(request_kind, VERSION | NEED_REPLY, u64(0), [*talk.other_files])
+    assert number_in(talk.handle(message)) != 0
+    assert talk.port.closed == [*talk.other_files]
 
 
 def test_memory_slots_are_added_up_to_their_limit_and_removed(talk: Conversation) -> None:

@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -55,7 +56,7 @@ class FrontEnd:
 
     def __init__(self) -> None:
         self.port = OwningPort()
-        self.fd = os.memfd_create("guest")
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC)  # a kick, a call, or memory: this port does not look
         self._connect()
 
     def _connect(self) -> None:
@@ -149,6 +150,18 @@ def test_v30_memory_for_what_is_in_flight_goes_to_the_front_end_alone(front_end:
         _, fds, _, _ = socket.recv_fds(front_end.socket, 100, 1)
         assert os.fstat(fds[0]).st_size >= 4 * 256 * 16
         os.close(fds[0])
+
+
+def test_only_an_eventfd_is_taken_for_a_kick_or_a_call(front_end: FrontEnd, tmp_path: Path) -> None:
+    named = tmp_path / "anon_inode:[eventfd]"
+    named.touch()
+    others = [*os.pipe(), os.memfd_create("anon_inode:[eventfd]"), os.open(named, os.O_RDWR)]
+    for fd in [front_end.fd, *others]:
+        for request in (Request.SET_VRING_KICK, Request.SET_VRING_CALL):
+            socket.send_fds(front_end.socket, [packed(request, u64(0))], [fd])
+            assert front_end.serve() == (fd not in others)
+    for fd in others:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("cut", [1, 11, 12, 13, 19])

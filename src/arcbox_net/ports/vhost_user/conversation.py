@@ -31,7 +31,9 @@ class Conversation:
         self.connection = connection
         self._send = send
         self._reader = MessageReader()
-        self._session = Session(pairs=pairs, close=os.close, create_memory=_create_memory)
+        self._session = Session(
+            pairs=pairs, close=os.close, create_memory=_create_memory, is_eventfd=_is_eventfd
+        )
 
     def receive(self) -> None:
         """Read until a message was answered, or nothing more is there.
@@ -99,6 +101,11 @@ def _descriptors(level: int, kind: int, body: bytes) -> list[int]:
     fds = array.array("i")
     fds.frombytes(body[: len(body) - len(body) % fds.itemsize])
     return fds.tolist()
+
+
+def _is_eventfd(fd: int) -> bool:
+    """Others may keep the worker waiting when it asks what they have for it: a file of FUSE asks its owner."""
+    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
 
 
 def _create_memory(size: int) -> int:

@@ -10,6 +10,7 @@ from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
 from arcbox_net.dataplane.port cimport PORT_POLLED, PORT_READY, Port, port, port_ops
+from arcbox_net.ports.vhost_user.calls cimport calls_open
 from arcbox_net.ports.vhost_user.from_guest cimport from_guest_burst, from_guest_release
 from arcbox_net.ports.vhost_user.port_control cimport port_control, port_reset
 from arcbox_net.ports.vhost_user.to_guest cimport to_guest_burst, to_guest_flush
@@ -57,7 +58,7 @@ cdef class VhostUserPort(Port):
     """A guest with up to *pairs* pairs of queues. Nothing is there until messages say so.
 
     *frame_max* is the MTU and 14. Guest memory that its owner could shorten under us, which would end the process,
-    is only mapped with *unsealed*. Raises ConfigError for a number of pairs that cannot be.
+    is only mapped with *unsealed*. Raises ConfigError for a number of pairs that cannot be, and KernelError.
     """
 
     def __cinit__(self, *, uint32_t frame_max=1514, uint32_t pairs=1, bint unsealed=False):
@@ -66,6 +67,7 @@ cdef class VhostUserPort(Port):
         cdef uint32_t i
         if not 1 <= pairs <= PAIRS_MAX:
             raise ConfigError(f"{pairs} pairs of queues, expected 1 to {PAIRS_MAX}", field="pairs", value=pairs)
+        calls_open()
         if posix_memalign(&memory, CACHE_LINE_BYTES, sizeof(vhost_port)) != 0:
             raise MemoryError
         memset(memory, 0, sizeof(vhost_port))

@@ -10,7 +10,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
-from arcbox_net.abi.files cimport F_SETFL, O_NONBLOCK, close, fcntl
+from arcbox_net.abi.files cimport close
 from arcbox_net.dataplane.port cimport (
     PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port,
     port_message,
@@ -183,7 +183,7 @@ cdef int _change_ring(vhost_port *p, uint32_t kind, const payload *body) noexcep
         return _change_kick(p, queue, body.fd.fd)
     _close(queue.ring.call_fd)
     queue.ring.call_fd = body.fd.fd
-    _arm_call(queue)
+    queue.ring.call_due = True  # whoever changes the descriptor may have missed a call
     return 0
 
 
@@ -208,7 +208,6 @@ cdef int _start_ring(vhost_port *p, guest_queue *queue, const ring_start *start)
     vring_begin(
         &queue.ring, vring_used_index(&queue.ring) if start.flags & START_RESUMES else <uint16_t>start.base
     )
-    _arm_call(queue)
     return 0
 
 
@@ -251,13 +250,6 @@ cdef int _watch(vhost_port *p, guest_queue *queue, int fd) noexcept nogil:
     if index % 2 == RECEIVE_RING:
         return 0
     return worker_watch(&p.base, fd, EPOLLIN | EPOLLET, index) if fd >= 0 else -EINVAL
-
-
-cdef void _arm_call(guest_queue *queue) noexcept nogil:
-    """Whoever changes the descriptor may have missed a call. The worker shall not wait for who does not read."""
-    queue.ring.call_due = True
-    if queue.ring.call_fd >= 0:
-        fcntl(queue.ring.call_fd, F_SETFL, O_NONBLOCK)
 
 
 cdef void _close(int fd) noexcept nogil:

@@ -38,7 +38,12 @@ class Session:
     """See the module's docstring. *close* closes a descriptor; *create_memory* makes a file of so many bytes."""
 
     def __init__(
-        self, *, pairs: int, close: Callable[[int], None], create_memory: Callable[[int], int]
+        self,
+        *,
+        pairs: int,
+        close: Callable[[int], None],
+        create_memory: Callable[[int], int],
+        is_eventfd: Callable[[int], bool],
     ) -> None:
         self.memory = MemoryTable()
         self.rings = [Ring(index, close) for index in range(2 * pairs)]
@@ -47,6 +52,7 @@ class Session:
         self._status = 0
         self._close = close
         self._create_memory = create_memory
+        self._is_eventfd = is_eventfd
         self._answers: dict[int, Callable[[Message], Reply | None]] = {
             Request.GET_FEATURES: lambda m: reply_number(m.request, FEATURES_OFFERED),
             Request.GET_PROTOCOL_FEATURES: lambda m: reply_number(m.request, PROTOCOL_FEATURES_OFFERED),
@@ -155,6 +161,8 @@ class Session:
             raise Refused(f"ring and flags {number:#x}")
         if len(message.fds) != (0 if number & messages.NO_DESCRIPTOR else 1):
             raise Refused(f"{len(message.fds)} descriptors for ring and flags {number:#x}")
+        if not all(map(self._is_eventfd, message.fds)):
+            raise Refused(f"a descriptor that is no eventfd for ring and flags {number:#x}")
         return self._ring(number & messages.INDEX_MASK)
 
     def _set_ring_addresses(self, message: Message) -> Steps[None]:

@@ -13,10 +13,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from arcbox_net.abi.atomics cimport (
     abx_fence, abx_load_acquire_u16, abx_load_relaxed_u16, abx_snapshot, abx_store_relaxed_u16, abx_store_release_u16,
 )
-from arcbox_net.abi.epoll cimport eventfd_write
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.memory.guest_memory cimport guest_memory, guest_range
+from arcbox_net.ports.vhost_user.calls cimport call_guest
 
 cdef enum:
     RING_SIZE_MAX = 32_768
@@ -201,9 +201,7 @@ cdef inline void vring_publish(vring *v) noexcept nogil:
             return
     elif abx_load_relaxed_u16(&v.available[0]) & AVAILABLE_NO_INTERRUPT:
         return
-    v.call_due = False
-    if v.call_fd >= 0:
-        eventfd_write(v.call_fd, 1)
+    v.call_due = v.call_fd >= 0 and not call_guest(v.call_fd)
 
 
 cdef inline void vring_stay_awake(vring *v) noexcept nogil:
