@@ -183,6 +183,11 @@ def test_attach_tap_asks_for_a_tap_that_stays_and_shows_how_to_open_it(arcbox_ne
             ("attach_vhost_user", "/s", {"connect": False, "queues": 2, "owner_uid": None}),
             "-object memory-backend-memfd,id=abx0mem,size=1G,share=on \\",
         ),
+        (
+            "--vhost-user /s",
+            ("attach_vhost_user", "/s", {"connect": False, "queues": None, "owner_uid": None}),
+            "host_mtu=1500,vectors=0\n",
+        ),
     ],
 )
 def test_attach_with_a_socket_shows_how_to_start_a_guest_there(
