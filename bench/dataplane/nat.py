@@ -59,6 +59,7 @@ def engine(flows: int, cache: int = 256) -> NatEngine:
             port_range=(1024, 65535),
             conntrack_size=flows,
             fast_cache_size=cache,
+            guest_by="address",  # all frames have one source MAC
             flows_per_guest=flows,
             ports_per_guest=60_000,
             seed=bytes(32),

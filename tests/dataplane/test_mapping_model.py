@@ -28,6 +28,7 @@ Endpoint = tuple[int, int, int]  # protocol, external address, external port
 class Live(NamedTuple):
     key: Key
     endpoint: Endpoint
+    owner: int  # a guest, or minus a guest whose forward it is, or was
     static: bool
     flows: list[bool]  # which of them are strong
 
@@ -53,17 +54,23 @@ class MappingModel(RuleBasedStateMachine):
         self.held: dict[Endpoint, Held] = {}
         self.pair: dict[int, int] = {}
 
-    def flow_count(self, guest: int) -> int:
-        return sum(len(m.flows) for m in self.live.values() if m.key[1] == guest)
+    def flow_count(self, owner: int) -> int:
+        return sum(len(m.flows) for m in self.live.values() if m.owner == owner)
 
-    def port_count(self, guest: int, protocol: int) -> int:
-        mine = sum(m.key[:2] == (protocol, guest) and not m.static for m in self.live.values())
-        return mine + sum(h.guest == guest and e[0] == protocol for e, h in self.held.items())
+    def port_count(self, owner: int, protocol: int) -> int:
+        live = [m for m in self.live.values() if m.owner == owner and not m.static]
+        held = [e for e, h in self.held.items() if h.guest == owner]
+        return sum(m.key[0] == protocol for m in live) + sum(e[0] == protocol for e in held)
 
-    def holds_anything(self, guest: int) -> bool:
-        return any(m.key[1] == guest for m in self.live.values()) or any(
-            h.guest == guest for h in self.held.values()
+    def holds_anything(self, owner: int) -> bool:
+        return any(m.owner == owner for m in self.live.values()) or any(
+            h.guest == owner for h in self.held.values()
         )
+
+    def addresses(self, guest: int) -> list[int]:
+        """Which external addresses the guest may get: one that its forwards have is its own too."""
+        pairs = [self.pair[owner] for owner in (guest, -guest) if owner in self.pair]
+        return pairs[:1] or list(PORTS)
 
     def fits(self, inside: int, outside: int) -> bool:
         """Whether class and parity let one port stand for another: a low one may become a high one."""
@@ -95,7 +102,7 @@ class MappingModel(RuleBasedStateMachine):
             return None
         else:
             self.made(key, mapping)
-        full = self.flow_count(guest) >= FLOWS
+        full = self.flow_count(self.live[mapping].owner) >= FLOWS
         assert self.table.hold(mapping, remote, strong) is not full
         if full:
             self.table.forget(mapping)
@@ -108,7 +115,7 @@ class MappingModel(RuleBasedStateMachine):
         if self.flow_count(guest) >= FLOWS:
             assert why is Verdict.DROP_GUEST_FLOWS
             return
-        addresses = [self.pair[guest]] if guest in self.pair else list(PORTS)
+        addresses = self.addresses(guest)
         endpoints = [
             (protocol, address, p) for address in addresses for p in PORTS[address] if self.fits(port, p)
         ]
@@ -118,7 +125,7 @@ class MappingModel(RuleBasedStateMachine):
             assert not [endpoint for endpoint in may if endpoint in self.held]
         else:
             assert why is Verdict.DROP_PORTS_EXHAUSTED
-            assert guest not in self.pair or not may
+            assert len(addresses) > 1 or not may
 
     def made(self, key: Key, mapping: int) -> None:
         protocol, guest, port = key
@@ -130,14 +137,15 @@ class MappingModel(RuleBasedStateMachine):
         assert found.external_port in PORTS[found.external]
         assert self.fits(port, found.external_port)
         assert self.takers(endpoint, guest)
-        assert self.pair.setdefault(guest, found.external) == found.external
+        assert found.external in self.addresses(guest)
+        self.pair[guest] = found.external
         wanted = (protocol, found.external, port)
         within = self.port_count(guest, protocol) < QUOTA
         if self.preserve and port in PORTS[found.external] and self.takers(wanted, guest):
             assert endpoint == wanted or not (within or wanted in self.held)
         assert within or endpoint in self.held
         self.held.pop(endpoint, None)
-        self.live[mapping] = Live(key, endpoint, False, [])
+        self.live[mapping] = Live(key, endpoint, guest, False, [])
         self.by_key[key] = mapping
 
     @rule(flow=consumes(flows))
@@ -153,17 +161,16 @@ class MappingModel(RuleBasedStateMachine):
 
     def end(self, mapping: int) -> None:
         found = self.live.pop(mapping)
-        guest = found.key[1]
         if self.by_key.get(found.key) == mapping:
             del self.by_key[found.key]
         _, address, port = found.endpoint
         if port in PORTS[address]:
-            own = not found.static and self.pair[guest] == address
-            self.held[found.endpoint] = Held(guest if own else None, self.now)
+            own = not found.static and self.pair[found.owner] == address
+            self.held[found.endpoint] = Held(found.owner if own else None, self.now)
         self.forget_guests()
 
     def forget_guests(self) -> None:
-        self.pair = {guest: address for guest, address in self.pair.items() if self.holds_anything(guest)}
+        self.pair = {owner: address for owner, address in self.pair.items() if self.holds_anything(owner)}
 
     @rule(
         protocol=protocols,
@@ -182,13 +189,13 @@ class MappingModel(RuleBasedStateMachine):
             assert (result, last) == (3, blocking[0])
             return
         assert result == 0
-        self.pair.setdefault(guest, address)
+        self.pair.setdefault(-guest, address)
         for i, endpoint in enumerate(endpoints):
             self.held.pop(endpoint, None)
             mapping = self.table.at(*endpoint)
             assert mapping is not None
             key = (protocol, guest, inside + i)
-            self.live[mapping] = Live(key, endpoint, True, [])
+            self.live[mapping] = Live(key, endpoint, -guest, True, [])
             if key not in self.by_key or not self.live[self.by_key[key]].static:
                 self.by_key[key] = mapping
         self.forget_guests()
@@ -233,12 +240,12 @@ class MappingModel(RuleBasedStateMachine):
             assert self.table.inbound(*m.endpoint) == (mapping if any(m.flows) or m.static else None)
         for key, mapping in self.by_key.items():
             assert self.table.find(*key) == mapping
-        for guest in range(1, 5):
-            counts = self.table.guest(guest)
-            assert (counts is None) is (guest not in self.pair)
+        for owner in (*range(1, 5), *range(-4, 0)):
+            counts = self.table.guest(abs(owner), forwards=owner < 0)
+            assert (counts is None) is (owner not in self.pair)
             if counts is not None:
-                assert counts[0] == self.flow_count(guest)
-                assert counts[1] == (self.port_count(guest, TCP), self.port_count(guest, UDP), 0)
+                assert counts[0] == self.flow_count(owner)
+                assert counts[1] == (self.port_count(owner, TCP), self.port_count(owner, UDP), 0)
 
 
 MappingModel.TestCase.settings = settings(stateful_step_count=60)

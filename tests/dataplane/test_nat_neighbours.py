@@ -23,16 +23,30 @@ def open_from_a_neighbour(nat: Nat, number: int) -> Verdict:
     return nat.outbound(udp((B, 1000 + number), (EXTERNAL, FORWARDED_PORT)))
 
 
-@pytest.mark.parametrize("opener", [open_from_outside, open_from_a_neighbour])
-def test_n24_flows_that_others_open_to_a_guest_take_none_of_its_own(opener):
+@pytest.mark.parametrize(
+    ("opener", "most"), [(open_from_outside, FLOWS // 2), (open_from_a_neighbour, FLOWS)]
+)
+def test_n24_flows_that_others_open_to_a_guest_take_none_of_its_own(opener, most):
     nat = Nat(flows_per_guest=FLOWS)
     nat.engine.add_forward("udp", FORWARDED_PORT, A)
-    opened = [opener(nat, number) for number in range(FLOWS // 2 + 1)]
+    opened = [opener(nat, number) for number in range(most + 1)]
     assert Verdict.DROP_GUEST_FLOWS not in opened[:-1]
     assert opened[-1] == Verdict.DROP_GUEST_FLOWS
     for number in range(FLOWS):
         nat.sent(udp((A, 5000 + number), (E2, 53)))
     assert nat.outbound(udp((A, 6000), (E2, 53))) == Verdict.DROP_GUEST_FLOWS
+
+
+def test_n24_a_guest_pays_itself_for_what_it_opens_to_another():
+    nat = Nat(flows_per_guest=FLOWS)
+    nat.engine.add_forward("udp", FORWARDED_PORT, A)
+    for number in range(FLOWS):
+        assert open_from_a_neighbour(nat, number) == Verdict.VERDICT_HAIRPIN
+    assert nat.outbound(udp((B, 6000), (E2, 53))) == Verdict.DROP_GUEST_FLOWS
+    for number in range(FLOWS // 2):  # who comes from outside finds as much room as ever
+        assert open_from_outside(nat, number) == Verdict.VERDICT_FORWARD
+    nat.engine.flush()
+    assert nat.outbound(udp((B, 6000), (E2, 53))) == Verdict.VERDICT_FORWARD
 
 
 def test_n24_room_for_flows_from_outside_comes_back_as_they_end():

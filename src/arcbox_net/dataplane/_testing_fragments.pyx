@@ -60,6 +60,8 @@ cdef class Stages:
             raise MemoryError
         fragment_ids_init(&self.ids, words)
         self.answers.out = self.out
+        self.answers.machines.by_link = True
+        memset(self.answers.machines.mask6, 0xFF, sizeof(self.answers.machines.mask6))
         memcpy(&self.answers.gateway_be, <const uint8_t *>gateway, 4)
         self.l3 = l3
 
@@ -100,7 +102,7 @@ cdef class Stages:
     def expire(self, uint64_t now_ns, uint32_t budget=1 << 20):
         return reassembly_expire(self.fragments, self.answers, now_ns, budget)
 
-    def cut(self, bytes data, uint32_t mtu, int towards=0, bytes virtio=b"", uint32_t sender=0):
+    def cut(self, bytes data, uint32_t mtu, int towards=0, bytes virtio=b"", uint64_t sender=0):
         cdef frame f = self._frame(data, virtio)
         return fragment_emit(self.out, &self.ids, &f, sender, <Direction>towards, mtu)
 

@@ -1,12 +1,15 @@
 """Port pools, guests and mappings for tests, one C call a method. Addresses are any numbers; ports are host order."""
 
 from cython cimport final
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.guests cimport (
-    EXTERNALS_MAX as _EXTERNALS_MAX, GUEST_NONE, GUESTS_MAX as _GUESTS_MAX, guest, guest_find,
+    EXTERNALS_MAX as _EXTERNALS_MAX, GUEST_NONE, GUESTS_MAX as _GUESTS_MAX,
+    MACHINE_GUESTS_MAX as _MACHINE_GUESTS_MAX, PAID_AS_INCOMING as _PAID_AS_INCOMING,
+    PAID_BY_GUEST, PAID_BY_OTHER as _PAID_BY_OTHER, flow_payer, guest, guest_find, guest_machine,
 )
+from arcbox_net.dataplane.machine cimport machine_of_forwards
 from arcbox_net.dataplane.mapping cimport (
     MAPPING_NONE, MAPPING_STATIC, mapping, mapping_admits, mapping_at, mapping_config,
     mapping_drop, mapping_expire, mapping_find, mapping_forget, mapping_hold, mapping_inbound, mapping_next,
@@ -24,6 +27,9 @@ from arcbox_net.wire.octets cimport order_u16
 from arcbox_net.wire.udp cimport PROTOCOL_UDP
 
 GUESTS_MAX = _GUESTS_MAX
+MACHINE_GUESTS_MAX = _MACHINE_GUESTS_MAX
+PAID_AS_INCOMING = _PAID_AS_INCOMING
+PAID_BY_OTHER = _PAID_BY_OTHER
 EXTERNALS_MAX = _EXTERNALS_MAX
 RANGES_MAX = _RANGES_MAX
 
@@ -83,10 +89,11 @@ cdef class Mappings:
     def guest_count(self):
         return self._table.guests.count
 
-    def outbound(self, uint8_t protocol, uint32_t ip, uint16_t port, uint32_t now):
-        """The mapping's number, or minus the drop reason."""
+    def outbound(self, uint8_t protocol, uint32_t ip, uint16_t port, uint32_t now, machine=None):
+        """The mapping's number, or minus the drop reason. A machine is its address where no other is told."""
         cdef uint8_t why = 0
-        cdef uint32_t id = mapping_outbound(&self._table, protocol, ip, order_u16(port), now, &why)
+        cdef uint64_t key = ip if machine is None else machine
+        cdef uint32_t id = mapping_outbound(&self._table, protocol, ip, order_u16(port), key, now, &why)
         return -<int>why if id == MAPPING_NONE else id
 
     def find(self, uint8_t protocol, uint32_t ip, uint16_t port):
@@ -101,14 +108,14 @@ cdef class Mappings:
     def admits(self, uint32_t id, uint32_t remote):
         return bool(mapping_admits(&self._table, id, remote))
 
-    def hold(self, uint32_t id, uint32_t remote, bint strong, bint incoming=False):
-        return bool(mapping_hold(&self._table, id, remote, strong, incoming))
+    def hold(self, uint32_t id, uint32_t remote, bint strong, int payer=PAID_BY_GUEST):
+        return bool(mapping_hold(&self._table, id, remote, strong, <flow_payer>payer))
 
     def strengthen(self, uint32_t id, uint32_t remote):
         mapping_strengthen(&self._table, id, remote)
 
-    def drop(self, uint32_t id, uint32_t remote, bint strong, uint32_t now, bint incoming=False):
-        mapping_drop(&self._table, id, remote, strong, incoming, now)
+    def drop(self, uint32_t id, uint32_t remote, bint strong, uint32_t now, int payer=PAID_BY_GUEST):
+        mapping_drop(&self._table, id, remote, strong, <flow_payer>payer, now)
 
     def forget(self, uint32_t id):
         mapping_forget(&self._table, id)
@@ -143,14 +150,15 @@ cdef class Mappings:
     ):
         return mapping_remove_static(&self._table, protocol, external, external_port, count, now)
 
-    def guest(self, uint32_t ip):
-        """(flows, ports of each space, static mappings), or None for a stranger."""
-        cdef uint16_t id = guest_find(&self._table.guests, ip)
+    def guest(self, uint32_t ip, machine=None, bint forwards=False):
+        """(flows of its machine, ports of each space, static mappings), or None for a stranger."""
+        cdef uint64_t key = machine_of_forwards(ip) if forwards else ip if machine is None else machine
+        cdef uint16_t id = guest_find(&self._table.guests, ip, key)
         cdef guest *who
         if id == GUEST_NONE:
             return None
         who = &self._table.guests.entries[id]
-        return who.flows, tuple(who.ports), who.statics
+        return guest_machine(&self._table.guests, id).flows, tuple(who.ports), who.statics
 
     def find_all(self, const uint32_t[::1] endpoints):
         """How many of the UDP *endpoints* (a guest's number above its port of 16 bits) have a mapping."""
@@ -172,9 +180,10 @@ cdef class Mappings:
         with nogil:
             for i in range(endpoints.shape[0]):
                 id = mapping_outbound(
-                    &self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i], now, &why
+                    &self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i], endpoints[i] >> 16, now,
+                    &why,
                 )
-                opened += id != MAPPING_NONE and mapping_hold(&self._table, id, 1, True, False)
+                opened += id != MAPPING_NONE and mapping_hold(&self._table, id, 1, True, PAID_BY_GUEST)
         return opened
 
     def close_all(self, const uint32_t[::1] endpoints, uint32_t now):
@@ -185,7 +194,7 @@ cdef class Mappings:
                 mapping_drop(
                     &self._table,
                     mapping_find(&self._table, PROTOCOL_UDP, endpoints[i] >> 16, <uint16_t>endpoints[i]),
-                    1, True, False, now,
+                    1, True, PAID_BY_GUEST, now,
                 )
 
     def bytes_per_mapping(self):

@@ -256,7 +256,7 @@ cdef class NatEngine:
                     value=getattr(config, name),
                 )
         forwards_check(self._forwards, config)
-        setup_settings(&settings, config)
+        setup_settings(&settings, config, state.settings.machines.seed)
         setup_timeouts(&timeouts, config)
         setup_mappings(state, &mappings, config)
         if state.mappings.contacts.contacts_max == 0 and mappings.contacts_max and state.flows.flows:

@@ -2,6 +2,7 @@
 
 import os
 from hashlib import shake_256
+from ipaddress import IPv6Network
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -54,7 +55,7 @@ cdef int engine_make(nat_engine *engine, config) except -1:
         os.urandom(sizeof(seed)) if config.seed is None else shake_256(config.seed).digest(sizeof(seed))
     )
     memcpy(seed, &random[0], sizeof(seed))
-    setup_settings(&engine.settings, config)
+    setup_settings(&engine.settings, config, &seed[8])
     setup_timeouts(&timeouts, config)
     if not address_table_init(
         &engine.addresses, config.conntrack_size + GUESTS_MAX + EXTERNALS_MAX + ADDRESSES_IN_HAND, &seed[10]
@@ -74,7 +75,6 @@ cdef int engine_make(nat_engine *engine, config) except -1:
         raise MemoryError("fragments")
     fragment_ids_init(&engine.ids, &seed[8])
     engine.answers.out = &engine.emitted
-    memcpy(engine.answers.seed, &seed[8], sizeof(engine.answers.seed))
     setup_answers(engine)
     return 0
 
@@ -87,8 +87,12 @@ cdef void engine_free(nat_engine *engine) noexcept nogil:
     reassembly_free(&engine.fragments)
 
 
-cdef int setup_settings(nat_settings *settings, config) except -1:
+cdef int setup_settings(nat_settings *settings, config, const uint64_t *machine_seed) except -1:
+    cdef const unsigned char[::1] mask6 = IPv6Network((0, config.guest_prefix6)).netmask.packed
     memset(settings, 0, sizeof(nat_settings))
+    settings.machines.by_link = config.guest_by == "link-address"
+    memcpy(settings.machines.mask6, &mask6[0], IPV6_ADDRESS_BYTES)
+    memcpy(settings.machines.seed, machine_seed, sizeof(settings.machines.seed))
     settings.inside = _prefix(config.inside_network)
     settings.gateway_be = address_be_of(config.gateway_address)
     for address, _ranges in config.externals():
@@ -131,6 +135,7 @@ cdef int setup_timeouts(flow_timeouts *timeouts, config) except -1:
 
 
 cdef void setup_answers(nat_engine *engine) noexcept nogil:
+    engine.answers.machines = engine.settings.machines
     engine.answers.gateway_be = engine.settings.gateway_be
     memcpy(engine.answers.gateway6, engine.settings.gateway6, IPV6_ADDRESS_BYTES)
 

@@ -11,6 +11,7 @@ from arcbox_net.dataplane.emitter cimport emitter
 from arcbox_net.dataplane.fragment cimport fragment_ids
 from arcbox_net.dataplane.guests cimport EXTERNALS_MAX
 from arcbox_net.dataplane.icmp_answers cimport icmp_answers
+from arcbox_net.dataplane.machine cimport machine_rule
 from arcbox_net.dataplane.mapping cimport mapping_table
 from arcbox_net.dataplane.reassembly cimport reassembly
 from arcbox_net.dataplane.unsolicited cimport unsolicited_table
@@ -40,6 +41,7 @@ cdef struct nat_settings:
     uint32_t untranslated_count
     nat_prefix untranslated[UNTRANSLATED_MAX]  # of remote addresses
     uint32_t mtu[2]  # of the side to which packets of a direction go: [OUTBOUND] is the uplink's
+    machine_rule machines
     uint8_t exhausted_code  # of ICMP 3, when no flow or port is left
     bint refuse_unsolicited  # RFC 5382 REQ-4: ICMP 3/3 after 6 s
     bint reset_unknown

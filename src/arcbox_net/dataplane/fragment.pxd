@@ -16,7 +16,7 @@ cdef struct fragment_ids:
 
 cdef void fragment_ids_init(fragment_ids *ids, const uint64_t *seed) noexcept nogil
 cdef Verdict fragment_emit(
-    emitter *e, fragment_ids *ids, frame *packet, uint32_t sender, Direction towards, uint32_t mtu
+    emitter *e, fragment_ids *ids, frame *packet, uint64_t sender, Direction towards, uint32_t mtu
 ) noexcept nogil
 
 

@@ -53,12 +53,12 @@ cdef void fragment_ids_init(fragment_ids *ids, const uint64_t *seed) noexcept no
 
 
 cdef Verdict fragment_emit(
-    emitter *e, fragment_ids *ids, frame *packet, uint32_t sender, Direction towards, uint32_t mtu
+    emitter *e, fragment_ids *ids, frame *packet, uint64_t sender, Direction towards, uint32_t mtu
 ) noexcept nogil:
     """Emit *packet*, which may be fragmented, in packets of at most *mtu* bytes.
 
     Its partial checksum is finished first. `DROP_TOO_BIG` for a super-frame, and when there is no room for what
-    *sender*, the address before translation, sends.
+    *sender*, a guest's machine or an address outside, sends.
     """
     cdef cut c
     cdef uint32_t owner

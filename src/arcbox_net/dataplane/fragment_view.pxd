@@ -11,7 +11,7 @@ cdef enum:
 cdef struct fragment_view:
     uint64_t key_addresses
     uint64_t key_rest
-    uint64_t owner_key  # of its sender
+    uint64_t owner_key  # of its sender, if that is outside: IPv6 addresses there are one if they have the same /64
     const uint8_t *ip
     const uint8_t *payload
     uint32_t size  # of the payload

@@ -39,8 +39,8 @@ cdef bint fragment_view_read(
     v.ip = ip
     v.key_rest = <uint64_t>direction << KEY_DIRECTION_SHIFT
     if ip[0] >> 4 == 4:
-        return _read_ipv4(v, direction)
-    return _read_ipv6(v, direction, seed)
+        return _read_ipv4(v)
+    return _read_ipv6(v, seed)
 
 
 cdef uint32_t fragment_header_size(const uint8_t *ip, uint32_t header_size) noexcept nogil:
@@ -78,7 +78,7 @@ cdef void _skip_fragment_header(uint8_t *ip, uint32_t offset) noexcept nogil:
     ip[field] = ip[offset + IPV6_FRAGMENT_NEXT_HEADER]
 
 
-cdef bint _read_ipv4(fragment_view *v, Direction direction) noexcept nogil:
+cdef bint _read_ipv4(fragment_view *v) noexcept nogil:
     v.header_size = <uint8_t>ipv4_header_size(v.ip)
     v.payload = v.ip + v.header_size
     v.size = ipv4_total_length(v.ip) - v.header_size
@@ -87,11 +87,11 @@ cdef bint _read_ipv4(fragment_view *v, Direction direction) noexcept nogil:
     v.ecn = v.ip[IPV4_TOS] & ECN_FIELD
     v.key_addresses = <uint64_t>ipv4_destination_be(v.ip) << 32 | ipv4_source_be(v.ip)
     v.key_rest |= ipv4_identification_be(v.ip) | <uint64_t>ipv4_protocol(v.ip) << KEY_PROTOCOL_SHIFT
-    v.owner_key = ipv4_source_be(v.ip) | <uint64_t>direction << 32
+    v.owner_key = ipv4_source_be(v.ip)
     return ipv4_fragment_check(v.ip) and _l4_fits(v, ipv4_protocol(v.ip), v.payload)
 
 
-cdef bint _read_ipv6(fragment_view *v, Direction direction, const uint64_t *seed) noexcept nogil:
+cdef bint _read_ipv6(fragment_view *v, const uint64_t *seed) noexcept nogil:
     """The protocol is not in the key: RFC 8200 4.5 has only the first fragment say what it is."""
     cdef uint8_t protocol
     cdef uint32_t at
@@ -107,7 +107,7 @@ cdef bint _read_ipv6(fragment_view *v, Direction direction, const uint64_t *seed
     v.ecn = v.ip[1] >> TRAFFIC_CLASS_SHIFT & ECN_FIELD
     v.key_addresses = siphash13(seed[0], seed[1], v.ip + IPV6_SOURCE, 2 * IPV6_ADDRESS_BYTES)
     v.key_rest |= ipv6_identification_be(extension) | <uint64_t>1 << KEY_IPV6_SHIFT
-    v.owner_key = siphash13(seed[0], seed[1], v.ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES) ^ <uint64_t>direction
+    v.owner_key = siphash13(seed[0], seed[1], v.ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES // 2)
     if not ipv6_fragment_check(v.ip, extension):
         return False
     if v.offset:

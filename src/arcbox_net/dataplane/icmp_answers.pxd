@@ -3,12 +3,11 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.emitter cimport emitter
+from arcbox_net.dataplane.machine cimport machine_of, machine_rule
 from arcbox_net.dataplane.rate_limit cimport rate, rate_allows, rate_limit, rate_of, rate_take
 from arcbox_net.dataplane.verdict cimport INBOUND, Direction
 from arcbox_net.memory.frame cimport frame
-from arcbox_net.wire.ethernet cimport ETHERNET_SOURCE, MAC_BYTES
-from arcbox_net.wire.ipv4 cimport IPV4_SOURCE
-from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_SOURCE
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 from arcbox_net.wire.siphash cimport siphash13
 
 cdef enum:
@@ -19,14 +18,14 @@ cdef enum:
     LIMIT_WAYS = 4  # limits one of which is a guest's: only if more guests are told much at the same time they share
 
 cdef struct guest_limit:
-    uint64_t who
+    uint64_t who  # a hash of a machine's key
     rate_limit limit
 
 cdef struct icmp_answers:
     emitter *out
     uint32_t gateway_be  # who guests hear errors from; 0: from whom they tried to reach
     uint8_t gateway6[IPV6_ADDRESS_BYTES]  # the same for IPv6
-    uint64_t seed[2]
+    machine_rule machines
     uint64_t limited  # errors that were not sent for the limits
     rate_limit all
     rate_limit outside
@@ -40,8 +39,10 @@ cdef inline bint icmp_within_limits(
     cdef rate all_rate = rate_of(ERRORS_PER_SECOND)
     cdef rate own_rate
     cdef rate_limit *own
+    cdef uint64_t machine
     if towards == INBOUND:
-        own = _limit_of(a, _guest_hash(a, offending), now_ns)
+        machine = machine_of(&a.machines, offending)
+        own = _limit_of(a, siphash13(a.machines.seed[0], a.machines.seed[1], <uint8_t *>&machine, 8), now_ns)
         own_rate = rate_of(ERRORS_GUEST_PER_SECOND)
     else:
         own = &a.outside
@@ -52,16 +53,6 @@ cdef inline bint icmp_within_limits(
     rate_take(own, &own_rate, now_ns)
     rate_take(&a.all, &all_rate, now_ns)
     return True
-
-
-cdef inline uint64_t _guest_hash(const icmp_answers *a, const frame *offending) noexcept nogil:
-    """A guest is who has a link address, where frames have them: IPv6 addresses one can have by the million."""
-    cdef const uint8_t *ip = offending.data + offending.l3
-    if offending.l3 >= 2 * MAC_BYTES:
-        return siphash13(a.seed[0], a.seed[1], offending.data + ETHERNET_SOURCE, MAC_BYTES)
-    if ip[0] >> 4 == 6:
-        return siphash13(a.seed[0], a.seed[1], ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES)
-    return siphash13(a.seed[0], a.seed[1], ip + IPV4_SOURCE, 4)
 
 
 cdef inline rate_limit *_limit_of(icmp_answers *a, uint64_t who, uint64_t now_ns) noexcept nogil:

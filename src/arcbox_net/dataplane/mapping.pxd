@@ -23,7 +23,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from arcbox_net.dataplane.address_table cimport address_table
 from arcbox_net.dataplane.contacts cimport CONTACT_NONE, contact_find, contact_table
 from arcbox_net.dataplane.guests cimport (
-    EXTERNAL_NONE, EXTERNALS_MAX, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest_quotas, guest_table,
+    EXTERNAL_NONE, EXTERNALS_MAX, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, flow_payer, guest_quotas, guest_table,
 )
 from arcbox_net.dataplane.port_hold cimport hold_queue
 from arcbox_net.dataplane.port_pool cimport (
@@ -107,15 +107,15 @@ cdef struct mapping_table:
 
 
 cdef uint32_t mapping_create(
-    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
-    uint8_t *why
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint64_t machine_key,
+    uint32_t now_s, uint8_t *why
 ) noexcept nogil
 cdef bint mapping_hold(
-    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, flow_payer payer
 ) noexcept nogil
 cdef void mapping_strengthen(mapping_table *table, uint32_t id, uint32_t remote_ip_be) noexcept nogil
 cdef void mapping_drop(
-    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming, uint32_t now_s
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, flow_payer payer, uint32_t now_s
 ) noexcept nogil
 cdef void mapping_forget(mapping_table *table, uint32_t id) noexcept nogil
 cdef uint32_t mapping_expire(mapping_table *table, uint32_t now_s, uint32_t budget) noexcept nogil
@@ -175,17 +175,17 @@ cdef inline uint32_t mapping_find(
 
 
 cdef inline uint32_t mapping_outbound(
-    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
-    uint8_t *why
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint64_t machine_key,
+    uint32_t now_s, uint8_t *why
 ) noexcept nogil:
-    """The mapping for a packet of a guest; MAPPING_NONE and in *why* the drop reason when there can be none.
+    """The mapping for a packet of a guest's machine; MAPPING_NONE and in *why* the drop reason when there can be none.
 
     The caller goes on with `mapping_hold`, or gives it back with `mapping_forget`.
     """
     cdef uint32_t id = mapping_find(table, protocol, inside_ip_be, inside_port_be)
     if id != MAPPING_NONE:
         return id
-    return mapping_create(table, protocol, inside_ip_be, inside_port_be, now_s, why)
+    return mapping_create(table, protocol, inside_ip_be, inside_port_be, machine_key, now_s, why)
 
 
 cdef inline uint32_t external_number(const mapping_table *table, uint32_t ip_be) noexcept nogil:

@@ -5,21 +5,22 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from arcbox_net.abi.bits cimport abx_trailing_zeros_u64
 from arcbox_net.dataplane.contacts cimport contact_add, contact_drop
 from arcbox_net.dataplane.guests cimport (
-    EXTERNAL_NONE, GUEST_NONE, guest, guest_flow_drop, guest_flow_take, guest_open, guest_pair, guest_settle,
+    EXTERNAL_NONE, GUEST_NONE, flow_payer, guest, guest_flow_drop, guest_flow_take, guest_machine, guest_open,
+    guest_pair, guest_port_drop, guest_port_take, guest_settle,
 )
 from arcbox_net.dataplane.port_choice cimport freest_external, holds_end, place_for, port_uncount
 from arcbox_net.dataplane.port_hold cimport hold_begin
 from arcbox_net.dataplane.port_pool cimport PLACE_NONE, bit_at, pool_return, port_at
 from arcbox_net.dataplane.slot_index cimport slot_insert, slot_remove
 from arcbox_net.dataplane.verdict cimport (
-    DROP_GUEST_FLOWS, DROP_GUESTS_FULL, DROP_MAPPINGS_FULL, DROP_PORTS_EXHAUSTED,
+    DROP_GUEST_FLOWS, DROP_MAPPINGS_FULL, DROP_PORTS_EXHAUSTED,
 )
 from arcbox_net.wire.octets cimport order_u16
 
 
 cdef uint32_t mapping_create(
-    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint32_t now_s,
-    uint8_t *why
+    mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be, uint64_t machine_key,
+    uint32_t now_s, uint8_t *why
 ) noexcept nogil:
     """A mapping for an inside endpoint that has none, or MAPPING_NONE and in *why* the drop reason."""
     cdef uint32_t space = port_space(protocol)
@@ -29,12 +30,11 @@ cdef uint32_t mapping_create(
     if table.mappings >= table.mappings_max:
         why[0] = DROP_MAPPINGS_FULL
         return MAPPING_NONE
-    id = guest_open(&table.guests, inside_ip_be)
+    id = guest_open(&table.guests, inside_ip_be, machine_key, why)
     if id == GUEST_NONE:
-        why[0] = DROP_GUESTS_FULL
         return MAPPING_NONE
     who = &table.guests.entries[id]
-    if who.flows >= table.guests.quotas.flows:
+    if guest_machine(&table.guests, id).flows >= table.guests.quotas.flows:
         why[0] = DROP_GUEST_FLOWS
         guest_settle(&table.guests, id)
         return MAPPING_NONE
@@ -45,11 +45,11 @@ cdef uint32_t mapping_create(
         guest_settle(&table.guests, id)
         return MAPPING_NONE
     # Counted before it is found: holds of this guest may end on the way, and must not have it forgotten.
-    who.ports[space] += 1
+    guest_port_take(&table.guests, id, space)
     number = who.external * PORT_SPACES + space
     place = place_for(table, number, id, order_u16(inside_port_be), now_s, why)
     if place == PLACE_NONE:
-        who.ports[space] -= 1
+        guest_port_drop(&table.guests, id, space)
         guest_settle(&table.guests, id)
         return MAPPING_NONE
     mapping_place(table, number << 16 | place, protocol, inside_ip_be, inside_port_be, id)
@@ -126,14 +126,14 @@ cdef void mapping_release(mapping_table *table, uint32_t id, bint used, uint32_t
 
 
 cdef bint mapping_hold(
-    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, flow_payer payer
 ) noexcept nogil:
     """Count a flow of the mapping with *remote_ip_be*; False, and nothing counted, when the guest is at its quota.
 
-    An *incoming* flow was opened by the other, and stays that when it becomes strong.
+    Who pays for a flow does so when it becomes strong too.
     """
     cdef mapping *entry = &table.entries[id]
-    if not guest_flow_take(&table.guests, entry.guest, incoming):
+    if not guest_flow_take(&table.guests, entry.guest, payer):
         return False
     entry.refs += 1
     if strong:
@@ -148,18 +148,17 @@ cdef void mapping_strengthen(mapping_table *table, uint32_t id, uint32_t remote_
 
 
 cdef void mapping_drop(
-    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, bint incoming, uint32_t now_s
+    mapping_table *table, uint32_t id, uint32_t remote_ip_be, bint strong, flow_payer payer, uint32_t now_s
 ) noexcept nogil:
     """Uncount a flow; with its last one the mapping ends, if it is not static."""
     cdef mapping *entry = &table.entries[id]
-    cdef uint16_t owner = entry.guest
+    guest_flow_drop(&table.guests, entry.guest, payer)
     if strong:
         entry.strong -= 1
         contact_drop(&table.contacts, id, remote_ip_be)
     entry.refs -= 1
     if entry.refs == 0 and not entry.flags & MAPPING_STATIC:
         mapping_release(table, id, True, now_s)
-    guest_flow_drop(&table.guests, owner, incoming)
 
 
 cdef void mapping_forget(mapping_table *table, uint32_t id) noexcept nogil:

@@ -3,8 +3,9 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.dataplane.guests cimport (
-    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, guest_open, guest_pair, guest_settle,
+    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, guest_open, guest_pair, guest_port_take, guest_settle,
 )
+from arcbox_net.dataplane.machine cimport machine_of_forwards
 from arcbox_net.dataplane.mapping cimport (
     MAPPING_LIVE, MAPPING_NONE, MAPPING_STATIC, external_number, mapping, mapping_find, mapping_next, mapping_place,
     mapping_pool, mapping_publish, mapping_release, mapping_withdraw, place_is_held, port_space,
@@ -25,6 +26,7 @@ cdef static_result mapping_add_static(
     cdef uint32_t external = external_number(table, external_ip_be)
     cdef uint32_t number, i
     cdef uint16_t owner
+    cdef uint8_t why
     if external == EXTERNAL_NONE or not table.configured[external]:
         return STATIC_NO_EXTERNAL
     if external_port == 0 or inside_port == 0 or count > <uint32_t>PLACES - max(external_port, inside_port):
@@ -36,7 +38,7 @@ cdef static_result mapping_add_static(
             return STATIC_PORT_TAKEN
     if count > table.mappings_max - table.mappings:
         return STATIC_MAPPINGS_FULL
-    owner = guest_open(&table.guests, inside_ip_be)
+    owner = guest_open(&table.guests, inside_ip_be, machine_of_forwards(inside_ip_be), &why)
     if owner == GUEST_NONE:
         return STATIC_GUESTS_FULL
     table.guests.entries[owner].statics += count
@@ -98,7 +100,7 @@ cdef void _remove_one(mapping_table *table, uint32_t id, uint32_t now_s) noexcep
         return
     entry.flags &= ~MAPPING_STATIC
     table.guests.entries[entry.guest].statics -= 1
-    table.guests.entries[entry.guest].ports[(id >> 16) % PORT_SPACES] += 1
+    guest_port_take(&table.guests, entry.guest, (id >> 16) % PORT_SPACES)
 
 
 cdef void mapping_find_again(

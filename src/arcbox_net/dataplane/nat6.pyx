@@ -17,6 +17,7 @@ from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, HALF_NONE, KEY_IPV6_SHIFT, 
 from arcbox_net.dataplane.fragment cimport fragment_emit
 from arcbox_net.dataplane.icmp6_error cimport icmp6_error_translate
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
+from arcbox_net.dataplane.machine cimport machine_of
 from arcbox_net.dataplane.nat_open cimport nat_admit
 from arcbox_net.dataplane.nat_query cimport query_check
 from arcbox_net.dataplane.packet cimport (
@@ -63,6 +64,7 @@ cdef uint8_t _gather(nat_engine *engine, const frame *part, Direction direction)
     cdef frame joined
     cdef packet found
     cdef Direction towards
+    cdef uint64_t sender
     cdef uint8_t verdict = reassembly_take(
         &engine.fragments, &engine.answers, part, direction, engine.now_ns, &joined
     )
@@ -76,8 +78,9 @@ cdef uint8_t _gather(nat_engine *engine, const frame *part, Direction direction)
     if verdict >= DROP_FIRST:
         return verdict
     towards = INBOUND if verdict == VERDICT_HAIRPIN else direction
+    sender = machine_of(&engine.settings.machines, part) if direction == OUTBOUND else found.key_addresses
     return fragment_emit(
-        &engine.emitted, &engine.ids, &joined, <uint32_t>found.key_addresses, towards,
+        &engine.emitted, &engine.ids, &joined, sender, towards,
         min(engine.settings.mtu[<int>towards], engine.fragments.largest),
     )
 

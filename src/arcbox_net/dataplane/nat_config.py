@@ -23,6 +23,7 @@ from arcbox_net.dataplane.nat_config_values import (
 from arcbox_net.errors import ConfigError
 
 FILTERING = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
+GUEST_BY = ("link-address", "address")
 UNSOLICITED_SYN = ("drop", "refuse")
 EXHAUSTED = ("prohibited", "host-unreachable")
 L3_OFFSETS = (0, 14)
@@ -55,6 +56,8 @@ class NatEngineConfig:
 
     `external_ip` is one address, several, or a mapping of address to its port ranges; addresses without ranges
     of their own take `port_range`, one `(first, last)` or several. A guest keeps one external address for life.
+    Whoever feeds the engine makes sure that a frame's source MAC is its guest's: quotas go by it, and no guest may use
+    more than 64 addresses at a time.
     Times are seconds; those below what the RFCs allow need `unsafe=True`.
     """
 
@@ -70,6 +73,10 @@ class NatEngineConfig:
     filtering: str = (
         "address-and-port-dependent"  # or "address-dependent", "endpoint-independent" (RFC 4787 5)
     )
+    guest_by: str = (
+        "link-address"  # whose quotas count for a frame: its source MAC's, or its source "address"'s
+    )
+    guest_prefix6: int = 128  # where guests are addresses: the bits by which IPv6 ones tell them apart
     flows_per_guest: int = 16_384
     ports_per_guest: int | None = (
         None  # of each protocol, those on hold included; None: a quarter of its address's
@@ -118,6 +125,7 @@ class NatEngineConfig:
         self._check_external(inside)
         for name, known in (
             ("filtering", FILTERING),
+            ("guest_by", GUEST_BY),
             ("unsolicited_syn", UNSOLICITED_SYN),
             ("exhausted", EXHAUSTED),
             ("l3_offset", L3_OFFSETS),
@@ -126,6 +134,7 @@ class NatEngineConfig:
         for name, low, high in (
             ("conntrack_size", 1, CONNTRACK_SIZE_MAX),
             ("fast_cache_size", 0, FAST_CACHE_SIZE_MAX),
+            ("guest_prefix6", 1, 128),
             ("flows_per_guest", 1, CONNTRACK_SIZE_MAX),
             ("mtu", MTU_MIN, MTU_MAX),
             ("uplink_mtu", MTU_MIN, MTU_MAX),

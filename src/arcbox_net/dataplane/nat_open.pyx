@@ -20,10 +20,12 @@ from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport (
     FLOW_NONE, HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE, half_flow,
 )
+from arcbox_net.dataplane.guests cimport PAID_AS_INCOMING, PAID_BY_GUEST, PAID_BY_OTHER, flow_payer
 from arcbox_net.dataplane.half_pair cimport (
     endpoint, half_direction, half_make, half_protocol, pair_addresses, pair_destination, pair_key, pair_source,
 )
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse, tcp_refuse
+from arcbox_net.dataplane.machine cimport machine_of
 from arcbox_net.dataplane.mapping cimport (
     MAPPING_NONE, MAPPING_STATIC, is_configured, mapping, mapping_admits, mapping_alive, mapping_at, mapping_drop,
     mapping_forget, mapping_hold, mapping_inbound, mapping_outbound, mapping_strengthen,
@@ -31,8 +33,9 @@ from arcbox_net.dataplane.mapping cimport (
 from arcbox_net.dataplane.packet cimport packet
 from arcbox_net.dataplane.unsolicited cimport unsolicited_forget, unsolicited_note
 from arcbox_net.dataplane.verdict cimport (
-    DROP_BAD_L4, DROP_FILTERED, DROP_FLOWS_FULL, DROP_GUEST_FLOWS, DROP_MAPPINGS_FULL, DROP_MARTIAN, DROP_NO_FLOW,
-    DROP_NO_MAPPING, DROP_PORTS_EXHAUSTED, DROP_UNSOLICITED_SYN, INBOUND, OUTBOUND, VERDICT_FORWARD,
+    DROP_BAD_L4, DROP_FILTERED, DROP_FLOWS_FULL, DROP_GUEST_ADDRESSES, DROP_GUEST_FLOWS, DROP_MAPPINGS_FULL,
+    DROP_MARTIAN, DROP_NO_FLOW, DROP_NO_MAPPING, DROP_PORTS_EXHAUSTED, DROP_UNSOLICITED_SYN, INBOUND, OUTBOUND,
+    VERDICT_FORWARD,
 )
 from arcbox_net.memory.frame cimport frame
 from arcbox_net.wire.icmp cimport ICMP_UNREACHABLE, PROTOCOL_ICMP
@@ -44,7 +47,7 @@ cdef uint8_t nat_admit(nat_engine *engine, const frame *whole, packet *found) no
     if found.half == HALF_NONE:
         return _open(engine, whole, found)
     if engine.flows.halves[found.half].flags & HALF_ATTENTION:
-        return _attend(engine, found)
+        return _attend(engine, whole, found)
     return VERDICT_FORWARD
 
 
@@ -57,12 +60,13 @@ cdef void nat_flow_gone(void *engine, uint32_t flow) noexcept nogil:
     address_drop(&own.addresses, <uint32_t>original.key_addresses)
     address_drop(&own.addresses, <uint32_t>(original.key_addresses >> 32))
     if half_direction(original) == INBOUND:
-        mapping_drop(&own.mappings, own.flows.cold[flow].mapping, source_be, not weak, True, own.now_s)
+        mapping_drop(&own.mappings, own.flows.cold[flow].mapping, source_be, not weak, PAID_AS_INCOMING, own.now_s)
         return
     if original.flags & HALF_HAIRPIN:
-        mapping_drop(&own.mappings, _target(own, flow), source_be, not weak, True, own.now_s)
+        mapping_drop(&own.mappings, _target(own, flow), source_be, not weak, PAID_BY_OTHER, own.now_s)
     mapping_drop(
-        &own.mappings, own.flows.cold[flow].mapping, <uint32_t>(original.key_addresses >> 32), True, False, own.now_s
+        &own.mappings, own.flows.cold[flow].mapping, <uint32_t>(original.key_addresses >> 32), True, PAID_BY_GUEST,
+        own.now_s,
     )
 
 
@@ -80,10 +84,10 @@ cdef uint8_t _open(nat_engine *engine, const frame *whole, packet *found) noexce
             tcp_refuse(&engine.answers, whole, INBOUND)
         return DROP_NO_FLOW
     if is_configured(&engine.mappings, destination.ip_be):
-        verdict = _open_hairpin(engine, found, source, destination)
+        verdict = _open_hairpin(engine, whole, found, source, destination)
     else:
-        verdict = _open_outbound(engine, found, source, destination)
-    if DROP_FLOWS_FULL <= verdict <= DROP_PORTS_EXHAUSTED or verdict == DROP_MAPPINGS_FULL:
+        verdict = _open_outbound(engine, whole, found, source, destination)
+    if _is_exhaustion(verdict):
         # RFC 5508 REQ-8, RFC 6888 REQ-11: tell the guest, and leave those who have flows alone.
         icmp_refuse(
             &engine.answers, whole, INBOUND, ICMP_UNREACHABLE, engine.settings.exhausted_code, 0, engine.now_ns
@@ -91,7 +95,7 @@ cdef uint8_t _open(nat_engine *engine, const frame *whole, packet *found) noexce
     return verdict
 
 
-cdef uint8_t _attend(nat_engine *engine, packet *found) noexcept nogil:
+cdef uint8_t _attend(nat_engine *engine, const frame *whole, packet *found) noexcept nogil:
     """Whether a packet of a flow with HALF_ATTENTION may pass; its flow may be another one afterwards."""
     cdef uint32_t flow = found.half >> 1
     cdef half_flow *original = &engine.flows.halves[2 * flow]
@@ -99,7 +103,7 @@ cdef uint8_t _attend(nat_engine *engine, packet *found) noexcept nogil:
         if found.direction == INBOUND:
             return _filtered(found)
         return _open_hairpin(
-            engine, found, pair_source(found.key_addresses, found.key_rest),
+            engine, whole, found, pair_source(found.key_addresses, found.key_rest),
             pair_destination(found.key_addresses, found.key_rest),
         )
     if found.half == 2 * flow:
@@ -115,11 +119,11 @@ cdef uint8_t _attend(nat_engine *engine, packet *found) noexcept nogil:
 
 
 cdef uint8_t _open_outbound(
-    nat_engine *engine, packet *found, endpoint source, endpoint destination
+    nat_engine *engine, const frame *whole, packet *found, endpoint source, endpoint destination
 ) noexcept nogil:
     cdef half_flow halves[2]
     cdef uint32_t own
-    cdef uint8_t verdict = _own_mapping(engine, found, source, &own)
+    cdef uint8_t verdict = _own_mapping(engine, whole, found, source, &own)
     if verdict != VERDICT_FORWARD:
         return verdict
     _outbound_halves(engine, found, own, source, destination, 0, halves)
@@ -161,7 +165,9 @@ cdef uint8_t _open_inbound(
     return _begin(engine, found, target, source.ip_be, flags == 0, halves)
 
 
-cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, endpoint destination) noexcept nogil:
+cdef uint8_t _open_hairpin(
+    nat_engine *engine, const frame *whole, packet *found, endpoint source, endpoint destination
+) noexcept nogil:
     """`found.half` is of the waiting flow of this packet, if there is one."""
     cdef half_flow halves[2]
     cdef const address_table *addresses = &engine.addresses
@@ -173,7 +179,7 @@ cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, e
     target = mapping_inbound(&engine.mappings, found.protocol, destination.ip_be, destination.number_be)
     if target == MAPPING_NONE:
         return DROP_NO_MAPPING
-    verdict = _own_mapping(engine, found, source, &own)
+    verdict = _own_mapping(engine, whole, found, source, &own)
     if verdict != VERDICT_FORWARD:
         return verdict
     if own == target:
@@ -185,7 +191,7 @@ cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, e
     flags = HALF_HAIRPIN
     if waiting == FLOW_NONE and engine.mappings.entries[target].flags & MAPPING_STATIC == 0:
         flags |= HALF_ATTENTION
-    if not mapping_hold(&engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN, True):
+    if not mapping_hold(&engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN, PAID_BY_OTHER):
         mapping_forget(&engine.mappings, own)
         return DROP_GUEST_FLOWS
     inside = _inside(engine, target)
@@ -194,7 +200,7 @@ cdef uint8_t _open_hairpin(nat_engine *engine, packet *found, endpoint source, e
     verdict = _replace(engine, found, own, destination.ip_be, waiting, halves)
     if verdict != VERDICT_FORWARD:
         mapping_drop(
-            &engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN, True, engine.now_s
+            &engine.mappings, target, external.ip_be, flags == HALF_HAIRPIN, PAID_BY_OTHER, engine.now_s
         )
     return verdict
 
@@ -203,7 +209,7 @@ cdef uint8_t _replace(
     nat_engine *engine, packet *found, uint32_t own, uint32_t remote_be, uint32_t waiting, half_flow *halves
 ) noexcept nogil:
     """Open a hairpin flow in place of the flows that waited for it. Both mappings outlive these: they are held."""
-    if not mapping_hold(&engine.mappings, own, remote_be, True, False):
+    if not mapping_hold(&engine.mappings, own, remote_be, True, PAID_BY_GUEST):
         mapping_forget(&engine.mappings, own)
         return DROP_GUEST_FLOWS
     if found.half != HALF_NONE:
@@ -230,14 +236,15 @@ cdef uint8_t _wait(
 
 
 cdef uint8_t _own_mapping(
-    nat_engine *engine, const packet *found, endpoint source, uint32_t *own
+    nat_engine *engine, const frame *whole, const packet *found, endpoint source, uint32_t *own
 ) noexcept nogil:
     """The mapping of a guest's endpoint in *own*, or why there is none."""
     cdef uint8_t why = DROP_MAPPINGS_FULL
     if engine.flows.flows >= engine.flows.flows_max:
         return DROP_FLOWS_FULL
     own[0] = mapping_outbound(
-        &engine.mappings, found.protocol, source.ip_be, source.number_be, engine.now_s, &why
+        &engine.mappings, found.protocol, source.ip_be, source.number_be, machine_of(&engine.settings.machines, whole),
+        engine.now_s, &why,
     )
     return why if own[0] == MAPPING_NONE else VERDICT_FORWARD
 
@@ -245,7 +252,7 @@ cdef uint8_t _own_mapping(
 cdef uint8_t _begin(
     nat_engine *engine, packet *found, uint32_t id, uint32_t remote_be, bint strong, const half_flow *halves
 ) noexcept nogil:
-    if not mapping_hold(&engine.mappings, id, remote_be, strong, half_direction(halves) == INBOUND):
+    if not mapping_hold(&engine.mappings, id, remote_be, strong, _payer(halves)):
         mapping_forget(&engine.mappings, id)
         return DROP_GUEST_FLOWS
     return _open_held(engine, found, id, remote_be, strong, halves)
@@ -257,9 +264,7 @@ cdef uint8_t _open_held(
     """Open a flow for which the mapping is held already."""
     cdef uint32_t flow = conntrack_open(&engine.flows, &halves[0], &halves[1], id, engine.now_s)
     if flow == FLOW_NONE:
-        mapping_drop(
-            &engine.mappings, id, remote_be, strong, half_direction(halves) == INBOUND, engine.now_s
-        )
+        mapping_drop(&engine.mappings, id, remote_be, strong, _payer(halves), engine.now_s)
         return DROP_FLOWS_FULL
     address_hold(&engine.addresses, <uint32_t>halves[0].key_addresses)
     address_hold(&engine.addresses, <uint32_t>(halves[0].key_addresses >> 32))
@@ -305,6 +310,17 @@ cdef uint32_t _target(nat_engine *engine, uint32_t flow) noexcept nogil:
     return mapping_at(
         &engine.mappings, half_protocol(original), destination.ip_be, destination.number_be
     )
+
+
+cdef bint _is_exhaustion(uint8_t verdict) noexcept nogil:
+    """Whether a limit was in the way."""
+    if DROP_FLOWS_FULL <= verdict <= DROP_PORTS_EXHAUSTED:
+        return True
+    return verdict == DROP_MAPPINGS_FULL or verdict == DROP_GUEST_ADDRESSES
+
+
+cdef flow_payer _payer(const half_flow *original) noexcept nogil:
+    return PAID_AS_INCOMING if half_direction(original) == INBOUND else PAID_BY_GUEST
 
 
 cdef endpoint _external(nat_engine *engine, uint32_t id) noexcept nogil:

@@ -3,7 +3,7 @@
 `packet_check` has looked at them already. What opens a flow is nat_open.pyx's.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.addresses cimport address_check, is_routed
 from arcbox_net.dataplane.conntrack cimport conntrack_find
@@ -12,6 +12,7 @@ from arcbox_net.dataplane.flow cimport HALF_HAIRPIN
 from arcbox_net.dataplane.fragment cimport fragment_emit
 from arcbox_net.dataplane.icmp_error cimport icmp_error_translate
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
+from arcbox_net.dataplane.machine cimport machine_of_ipv4
 from arcbox_net.dataplane.nat6 cimport nat6_translate
 from arcbox_net.dataplane.nat_open cimport nat_admit
 from arcbox_net.dataplane.nat_query cimport query_check
@@ -63,8 +64,11 @@ cdef uint8_t _cut(
 ) noexcept nogil:
     """Emit a translated packet as fragments that the egress side takes (RFC 4787 REQ-13)."""
     cdef Direction towards = _egress(verdict, direction)
+    cdef uint64_t sender = <uint32_t>found.key_addresses
+    if direction == OUTBOUND:
+        sender = machine_of_ipv4(&engine.settings.machines, whole, <uint32_t>sender)
     return fragment_emit(
-        &engine.emitted, &engine.ids, whole, <uint32_t>found.key_addresses, towards,
+        &engine.emitted, &engine.ids, whole, sender, towards,
         engine.settings.mtu[<int>towards],
     )
 

@@ -4,7 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.dataplane.address_table cimport address_is_interned
 from arcbox_net.dataplane.guests cimport (
-    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest, guest_settle,
+    EXTERNAL_NONE, GUEST_NONE, PORT_SPACES, SPACE_ICMP, SPACE_TCP, SPACE_UDP, guest_machine_ports, guest_port_drop,
+    guest_settle,
 )
 from arcbox_net.dataplane.mapping cimport mapping_pool, mapping_table, place_is_held
 from arcbox_net.dataplane.port_hold cimport HELD_OWN, hold_end, hold_queue
@@ -59,7 +60,7 @@ cdef uint32_t place_for(
     cdef uint32_t quota = table.guests.quotas.ports if table.guests.quotas.ports else pool.share
     cdef uint32_t place = place_of(inside_port)
     holds_end(table, number, now_s, ENDED_BY_THE_WAY)
-    cdef bint within = table.guests.entries[id].ports[number % PORT_SPACES] <= quota
+    cdef bint within = guest_machine_ports(&table.guests, id, number % PORT_SPACES)[0] <= quota
     if table.preserve_ports and _is_held_for(pool, place, id):
         _take_back(table, number, place, id)
         return place
@@ -127,9 +128,9 @@ cdef uint32_t _own_hold(mapping_table *table, uint32_t number, uint16_t id, uint
 
 cdef void _take_back(mapping_table *table, uint32_t number, uint32_t place, uint16_t id) noexcept nogil:
     """End a hold of the guest's for a mapping of the same guest; it was counted twice."""
-    cdef guest *who = &table.guests.entries[id]
-    hold_end(&table.pools[number].on_hold, &who.held[number % PORT_SPACES], <uint16_t>place)
-    who.ports[number % PORT_SPACES] -= 1
+    cdef uint32_t space = number % PORT_SPACES
+    hold_end(&table.pools[number].on_hold, &table.guests.entries[id].held[space], <uint16_t>place)
+    guest_port_drop(&table.guests, id, space)
 
 
 cdef uint32_t holds_end(mapping_table *table, uint32_t number, uint32_t now_s, uint32_t budget) noexcept nogil:
@@ -158,5 +159,5 @@ cdef void hold_release(mapping_table *table, uint32_t number, uint32_t place) no
 
 
 cdef void port_uncount(mapping_table *table, uint16_t id, uint32_t space) noexcept nogil:
-    table.guests.entries[id].ports[space] -= 1
+    guest_port_drop(&table.guests, id, space)
     guest_settle(&table.guests, id)

@@ -31,6 +31,7 @@ from arcbox_net.dataplane.fragment_view cimport (
 )
 from arcbox_net.dataplane.icmp_answers cimport icmp_answers
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
+from arcbox_net.dataplane.machine cimport machine_of
 from arcbox_net.dataplane.offload cimport offload_is_none
 from arcbox_net.dataplane.rate_limit cimport SECOND_NS
 from arcbox_net.dataplane.reassembly cimport REASSEMBLY_IPV6_S, REASSEMBLY_S, reassembly
@@ -76,6 +77,8 @@ cdef Verdict reassembly_take(
         return DROP_BAD_FRAGMENT
     if v.offset == 0 and v.last:
         return _join_one(r, &v, f, whole)
+    if direction == OUTBOUND:
+        v.owner_key = machine_of(&answers.machines, f)
     id = datagram_find(&r.store, v.key_addresses, v.key_rest)
     if id != FRAGMENT_NONE and _is_late(r, id, now_ns):
         _time_out(r, answers, id, now_ns)

@@ -38,4 +38,5 @@ cpdef enum Verdict:
     DROP_UNSOLICITED_SYN = 41
     DROP_MAPPINGS_FULL = 42
     DROP_FRAGMENT_DUPLICATE = 43
-    VERDICTS = 44
+    DROP_GUEST_ADDRESSES = 44  # of a machine that uses too many at a time
+    VERDICTS = 45
