@@ -11,6 +11,7 @@ Theory of operation
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from arcbox_net.dataplane.notices cimport notice_due
 from arcbox_net.dataplane.port cimport PORT_NONE, PORTS_MAX
 from arcbox_net.dataplane.slot_index cimport hash_mix
 
@@ -34,6 +35,7 @@ cdef struct fdb:
 
 cdef enum fdb_result:
     FDB_OK
+    FDB_NEWS  # and others are to be told
     FDB_TAKEN  # it is another port's
     FDB_FULL  # the port's limit, or the table's
 
@@ -44,6 +46,7 @@ cdef fdb_result fdb_insert_static(fdb *table, uint64_t mac, uint16_t port) noexc
 cdef fdb_result fdb_learn_new(
     fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t now_s
 ) noexcept nogil
+cdef void fdb_hear(fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t now_s) noexcept nogil
 cdef void fdb_forget_port(fdb *table, uint16_t port) noexcept nogil
 cdef void fdb_age(fdb *table, uint32_t now_s, uint32_t budget) noexcept nogil
 
@@ -75,10 +78,13 @@ cdef inline fdb_result fdb_learn(
 ) noexcept nogil:
     """*port* sent from *mac*, which is not zero; *limit* is that of its learned entries. *now_s* is not 0."""
     cdef uint32_t at = fdb_slot(table, mac)
+    cdef bint news
     if at == FDB_NONE:
-        return fdb_learn_new(table, mac, port, limit, now_s)
+        return FDB_NEWS if fdb_learn_new(table, mac, port, limit, now_s) == FDB_OK else FDB_FULL
     if <uint16_t>table.slots[at] != port:
         return FDB_TAKEN
-    if table.heard_s[at] != FDB_STATIC:
-        table.heard_s[at] = now_s
-    return FDB_OK
+    if table.heard_s[at] == FDB_STATIC:
+        return FDB_OK
+    news = notice_due(table.heard_s[at], now_s)
+    table.heard_s[at] = now_s
+    return FDB_NEWS if news else FDB_OK

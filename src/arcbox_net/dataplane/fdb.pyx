@@ -45,6 +45,16 @@ cdef fdb_result fdb_learn_new(
     return FDB_OK
 
 
+cdef void fdb_hear(fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t now_s) noexcept nogil:
+    """Another table has learned that *mac* is *port*'s. Of two ports that were learned, the lower number has it."""
+    cdef uint32_t at = fdb_slot(table, mac)
+    if at != FDB_NONE:
+        if table.heard_s[at] == FDB_STATIC or <uint16_t>table.slots[at] < port:
+            return
+        _remove(table, at)
+    fdb_learn_new(table, mac, port, limit, now_s)
+
+
 cdef void fdb_forget_port(fdb *table, uint16_t port) noexcept nogil:
     """Remove all entries of *port*: a walk of the whole table, for control's messages only."""
     cdef uint32_t at = 0

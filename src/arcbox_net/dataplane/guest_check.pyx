@@ -9,8 +9,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from arcbox_net.dataplane.binding cimport (
     SENDS, STORM_BURST, STORM_INTERVAL_NS, binding, binding_has_ipv4, within,
 )
-from arcbox_net.dataplane.fdb cimport FDB_OK, fdb_learn
+from arcbox_net.dataplane.fdb cimport FDB_OK
 from arcbox_net.dataplane.guest_check6 cimport guest_check6
+from arcbox_net.dataplane.learning cimport learn_mac
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_ARP, PORT_DROP_DHCP, PORT_DROP_SHORT, PORT_DROP_SOURCE_IP, PORT_DROP_SOURCE_MAC, PORT_DROP_STORM,
     PORT_DROP_VLAN,
@@ -57,7 +58,7 @@ cdef bint _has_mac(switch_state *s, const binding *b, const uint8_t *source) noe
         return mac == b.mac
     if mac == 0 or ethernet_is_group(source):
         return False
-    return fdb_learn(&s.macs, mac, b.number, b.learned_max, s.now_s) == FDB_OK
+    return learn_mac(s, b, mac) == FDB_OK
 
 
 cdef int _check_ipv4(const binding *b, const uint8_t *ip, uint32_t size) noexcept nogil:

@@ -15,6 +15,7 @@ from libc.string cimport memcmp
 
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
 from arcbox_net.dataplane.binding cimport CLAIM_BURST, CLAIM_INTERVAL_NS, SENDS, binding, within
+from arcbox_net.dataplane.learning cimport tell_owner
 from arcbox_net.dataplane.owners cimport owner, owner_uses, owners_claim, owners_find
 from arcbox_net.dataplane.port cimport PORT_DROP_DHCP, PORT_DROP_ND, PORT_DROP_SHORT, PORT_DROP_SOURCE_IP
 from arcbox_net.dataplane.switch_state cimport switch_network, switch_state
@@ -127,8 +128,8 @@ cdef bint _has_target(switch_state *s, binding *b, const uint8_t *address, uint6
     """Whether *address* is the guest's own, or becomes it now."""
     cdef owner *one = owners_find(&s.owners, address)
     if one != NULL:
-        if one.port == b.number:
-            owner_uses(one, s.now_s)
+        if one.port == b.number and owner_uses(one, s.now_s):
+            tell_owner(s, address, b.number)
         return one.port == b.number
     if _is_gateway(&s.network, address):
         return False
@@ -136,7 +137,10 @@ cdef bint _has_target(switch_state *s, binding *b, const uint8_t *address, uint6
         return False
     if not within(&b.claims, CLAIM_INTERVAL_NS, CLAIM_BURST, now_ns):
         return False
-    return owners_claim(&s.owners, address, b.number, s.now_s)
+    if not owners_claim(&s.owners, address, b.number, s.now_s):
+        return False
+    tell_owner(s, address, b.number)
+    return True
 
 
 cdef bint _is_gateway(const switch_network *network, const uint8_t *address) noexcept nogil:

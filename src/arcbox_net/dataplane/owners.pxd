@@ -7,6 +7,7 @@ keeps the table from ever being full: nobody can use up what another port may st
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.address_table cimport ADDRESS_ID_MASK, ADDRESS_NONE, address_find, address_table
+from arcbox_net.dataplane.notices cimport notice_due
 from arcbox_net.dataplane.port cimport PORTS_MAX
 from arcbox_net.wire.octets cimport load_u32
 
@@ -31,6 +32,7 @@ cdef bint owners_init(owner_table *table, const uint64_t *seed) noexcept nogil
 cdef void owners_free(owner_table *table) noexcept nogil
 cdef bint owners_claim(owner_table *table, const uint8_t *address, uint16_t port, uint32_t now_s) noexcept nogil
 cdef bint owners_assign(owner_table *table, const uint8_t *address, uint16_t port) noexcept nogil
+cdef void owners_hear(owner_table *table, const uint8_t *address, uint16_t port, uint32_t now_s) noexcept nogil
 cdef void owners_loosen_port(owner_table *table, uint16_t port, uint32_t now_s) noexcept nogil
 cdef void owners_forget_port(owner_table *table, uint16_t port) noexcept nogil
 cdef void owners_age(owner_table *table, uint32_t now_s, uint32_t budget) noexcept nogil
@@ -44,6 +46,9 @@ cdef inline owner *owners_find(const owner_table *table, const uint8_t *address)
     return &table.owners[load_u32(<const uint8_t *>&number_be) & ADDRESS_ID_MASK]
 
 
-cdef inline void owner_uses(owner *one, uint32_t now_s) noexcept nogil:
+cdef inline bint owner_uses(owner *one, uint32_t now_s) noexcept nogil:
+    """Its port uses the address. Whether others are to be told."""
+    cdef bint news = one.used_s != OWNED_STATIC and notice_due(one.used_s, now_s)
     if one.used_s != OWNED_STATIC:
         one.used_s = now_s
+    return news

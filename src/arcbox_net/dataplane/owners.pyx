@@ -49,6 +49,16 @@ cdef bint owners_assign(owner_table *table, const uint8_t *address, uint16_t por
     return owners_claim(table, address, port, OWNED_STATIC)
 
 
+cdef void owners_hear(owner_table *table, const uint8_t *address, uint16_t port, uint32_t now_s) noexcept nogil:
+    """Another table has learned that *address* is *port*'s. Of two ports that claimed it, the lower number has it."""
+    cdef owner *one = owners_find(table, address)
+    if one != NULL:
+        if one.used_s == OWNED_STATIC or one.port < port:
+            return
+        _release(table, <uint32_t>(one - table.owners))
+    owners_claim(table, address, port, now_s)
+
+
 cdef void owners_loosen_port(owner_table *table, uint16_t port, uint32_t now_s) noexcept nogil:
     """What *port* owns for good it owns from now on as if it had claimed it."""
     cdef uint32_t id

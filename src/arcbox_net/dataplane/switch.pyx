@@ -19,6 +19,7 @@ Theory of operation
 Only heads of frames are parsed, as guests cannot write to these any more.
 """
 
+import itertools
 import os
 import threading
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -30,9 +31,11 @@ from arcbox_net.dataplane.binding cimport (
     BINDING_GUEST, BINDING_ROUTER, BINDING_TRUSTED, BINDING_UPLINK, SENDS, binding, binding_is_of,
 )
 from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
-from arcbox_net.dataplane.fdb cimport FDB_TAKEN, fdb_age, fdb_find, fdb_free, fdb_init, fdb_learn
+from arcbox_net.dataplane.fdb cimport FDB_TAKEN, fdb_age, fdb_find, fdb_free, fdb_init
 from arcbox_net.dataplane.guest_check cimport guest_check
+from arcbox_net.dataplane.learning cimport learn_mac, learning_hear
 from arcbox_net.dataplane.leaving cimport leaves_subnet, tells_mac
+from arcbox_net.dataplane.notices cimport NOTICE_BYTES, NOTICES_CAPACITY, PEERS_MAX
 from arcbox_net.dataplane.offload cimport offload_is_single
 from arcbox_net.dataplane.owners cimport owners_age, owners_free, owners_init
 from arcbox_net.dataplane.port cimport (
@@ -45,6 +48,7 @@ from arcbox_net.dataplane.switch_messages cimport switch_forget_gone, switch_mes
 from arcbox_net.dataplane.switch_state cimport switch_state
 from arcbox_net.dataplane.too_big cimport segments_fit, send_told, tell_too_big
 from arcbox_net.memory.frame cimport BURST_MAX
+from arcbox_net.memory.ring cimport LockFreeRing
 from arcbox_net.wire.ethernet cimport (
     ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, MAC_BYTES, ethernet_is_group, ethernet_is_link_control,
     ethernet_is_vlan, ethernet_mac,
@@ -53,6 +57,7 @@ from arcbox_net.wire.ethernet cimport (
 from arcbox_net.dataplane.port_binding import bind_payload, network_payload
 from arcbox_net.dataplane.switch_messages import SwitchMessage
 from arcbox_net.dataplane.switch_views import FdbEntry
+from arcbox_net.errors import LimitReached
 
 cdef enum:
     AHEAD = 4  # frames whose headers are fetched while one is looked at
@@ -70,6 +75,7 @@ cdef void switch_burst(receiver *self, port *source, port_frame *frames, uint32_
     cdef uint16_t to[BURST_MAX]
     cdef uint32_t i
     s.owner = source.owner
+    learning_hear(s)
     if not binding_is_of(b, source):
         port_drop(source, PORT_DROP_SOURCE_MAC, count)
         return
@@ -137,7 +143,7 @@ cdef int _check_source(switch_state *s, binding *b, const uint8_t *p) noexcept n
         return PORT_DROP_SOURCE_MAC
     if b.role == BINDING_UPLINK and ethernet_is_vlan(p):
         return PORT_DROP_VLAN
-    if fdb_learn(&s.macs, mac, b.number, b.learned_max, s.now_s) == FDB_TAKEN:
+    if learn_mac(s, b, mac) == FDB_TAKEN:
         return PORT_DROP_SOURCE_MAC
     return SENDS
 
@@ -219,6 +225,7 @@ cdef void _tick(receiver *self, uint64_t now_ns) noexcept nogil:
     if s.owner == NULL:
         return
     s.now_s = <uint32_t>(now_ns // 1_000_000_000) + 1
+    learning_hear(s)
     fdb_age(&s.macs, s.now_s, AGED_PER_TICK)
     owners_age(&s.owners, s.now_s, AGED_PER_TICK)
     switch_forget_gone(s)
@@ -227,7 +234,7 @@ cdef void _tick(receiver *self, uint64_t now_ns) noexcept nogil:
 cdef class Switch(Receiver):
     """The L2 switch of a worker's ports. A port may send when it is bound; what others send is dropped.
 
-    A switch is for one worker. Workers of one network have a switch each, and are told the same.
+    A switch is for one worker. Workers of one network have a switch each, which are told the same and have been joined.
     """
 
     def __cinit__(self):
@@ -244,6 +251,7 @@ cdef class Switch(Receiver):
         self.state.now_s = 1
         self.state.answers.out = &self.state.answers_out
         self.reading = threading.Lock()
+        self.rings = []
         if not (
             fdb_init(&self.state.macs, seed)
             and owners_init(&self.state.owners, seed)
@@ -257,6 +265,26 @@ cdef class Switch(Receiver):
             owners_free(&self.state.owners)
             emitter_free(&self.state.answers_out)
         self.state = NULL  # the base class frees it
+
+    @staticmethod
+    def join(switches):
+        """Have the switches of a network's workers tell each other what they learn; before any of them is used.
+
+        Raises LimitReached for too many.
+        """
+        if len(switches) > PEERS_MAX + 1:
+            raise LimitReached(f"{len(switches)} switches", limit="switches of a network", value=PEERS_MAX + 1)
+        for one, other in itertools.combinations(switches, 2):
+            there = LockFreeRing(NOTICES_CAPACITY, NOTICE_BYTES)
+            back = LockFreeRing(NOTICES_CAPACITY, NOTICE_BYTES)
+            (<Switch?>one)._join(there, back)
+            (<Switch?>other)._join(back, there)
+
+    cdef void _join(self, LockFreeRing telling, LockFreeRing hearing):
+        self.rings += (telling, hearing)
+        self.state.telling[self.state.peers] = telling.producer
+        self.state.hearing[self.state.peers] = hearing.consumer
+        self.state.peers += 1
 
     def bind(self, worker, number, wanted):
         """Let port *number* send what the `PortBinding` says; also to change it.

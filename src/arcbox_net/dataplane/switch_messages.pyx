@@ -11,6 +11,7 @@ from arcbox_net.dataplane.fdb cimport (
     FDB_LEARNED_GUEST_MAX, FDB_LEARNED_MAX, FDB_NONE, FDB_SLOTS, FDB_STATIC, fdb_forget_port,
     fdb_insert_static, fdb_slot,
 )
+from arcbox_net.dataplane.learning cimport learning_hear
 from arcbox_net.dataplane.owners cimport (
     OWNED_STATIC, owner, owners_assign, owners_find, owners_forget_port, owners_loosen_port,
 )
@@ -54,6 +55,7 @@ cdef int switch_message(switch_state *s, port *p, const port_message *message) n
     if s.owner == NULL:
         s.owner = p.owner
         s.now_s = <uint32_t>(s.owner.now_ns // 1_000_000_000) + 1
+    learning_hear(s)
     if message.kind == SWITCH_BIND:
         return _bind(s, p, message)
     if message.kind == SWITCH_UNBIND:

@@ -10,8 +10,10 @@ from arcbox_net.dataplane.emitter cimport emitter
 from arcbox_net.dataplane.engine_state cimport nat_prefix, nat_prefix6
 from arcbox_net.dataplane.fdb cimport FDB_ENTRIES_MAX, fdb
 from arcbox_net.dataplane.icmp_answers cimport icmp_answers
+from arcbox_net.dataplane.notices cimport PEERS_MAX
 from arcbox_net.dataplane.owners cimport owner_table
 from arcbox_net.dataplane.port cimport PORTS_MAX, receiver, worker
+from arcbox_net.memory.ring cimport ring_end
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 
 cdef enum:
@@ -45,6 +47,9 @@ cdef struct switch_state:
     switch_network network
     emitter answers_out
     icmp_answers answers
+    uint32_t peers  # the switches of the network's other workers
+    ring_end *telling[PEERS_MAX]
+    ring_end *hearing[PEERS_MAX]
     uint64_t floods  # frames that went to more than one port
     uint32_t listed_count
     fdb_entry listed[FDB_ENTRIES_MAX]  # by the last message that asked
