@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcbox_net.config import (
+    WORKERS_MAX,
     DhcpConfig,
     DnsConfig,
     Egress,
@@ -75,6 +76,17 @@ def test_half_of_an_engine_is_refused(options: dict[str, Any], field: str) -> No
     with pytest.raises(ConfigError) as caught:
         NetConfig(**options)
     assert caught.value.field == field
+
+
+def test_workers_are_counted_and_kept() -> None:
+    assert config_from_mapping({}).workers is None
+    config = NetConfig(workers=WORKERS_MAX)
+    assert config_from_mapping(config_to_mapping(config)) == config
+    for wrong in (0, WORKERS_MAX + 1):
+        with pytest.raises(ConfigError):
+            NetConfig(workers=wrong)
+    with pytest.raises(ConfigError):
+        config_from_mapping({"workers": "2"})
 
 
 def test_the_gateway_is_the_first_address_and_the_pool_is_the_rest() -> None:

@@ -22,6 +22,7 @@ MTU_MIN = 576  # RFC 791: every IPv4 host takes 576 bytes
 MTU_MAX = 65535
 MTU_IPV6_MIN = 1280  # RFC 8200 section 5
 QUEUES_MAX = 16
+WORKERS_MAX = 8
 IFNAME_BYTES_MAX = 15
 LEASE_S_MIN = 120
 LEASE_S_DEFAULT = 3600
@@ -225,6 +226,7 @@ class NetConfig:
     other. `anti_spoof`: a guest may only use the MAC and addresses it was given. `subnet6`: a /64 of unique
     local IPv6 addresses, "auto" for one that is chosen once and remembered, or "none". `uplink`, `external_ip` (egress
     engine): the interface that guests leave by, and the address they have there, with or without its prefix length.
+    `workers`: threads for the guests at sockets; None: by the number of cores, one on two.
     """
 
     mode: NetworkMode = NetworkMode.NAT
@@ -247,6 +249,7 @@ class NetConfig:
     subnet6: str = AUTO
     uplink: str | None = None
     external_ip: str | None = None
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, NetworkMode):
@@ -262,6 +265,10 @@ class NetConfig:
                 f"num_queues {self.num_queues}: expected 1 to {QUEUES_MAX}",
                 field="num_queues",
                 value=self.num_queues,
+            )
+        if self.workers is not None and not 1 <= self.workers <= WORKERS_MAX:
+            raise ConfigError(
+                f"workers {self.workers}: expected 1 to {WORKERS_MAX}", field="workers", value=self.workers
             )
         if self.num_queues > 1 and not self.multiqueue:
             raise ConfigError(
@@ -473,6 +480,7 @@ def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> N
     _typed(values, "subnet6", (str,), where)
     for field in ("mtu", "num_queues"):
         _typed(values, field, (int,), where)
+    _typed(values, "workers", (int, type(None)), where)
     for field in ("multiqueue", "isolated", "anti_spoof"):
         _typed(values, field, (bool,), where)
     if "forwards" in values:

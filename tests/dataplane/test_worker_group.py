@@ -10,6 +10,8 @@ import pytest
 from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane._testing_port import ALL_OFFLOADS, TestingPort
 from arcbox_net.dataplane.port import PortDrop
+from arcbox_net.dataplane.port_binding import PortBinding
+from arcbox_net.dataplane.switch import Switch
 from arcbox_net.dataplane.worker import ALL_PORTS
 from arcbox_net.dataplane.worker_group import WorkerGroup
 from arcbox_net.errors import ConfigError, LimitReached
@@ -106,3 +108,91 @@ def test_group_has_as_many_ports_as_numbers_that_are_not_links() -> None:
         assert [group.add(port) for port in ports[:-1]] == list(range(ALL_PORTS - 2))
         with pytest.raises(LimitReached):
             group.add(ports[-1])
+
+
+def l2(to: int, source: int, number: int = 0) -> bytes:
+    """A frame between the ports' MACs that is neither IP nor ARP."""
+    macs = b"".join(bytes((2, 0, 0, 0, 0, one)) for one in (to, source))
+    return (macs + b"\x88\xb5" + number.to_bytes(4, "big")).ljust(60, b"\0")
+
+
+@contextmanager
+def switched(*ports: TestingPort, pool: PacketPool) -> Iterator[tuple[WorkerGroup, list[int]]]:
+    """A worker for each port, on one switch to everybody."""
+    switches = [Switch() for _ in ports]
+    Switch.join(switches)
+    with WorkerGroup(switches, pool, spin_us=0) as group:
+        numbers = []
+        for port in ports:
+            place = group.place()
+            numbers.append(place.add(port, place.sink))
+            switches[0].bind(group, numbers[-1], PortBinding("trusted", ipv4=None))
+        yield group, numbers
+    for port in ports:
+        port.taken()
+    pool.close()
+
+
+def test_counters_of_all_workers_add_up() -> None:
+    pool = PacketPool(4096, 0)
+    ports = [TestingPort(pool) for _ in range(3)]
+    with switched(*ports, pool=pool) as (group, numbers):
+        ports[2].put([l2(0xFF, 2)])  # its MAC is learned
+        for port in ports[:2]:
+            assert collect(port, 1)
+        for source in range(2):
+            ports[source].put([l2(2, source, i) for i in range(500)])
+        assert len(collect(ports[2], 1000)) == 1000
+        counted = group.counters()
+        assert [counted[number].rx_frames for number in numbers] == [500, 500, 1]
+        assert [counted[number].tx_frames for number in numbers] == [1, 1, 1000]
+        assert [counted[number].drops for number in numbers] == [{}, {}, {}]
+
+
+def test_drops_on_the_way_to_another_worker_are_the_ports() -> None:
+    pool = PacketPool(16, 0)
+    ports = [TestingPort(pool) for _ in range(2)]
+    with switched(*ports, pool=pool) as (group, (here, there)):
+        with group.home(there).paused():
+            ports[0].put([l2(0xFF, 0, i) for i in range(12)])
+            eventually(lambda: group.counters()[there].drops.get(PortDrop.PORT_DROP_POOL))
+        dropped = group.counters()[there].drops[PortDrop.PORT_DROP_POOL]
+        assert len(collect(ports[1], 12 - dropped)) == 12 - dropped
+        counted = group.counters()
+        assert counted[here].rx_frames == counted[there].tx_frames + dropped == 12
+
+
+def test_what_a_switch_is_told_all_are_told() -> None:
+    pool = PacketPool(64, 0)
+    ports = [TestingPort(pool) for _ in range(2)]
+    with switched(*ports, pool=pool) as (group, (here, there)):
+        Switch().unbind(group, here)
+        ports[0].put([l2(0xFF, 0)])
+        eventually(lambda: group.counters()[here].drops == {PortDrop.PORT_DROP_SOURCE_MAC: 1})
+        ports[1].put([l2(0xFF, 1)])
+        eventually(lambda: group.counters()[there].drops == {PortDrop.PORT_DROP_NOWHERE: 1})
+
+
+def test_a_port_in_every_worker_is_one_to_who_counts() -> None:
+    pool = PacketPool(64, 0)
+    uplinks = [TestingPort(pool) for _ in range(2)]
+    guest = TestingPort(pool)
+    switches = [Switch() for _ in uplinks]
+    Switch.join(switches)
+    with WorkerGroup(switches, pool, spin_us=0) as group:
+        uplink = group.add_everywhere(uplinks)
+        switches[0].bind(group, uplink, PortBinding("uplink"))
+        number = group.add(guest, home=1)
+        switches[0].bind(group, number, PortBinding("trusted", ipv4=None))
+        uplinks[0].put([l2(0xFF, 8)])
+        uplinks[1].put([l2(0xFF, 9)])
+        assert len(collect(guest, 2)) == 2
+        guest.put([l2(8, 1)])
+        assert collect(uplinks[1], 1) == [l2(8, 1)]  # by its own worker's
+        assert uplinks[0].taken() == []
+        counted = group.counters()[uplink]
+        assert (counted.rx_frames, counted.tx_frames) == (2, 1)
+        group.remove(uplink)
+        guest.put([l2(8, 1)])
+        eventually(lambda: PortDrop.PORT_DROP_NOWHERE in group.counters()[number].drops)
+    pool.close()

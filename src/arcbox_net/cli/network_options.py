@@ -75,6 +75,12 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Ask this server, not /etc/resolv.conf's. Repeatable.",
         ),
         click.option("--queues", type=int, help="Queue pairs of each TAP. Default: 1."),
+        click.option(
+            "--workers",
+            type=int,
+            metavar="N",
+            help="Threads for guests at sockets. Default: one less than cores, at most 4.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -99,6 +105,7 @@ def build_config(
     host_access: Sequence[str] = (),
     dns: Sequence[str] = (),
     queues: int | None = None,
+    workers: int | None = None,
 ) -> NetConfig:
     """The configuration that the options of `network_options` describe. Raises ConfigError."""
     values: dict[str, Any] = {"name": name}
@@ -121,6 +128,7 @@ def build_config(
         ("isolated", isolated),
         ("uplink", uplink),
         ("external_ip", external_ip),
+        ("workers", workers),
     ):
         if value is not None:
             values[field] = value

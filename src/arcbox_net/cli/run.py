@@ -31,6 +31,7 @@ PRIVATE_ONLY = (
     "isolated",
     "host_access",
     "dns",
+    "workers",
 )
 
 

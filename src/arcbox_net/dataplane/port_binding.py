@@ -6,10 +6,13 @@ import dataclasses
 import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from arcbox_net.addresses import eui64_address, parse_mac
 from arcbox_net.errors import LimitReached
+
+if TYPE_CHECKING:
+    from arcbox_net.dataplane.port import Port, Receiver
 
 Role = Literal["guest", "uplink", "trusted", "router"]
 
@@ -25,9 +28,16 @@ _NETWORK = struct.Struct("=6sH4s4s16s16sI64s")
 
 
 class Control(Protocol):
-    """Who has messages brought to ports: a worker."""
+    """Who has messages brought to ports: a worker, or a group of them."""
 
     def send(self, number: int, kind: int, payload: bytes = b"") -> int: ...
+
+
+class PortHolder(Control, Protocol):
+    """Who has ports: a worker, or a `Place`."""
+
+    def add(self, port: Port, sink: Receiver) -> int: ...
+    def remove(self, number: int) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ ALL_PORTS: int
 EVENTS_MAX: int
 PAYLOAD_MAX: int
 POSTS: int
+PORT_MESSAGES: int
 
 class Worker:
     name: str

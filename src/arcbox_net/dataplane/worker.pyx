@@ -20,8 +20,8 @@ from arcbox_net.abi.epoll cimport (
 )
 from arcbox_net.abi.files cimport close
 from arcbox_net.dataplane.port cimport (
-    MESSAGE_PAYLOAD_BYTES, PORT_DROP_REASONS, PORT_NONE, PORTS_MAX, RECEIVER_MESSAGE_FIRST, Port, Receiver,
-    port_counters, port_message,
+    MESSAGE_PAYLOAD_BYTES, PORT_DROP_REASONS, PORT_MESSAGE_FIRST, PORT_NONE, PORTS_MAX, RECEIVER_MESSAGE_FIRST, Port,
+    Receiver, port_counters, port_message,
 )
 from arcbox_net.dataplane.worker_loop cimport (
     COMMAND_ADD, COMMAND_PAUSE, COMMAND_REMOVE, COMMAND_RESUME, COMMAND_STOP, COMMANDS_CAPACITY, EVENT_ANSWER,
@@ -48,6 +48,7 @@ ALL_PORTS = PORTS_MAX
 EVENTS_MAX = EVENTS_CAPACITY
 PAYLOAD_MAX = MESSAGE_PAYLOAD_BYTES
 POSTS = POSTS_MAX
+PORT_MESSAGES = PORT_MESSAGE_FIRST  # kinds from here on are the port's own, those below its receiver's
 
 
 cdef class Worker:

@@ -1,13 +1,15 @@
 """The user-space datapath of a network: the switch that guests at sockets are on, and its uplink to the bridge.
 
 *Theory of operation.* Opened with the first such guest and closed with the last, so that a network without has no
-worker thread and none of these modules in memory. The worker owns descriptors and packets, and is told what to do by
-messages; here is who is attached. A guest's endpoint keeps one port of the worker for as long as the guest is
-attached, whoever is connected at the moment: MAC and addresses are bound to that port once.
+worker thread and none of these modules in memory. Workers own descriptors and packets, and are told what to do by
+messages; here is who is attached. A guest's endpoint keeps one port, of one worker, for as long as the guest is
+attached, whoever is connected at the moment: MAC and addresses are bound to that port once. Each worker has a switch,
+which are one to everybody else, and a queue of the uplink. The engine is the first worker's.
 
 The uplink is a TAP of ours. What passes it the kernel filters like what a guest sends, for exactly the guests behind
-it (`SwitchedPlan`); which of them sent it is the switch's to check. When the TAP is gone it is made anew, again and
-again, while guests wait.
+it (`SwitchedPlan`); which of them sent it is the switch's to check. The kernel answers a flow by the queue that its
+last frame came from, so what a guest gets from there comes to its own worker. When the TAP is gone it is made anew,
+again and again, while guests wait.
 
 Whoever calls holds the network's lock.
 """
@@ -25,19 +27,20 @@ from arcbox_net.config import Egress
 from arcbox_net.dataplane.port import PortDrop
 from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
 from arcbox_net.dataplane.switch import Switch
-from arcbox_net.dataplane.worker import Worker
+from arcbox_net.dataplane.worker_group import WorkerGroup, workers_by_cores
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, SwitchedPlan, UplinkPlan, uplink_ifname
 from arcbox_net.network.devices import connect, disconnect, port_info
 from arcbox_net.network.engine_egress import ETHERNET_BYTES, EngineEgress, add_queue
 from arcbox_net.network.messages import PortInfo
-from arcbox_net.ports.queues import QUEUE_LOST
+from arcbox_net.ports.queues import QUEUE_LOST, QUEUES_CLOSE
 from arcbox_net.ports.tap import TapPort
 from arcbox_net.recipes.engine import engine_uplink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from arcbox_net.dataplane.worker import Worker
     from arcbox_net.dataplane.worker_views import WorkerEvent
     from arcbox_net.network.kernel_thread import KernelThread
     from arcbox_net.network.ports import Port
@@ -50,7 +53,7 @@ log = logging.getLogger("arcbox_net.datapath")
 
 
 class Endpoint(Protocol):
-    """The socket of one guest. `number`: its port of the worker, from `start` on. `trouble`: of the last peer."""
+    """The socket of one guest. `number`: its port, from `start` on. `trouble`: of the last peer."""
 
     @property
     def number(self) -> int: ...
@@ -82,26 +85,33 @@ class Datapath:
             mtu=config.mtu,
             isolated=config.isolated,
             anti_spoof=config.anti_spoof,
+            queues=config.workers or workers_by_cores(),
             multi_queue=True,
         )
         self._guests: dict[str, tuple[Port, Endpoint]] = {}
         self._restoring: asyncio.Task[None] | None = None
         self._is_lost_again = False
-        self._switch = Switch()
-        self._worker = Worker(name=site.network)
+        switches = [Switch() for _ in range(self.uplink.queues)]
+        Switch.join(switches)
+        self._switch = switches[0]  # each speaks for all
+        self._group = WorkerGroup(switches, name=site.network)
         self._uplink_number = -1
         self.engine: EngineEgress | None = None
 
     async def open(self) -> None:
-        """Start the worker, with the uplink as its first port. Raises KernelError, PermissionDenied."""
-        self._worker.start()
-        asyncio.get_running_loop().add_reader(self._worker.event_fd, self._on_events)
+        """Start the workers, with the uplink as their first port. Raises KernelError, PermissionDenied."""
+        self._group.start()
+        for worker in self._group.workers:
+            asyncio.get_running_loop().add_reader(worker.event_fd, self._on_events, worker)
         try:
-            port = TapPort(frame_max=self._frame_max, uso=True)
-            self._uplink_number = self._worker.add(port, self._switch)
+            self._uplink_number = self._group.add_everywhere(
+                [TapPort(frame_max=self._frame_max, uso=True) for _ in self._group.workers]
+            )
             if self._layout.egress == Egress.ENGINE.value:
                 outside = await self._kernel.run(engine_uplink, self._site)
-                self.engine = EngineEgress(self._site, self._layout, outside, self._worker, self._switch)
+                self.engine = EngineEgress(
+                    self._site, self._layout, outside, self._group.place(0), self._switch
+                )
                 self.engine.open()
             self._bind_network(self._uplink_number)
             await self._kernel.run(self._site.firewall.add_port, self.uplink)
@@ -119,8 +129,9 @@ class Datapath:
                 await self.detach(port)
             except ArcboxNetError as error:
                 log.error("port %s: %s", port.name, error)
-        asyncio.get_running_loop().remove_reader(self._worker.event_fd)
-        self._worker.stop()
+        for worker in self._group.workers:
+            asyncio.get_running_loop().remove_reader(worker.event_fd)
+        self._group.stop()
         await self._kernel.run(self._remove_uplink)
 
     def __len__(self) -> int:
@@ -134,7 +145,7 @@ class Datapath:
             await self._kernel.run(self._pin, port)
             await endpoint.start()
             self._guests[port.name] = (port, endpoint)
-            self._switch.bind(self._worker, endpoint.number, self._binding(port))
+            self._switch.bind(self._group, endpoint.number, self._binding(port))
         except BaseException:
             self._guests.pop(port.name, None)
             await endpoint.stop()
@@ -145,20 +156,27 @@ class Datapath:
         """Disconnect the guest and forget it. What the kernel refused to do can be tried again."""
         _, endpoint = self._guests.pop(port.name, (port, None))
         if endpoint is not None:
-            self._switch.unbind(self._worker, endpoint.number)
+            self._switch.unbind(self._group, endpoint.number)
             await endpoint.stop()
         await self._kernel.run(disconnect, self._site, port)
 
     async def restore(self) -> None:
         """Make the uplink as planned, whatever somebody did to it. Raises KernelError, InterfaceNotFound."""
-        for fd in await self._kernel.run(self._restore_uplink):
-            add_queue(self._worker, self._uplink_number, fd)
+        fds = await self._kernel.run(self._restore_uplink)
+        try:
+            for worker in self._group.workers if fds else ():
+                # One that has not seen yet that its old queue is gone would give up the new one with it.
+                worker.send(self._uplink_number, QUEUES_CLOSE)
+                add_queue(worker, self._uplink_number, fds.pop())
+        finally:
+            for fd in fds:
+                os.close(fd)
         if self.engine is not None:
             await self._kernel.run(self.engine.restore)
 
     def infos(self) -> dict[str, PortInfo]:
         """Every guest's port by name; guest's view: rx is what the guest received."""
-        counters = self._worker.counters()
+        counters = self._group.counters()
         found = {}
         for port, endpoint in self._guests.values():
             counted = counters[endpoint.number]
@@ -182,7 +200,8 @@ class Datapath:
     def _endpoint(self, port: Port) -> Endpoint:
         socket = port.socket
         assert socket is not None
-        place = (socket.path, self._worker, self._switch)
+        place = self._group.place()
+        where = (socket.path, place, place.sink)
         common: dict[str, Any] = {
             "frame_max": self._frame_max,
             "owner_uid": socket.owner_uid,
@@ -191,14 +210,14 @@ class Datapath:
         if port.kind == "stream":
             from arcbox_net.ports.endpoints import StreamEndpoint
 
-            return StreamEndpoint(*place, connect=socket.connect, **common)
+            return StreamEndpoint(*where, connect=socket.connect, **common)
         if port.kind == "dgram":
             from arcbox_net.ports.endpoints import DgramEndpoint
 
-            return DgramEndpoint(*place, remote=socket.remote, **common)
+            return DgramEndpoint(*where, remote=socket.remote, **common)
         from arcbox_net.ports.vhost_user.server import VhostUserEndpoint
 
-        return VhostUserEndpoint(*place, connect=socket.connect, pairs=socket.queues, **common)
+        return VhostUserEndpoint(*where, connect=socket.connect, pairs=socket.queues, **common)
 
     def _reporter(self, port: Port) -> Callable[[], None]:
         def report() -> None:
@@ -217,10 +236,10 @@ class Datapath:
     def _bind_network(self, uplink: int) -> None:
         layout = self._layout
         gateway_mac = bridge_mac(self._site.network) if layout.gateway is not None else None
-        self._switch.bind(self._worker, uplink, PortBinding(role="uplink", mac=gateway_mac))
+        self._switch.bind(self._group, uplink, PortBinding(role="uplink", mac=gateway_mac))
         gateways6 = (GATEWAY_LINK_LOCAL.ip, layout.gateway6) if layout.gateway6 is not None else ()
         self._switch.set_network(
-            self._worker,
+            self._group,
             uplink,
             SwitchNetwork(
                 router=self.engine.number if self.engine else None,
@@ -264,9 +283,9 @@ class Datapath:
         self._site.links.remove(self.uplink.ifname)
         self._site.firewall.remove_port(self.uplink)
 
-    def _on_events(self) -> None:
+    def _on_events(self, worker: Worker) -> None:
         by_number = {endpoint.number: endpoint for _, endpoint in self._guests.values()}
-        for event in self._worker.events():
+        for event in worker.events():
             endpoint = by_number.get(event.number)
             if endpoint is not None:
                 endpoint.handle(event)

@@ -30,8 +30,9 @@ from arcbox_net.ports.queues import QUEUE_ADD
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.nat_views import NatFlow, NatForward
+    from arcbox_net.dataplane.port_binding import Control
     from arcbox_net.dataplane.switch import Switch
-    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.worker_group import Place
     from arcbox_net.host.plan import Dnat
     from arcbox_net.recipes.engine import EngineUplink
     from arcbox_net.recipes.site import Layout, Site
@@ -46,7 +47,7 @@ class EngineEgress:
     """The way out of one network. `number`: the router's port of the worker, from `open` on."""
 
     def __init__(
-        self, site: Site, layout: Layout, uplink: EngineUplink, worker: Worker, switch: Switch
+        self, site: Site, layout: Layout, uplink: EngineUplink, worker: Place, switch: Switch
     ) -> None:
         assert layout.subnet is not None and layout.gateway is not None
         self._site = site
@@ -133,7 +134,7 @@ class EngineEgress:
         return [_info(flow) for flow in found]
 
 
-def add_queue(worker: Worker, number: int, fd: int) -> None:
+def add_queue(worker: Control, number: int, fd: int) -> None:
     """Give *fd* to the port *number*; it is closed if the port does not take it. Raises OSError."""
     try:
         worker.send(number, QUEUE_ADD, struct.pack("i", fd))

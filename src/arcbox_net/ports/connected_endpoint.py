@@ -13,7 +13,7 @@ from arcbox_net.ports.unix_sockets import BoundSocket, open_socket, peer_credent
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Port, Receiver
-    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.port_binding import PortHolder
 
 LISTEN_BACKLOG = 16
 ACCEPT_AGAIN_S = 0.1
@@ -25,7 +25,7 @@ class ConnectedEndpoint(SocketEndpoint):
     def __init__(
         self,
         path: str,
-        worker: Worker,
+        worker: PortHolder,
         switch: Receiver,
         port: Port,
         *,

@@ -20,7 +20,7 @@ from arcbox_net.ports.unix_sockets import check_path
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Port, Receiver
-    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.port_binding import PortHolder
     from arcbox_net.dataplane.worker_views import WorkerEvent
 
 DIAL_AGAIN_S_MIN = 0.1
@@ -35,7 +35,7 @@ class SocketEndpoint(ABC):
     def __init__(
         self,
         path: str,
-        worker: Worker,
+        worker: PortHolder,
         switch: Receiver,
         port: Port,
         *,

@@ -23,7 +23,7 @@ from arcbox_net.ports.unix_sockets import (
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Receiver
-    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.port_binding import PortHolder
 
 PEER_CHECK_S = 0.2  # a datagram socket does not say that its peer is gone
 HANDSHAKE = b"VFKT"  # what vfkit and krunkit send first, to be answered at the address it came from
@@ -35,7 +35,7 @@ class StreamEndpoint(ConnectedEndpoint):
     def __init__(
         self,
         path: str,
-        worker: Worker,
+        worker: PortHolder,
         switch: Receiver,
         *,
         connect: bool = False,
@@ -55,7 +55,7 @@ class DgramEndpoint(SocketEndpoint):
     def __init__(
         self,
         path: str,
-        worker: Worker,
+        worker: PortHolder,
         switch: Receiver,
         *,
         remote: str | None = None,

@@ -7,6 +7,7 @@ from arcbox_net.dataplane.port cimport port, port_frame, port_ops
 cdef enum:
     QUEUES_MAX = 16
     MESSAGE_QUEUE_ADD = 200
+    MESSAGE_QUEUES_CLOSE = 201
     REPORT_QUEUE_LOST = 200
 
 cdef struct queue_port:  # the first member of a port that has queues

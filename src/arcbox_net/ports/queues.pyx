@@ -17,6 +17,7 @@ from arcbox_net.dataplane.port cimport (
 from arcbox_net.dataplane.worker cimport worker_report, worker_unwatch, worker_watch
 
 QUEUE_ADD = MESSAGE_QUEUE_ADD  # payload: a descriptor as an int, the port's from the answer 0 on
+QUEUES_CLOSE = MESSAGE_QUEUES_CLOSE  # give up those that are there
 QUEUE_LOST = REPORT_QUEUE_LOST  # value: the errno that said so
 
 
@@ -54,6 +55,9 @@ cdef void _nothing_to_flush(port *self) noexcept nogil:
 cdef int _message(port *self, const port_message *message) noexcept nogil:
     cdef queue_port *q = <queue_port *>self
     cdef int fd, error
+    if message.kind == MESSAGE_QUEUES_CLOSE:
+        _close(self)
+        return 0
     if message.kind != MESSAGE_QUEUE_ADD or message.size != sizeof(int):
         return -EINVAL
     if q.count == QUEUES_MAX:

@@ -16,7 +16,7 @@ from arcbox_net.ports.vhost_user.vring import RingFault
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Receiver
-    from arcbox_net.dataplane.worker import Worker
+    from arcbox_net.dataplane.port_binding import PortHolder
     from arcbox_net.dataplane.worker_views import WorkerEvent
 
 PAIRS = 4  # of queues, that a guest may use
@@ -28,7 +28,7 @@ class VhostUserEndpoint(ConnectedEndpoint):
     def __init__(
         self,
         path: str,
-        worker: Worker,
+        worker: PortHolder,
         switch: Receiver,
         *,
         connect: bool = False,

@@ -1,0 +1,107 @@
+"""A network with three workers, and a guest on each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arcbox_net import NetworkManager
+from tests.support.datapath import transfer
+from tests.support.machine import Machine, kill9
+from tests.support.netns import wait_until
+from tests.support.plugged import PluggedGuest
+
+pytestmark = pytest.mark.slow
+GATEWAY = "192.168.64.1"
+UP = "up dev --workers 3"
+PINGS = 100
+BYTES = 4 << 20
+
+
+def attach(world: Machine, name: str, folder: Path) -> dict[str, Any]:
+    info: dict[str, Any] = world.cli_json("attach", "dev", name, "--stream", str(folder / f"{name}.sock"))
+    return info
+
+
+@contextlib.contextmanager
+def three_guests(world: Machine, folder: Path) -> Iterator[list[PluggedGuest]]:
+    """One on each worker: a port goes to the worker with the fewest."""
+    world.cli(UP)
+    with contextlib.ExitStack() as running:
+        guests = []
+        for name in ("a", "b", "c"):
+            guests.append(running.enter_context(PluggedGuest(name, attach(world, name, folder), GATEWAY)))
+            guests[-1].plug()
+        yield guests
+
+
+def reaches(guest: PluggedGuest, address: str, count: int = 1) -> bool:
+    return guest.run(f"ping -q -c {count} -i 0.002 -W 2 {address}", check=False).returncode == 0
+
+
+def counted(world: Machine) -> dict[str, dict[str, int]]:
+    return {port["name"]: port for port in world.cli_json("show dev")["ports"]}
+
+
+def test_guests_of_three_workers_reach_each_other_and_out_and_are_counted(
+    world: Machine, tmp_path: Path
+) -> None:
+    with three_guests(world, tmp_path) as guests:
+        kernel = world.guest(NetworkManager.connect("dev"), "kernel")
+        for one, other in itertools.permutations(guests, 2):
+            assert reaches(one, other.ip, PINGS)
+        transfer(guests[0], guests[1], guests[1].ip, BYTES)
+        for guest in guests:
+            assert reaches(guest, kernel.ip, PINGS)
+            asked = guest.run(f"curl -sS --max-time 20 http://{world.world_ip}/").stdout
+            assert asked.strip() == world.host_ip
+        for name, port in counted(world).items():
+            if name != "kernel":
+                # To and from two guests and the kernel's, there and back, and not twice.
+                assert 5 * PINGS <= port["rx_packets"] < 8 * PINGS + BYTES // 1000, name
+                assert 5 * PINGS <= port["tx_packets"] < 8 * PINGS + BYTES // 1000, name
+        assert counted(world)["b"]["rx_bytes"] > BYTES
+    world.cli("down dev")
+    assert world.ours() == {"links": [], "tables": []}
+
+
+def test_guests_come_and_go_while_others_talk_across_workers(world: Machine, tmp_path: Path) -> None:
+    with three_guests(world, tmp_path) as (one, other, _):
+        talking = threading.Thread(target=transfer, args=(one, other, other.ip, 8 * BYTES))
+        talking.start()
+        for _ in range(6):
+            info = attach(world, "d", tmp_path)
+            with PluggedGuest("d", info, GATEWAY) as late:
+                late.plug()
+                assert reaches(late, one.ip)
+            world.cli("detach dev d")
+        talking.join(60.0)
+        assert not talking.is_alive()
+        assert counted(world)["b"]["rx_bytes"] > 8 * BYTES
+
+
+def test_after_a_kill_and_a_loss_of_the_uplink_guests_of_all_workers_are_online_again(
+    world: Machine, tmp_path: Path
+) -> None:
+    with three_guests(world, tmp_path) as guests:
+        pid = NetworkManager.connect("dev").pid
+        assert pid is not None
+        kill9(pid)
+        world.cli(UP)
+        for guest in guests:
+            guest.plug()
+            assert reaches(guest, world.world_ip)
+        (uplink,) = (
+            one for one in world.json("ip -d -j link show type tun") if one["ifname"].endswith("_up")
+        )
+        assert uplink["linkinfo"]["info_data"]["numqueues"] == 3
+        world.run(f"ip link del {uplink['ifname']}")
+        for guest in guests:
+            wait_until(lambda guest=guest: reaches(guest, world.world_ip), timeout=20.0)
+            assert reaches(guests[0], guest.ip)
