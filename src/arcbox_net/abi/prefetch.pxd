@@ -3,8 +3,10 @@
 
 cdef extern from * nogil:
     """
-    #define abx_prefetch(p) __builtin_prefetch((p), 0, 3)
-    #define abx_prefetch_to_write(p) __builtin_prefetch((p), 1, 3)
+    /* To GCC a function that only prefetches does nothing, and is not called; the empty statement is something. */
+    #define abx_prefetch_as(p, write) do { __builtin_prefetch((p), (write), 3); __asm__ volatile(""); } while (0)
+    static inline void abx_prefetch(const void *p) { abx_prefetch_as(p, 0); }
+    static inline void abx_prefetch_to_write(const void *p) { abx_prefetch_as(p, 1); }
     """
     void abx_prefetch(const void *p)
     void abx_prefetch_to_write(const void *p)

@@ -5,12 +5,13 @@ Theory of operation
     needs was asked for a step before, so that 64 packets wait for it together.
 
         check and hash ──▶ where the index says the flow is ──▶ compare the key, track, rewrite, count
+                              └─ nowhere: what opening one reads ─┘
 
     Steps go on in the order of the frames. What is no plain packet of a known flow goes to `nat_slow.pyx` when its
     turn comes in the last step: it sees what the packets ahead of it did, and packets of a flow stay in order.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.dataplane.conntrack cimport (
@@ -19,9 +20,10 @@ from arcbox_net.dataplane.conntrack cimport (
 from arcbox_net.dataplane.emitter cimport emitter_reset
 from arcbox_net.dataplane.engine_state cimport nat_engine, nat_set_time
 from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE, half_flow
-from arcbox_net.dataplane.mapping cimport mapping_expire, mapping_prefetch
+from arcbox_net.dataplane.mapping cimport mapping_expire
+from arcbox_net.dataplane.nat_ahead cimport opening, opening_begin, openings_prepare
 from arcbox_net.dataplane.nat_slow cimport nat_slow
-from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check, packet_source_be
+from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check
 from arcbox_net.dataplane.pass_flow cimport pass_flow
 from arcbox_net.dataplane.reassembly cimport reassembly_expire
 from arcbox_net.dataplane.unsolicited cimport unsolicited_refuse
@@ -64,8 +66,10 @@ cdef void _chunk(
     nat_engine *engine, frame *frames, uint32_t count, Direction direction, uint8_t *verdicts
 ) noexcept nogil:
     cdef packet packets[CHUNK]
+    cdef opening openings[CHUNK]
     cdef conntrack *flows = &engine.flows
     cdef uint32_t mtu = engine.settings.mtu[<int>direction]
+    cdef uint32_t opening_count = 0
     cdef uint32_t i
     for i in range(min(count, <uint32_t>AHEAD)):
         abx_prefetch(frames[i].data)
@@ -79,11 +83,10 @@ cdef void _chunk(
     for i in range(count):
         if verdicts[i] == PACKET_FLOW:
             packets[i].half = conntrack_candidate(flows, packets[i].hash)
-            if packets[i].half == HALF_NONE and direction == OUTBOUND:  # opens a flow, in all likelihood
-                mapping_prefetch(
-                    &engine.mappings, packets[i].protocol, packet_source_be(&packets[i]),
-                    <uint16_t>packets[i].key_rest,
-                )
+            if packets[i].half == HALF_NONE and direction == OUTBOUND:
+                opening_begin(&engine.mappings, &openings[opening_count], &packets[i])
+                opening_count += 1
+    openings_prepare(engine, openings, opening_count)
     for i in range(count):
         verdicts[i] = _finish(engine, &frames[i], &packets[i], verdicts[i], direction)
         engine.verdicts[verdicts[i]] += 1
