@@ -23,7 +23,13 @@ FLAVOURS: dict[str, tuple[list[str], list[str]]] = {
         ["-O1", "-g", "-DABX_DEBUG=1", "-fsanitize=fuzzer-no-link,address,undefined", "-shared-libasan"],
         ["-fsanitize=address,undefined", "-shared-libasan"],
     ),
+    # On Linux, against tests/standin in place of the frameworks (CC=clang); `scripts/standin` builds and uses it.
+    "standin": (["-O1", "-g", "-fblocks", "-Itests/standin", "-DABX_VMNET_WAIT_S=1"], ["-lBlocksRuntime"]),
 }
+# Packages for one platform alone, and what their modules are linked with there.
+MACOS_ONLY = "arcbox_net.ports.vmnet."
+FRAMEWORKS = ["-framework", "vmnet", "-framework", "CoreFoundation"]
+MORE_SOURCES = {"arcbox_net.ports.vmnet.interface": ["src/arcbox_net/ports/vmnet/vmnet_shim.c"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wsign-compare", "-Wno-unused-parameter", "-Wno-unused-function"]
 DIRECTIVES = {
     "language_level": 3,
@@ -42,18 +48,20 @@ def extensions() -> list[Extension]:
         sys.exit(f"ARCBOX_BUILD={flavour!r}: expected one of {', '.join(FLAVOURS)}")
     compile_flags, link_flags = FLAVOURS[flavour]
     wanted = tuple(f"{package}." for package in os.environ.get("ARCBOX_MODULES", "arcbox_net").split())
+    with_vmnet = sys.platform == "darwin" or flavour == "standin"
     found = []
     for path in sorted(Path("src").rglob("*.pyx")):
         module = ".".join(path.relative_to("src").with_suffix("").parts)
-        if not f"{module}.".startswith(wanted):
+        if not f"{module}.".startswith(wanted) or (module.startswith(MACOS_ONLY) and not with_vmnet):
             continue
+        frameworks = FRAMEWORKS if module in MORE_SOURCES and sys.platform == "darwin" else []
         found.append(
             Extension(
                 module,
-                [str(path)],
+                [str(path), *MORE_SOURCES.get(module, [])],
                 include_dirs=["src/arcbox_net/abi"],
                 extra_compile_args=compile_flags + WARNINGS,
-                extra_link_args=link_flags,
+                extra_link_args=link_flags + frameworks,
             )
         )
     return found

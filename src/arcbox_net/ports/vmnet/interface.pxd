@@ -1,0 +1,25 @@
+"""A started interface, as a port of the same worker sees it."""
+
+from libc.stdint cimport uint32_t
+
+from arcbox_net.ports.vmnet.shim cimport abx_vmnet, abx_vmnet_network, abx_vmnet_packet
+
+
+cdef class VmnetNetwork:
+    cdef abx_vmnet_network *network
+    cdef readonly object options
+    cdef object _make(self, forwards, reservations, dhcp)
+
+
+cdef class VmnetInterface:
+    cdef abx_vmnet *interface
+    cdef int signal_read
+    cdef int signal_write
+    cdef readonly object options
+    cdef readonly object facts
+    cdef readonly VmnetNetwork network
+    cdef abx_vmnet *_running(self) except NULL
+
+
+cdef uint32_t interface_read(abx_vmnet *interface, abx_vmnet_packet *packets, int *count) noexcept nogil
+cdef uint32_t interface_write(abx_vmnet *interface, abx_vmnet_packet *packets, int *count) noexcept nogil

@@ -1,0 +1,34 @@
+"""The struct of a vmnet interface as a port. port.pyx has its operations."""
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from arcbox_net.abi.socket cimport iovec
+from arcbox_net.dataplane.port cimport Port, port
+from arcbox_net.ports.frames cimport FRAME_VECTORS_MAX
+from arcbox_net.ports.vmnet.interface cimport VmnetInterface
+from arcbox_net.ports.vmnet.shim cimport abx_vmnet, abx_vmnet_packet
+
+cdef enum:
+    VMNET_BATCH = 64  # packets in one call at most
+    VMNET_VECTORS_MAX = 1 + FRAME_VECTORS_MAX  # a virtio-net header ahead of the frame's
+    REPORT_VMNET_STATUS = 200
+
+cdef struct vmnet_port:
+    port base  # first
+    abx_vmnet *interface
+    int signal_fd
+    bint virtio_headers
+    uint32_t failed  # the status that reads ended with, reported once
+    uint32_t read_max
+    uint32_t write_max
+    uint32_t packet_bytes  # the largest that is read, its virtio-net header included
+    uint32_t slot_bytes
+    uint8_t *room  # read_max slots
+    abx_vmnet_packet incoming[VMNET_BATCH]
+    iovec incoming_vectors[VMNET_BATCH]
+    abx_vmnet_packet outgoing[VMNET_BATCH]
+    iovec outgoing_vectors[VMNET_BATCH][VMNET_VECTORS_MAX]
+
+
+cdef class VmnetPort(Port):
+    cdef readonly VmnetInterface interface
