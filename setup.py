@@ -29,7 +29,7 @@ FLAVOURS: dict[str, tuple[list[str], list[str]]] = {
 # Packages for one platform alone, and what their modules are linked with there.
 MACOS_ONLY = "arcbox_net.ports.vmnet."
 FRAMEWORKS = ["-framework", "vmnet", "-framework", "CoreFoundation"]
-MORE_SOURCES = {"arcbox_net.ports.vmnet.interface": ["src/arcbox_net/ports/vmnet/vmnet_shim.c"]}
+MORE_SOURCES = {"arcbox_net.ports.vmnet.interface": ["src/arcbox_net/abi/vmnet_shim.c"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wsign-compare", "-Wno-unused-parameter", "-Wno-unused-function"]
 DIRECTIVES = {
     "language_level": 3,

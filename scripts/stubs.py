@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 sys.argv = ["setup.py", "--version"]  # importing setup.py shall build nothing
 sys.path.insert(0, ".")
 

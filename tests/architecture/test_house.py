@@ -27,6 +27,7 @@ def test_make_knows_the_target(target: str) -> None:
         "scripts/lint",
         "scripts/tsan",
         "scripts/fuzz",
+        "scripts/standin",
         ".ci/run",
     ],
 )

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from arcbox_net.ports.vmnet.shim cimport abx_vmnet, abx_vmnet_network, abx_vmnet_packet
+from arcbox_net.abi.vmnet cimport abx_vmnet, abx_vmnet_network, abx_vmnet_packet
 
 
 cdef class VmnetNetwork:

@@ -11,7 +11,7 @@ import socket
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from arcbox_net.ports.vmnet.shim cimport (
+from arcbox_net.abi.vmnet cimport (
     ABX_VMNET_NO_ANSWER, ABX_VMNET_TEXT_BYTES, abx_vmnet, abx_vmnet_bridgeable, abx_vmnet_facts, abx_vmnet_forward,
     abx_vmnet_forward_add, abx_vmnet_forward_remove, abx_vmnet_forwards, abx_vmnet_network, abx_vmnet_network_begin,
     abx_vmnet_network_forward, abx_vmnet_network_free, abx_vmnet_network_mtu, abx_vmnet_network_prefix,

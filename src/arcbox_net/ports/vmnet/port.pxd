@@ -6,7 +6,7 @@ from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport Port, port
 from arcbox_net.ports.frames cimport FRAME_VECTORS_MAX
 from arcbox_net.ports.vmnet.interface cimport VmnetInterface
-from arcbox_net.ports.vmnet.shim cimport abx_vmnet, abx_vmnet_packet
+from arcbox_net.abi.vmnet cimport abx_vmnet, abx_vmnet_packet
 
 cdef enum:
     VMNET_BATCH = 64  # packets in one call at most

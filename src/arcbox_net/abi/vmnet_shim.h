@@ -1,4 +1,4 @@
-/* vmnet.framework without blocks and without XPC: plain C for vmnet.pxd.
+/* vmnet.framework without blocks and without XPC: plain C for abi/vmnet.pxd.
  *
  * Functions that the framework completes later wait for that, at most ABX_VMNET_WAIT_S, so they are for control and not
  * for the packet path. What they return is a vmnet_return_t, or ABX_VMNET_NO_ANSWER, or ABX_VMNET_TOO_OLD.

@@ -1,4 +1,4 @@
-"""vmnet_shim.h. Declarations only."""
+"""vmnet.framework for Cython: vmnet_shim.h. Declarations only, and only on macOS."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
