@@ -3,6 +3,9 @@
 Frames of 64 bytes: from the guest to a back end that forgets them, from a back end to a guest that forgets them, and
 round, each sending back what it received. The guest is pinned to one core and the back end to the other; both look
 at their rings without pause, so nothing is notified. Ours is a worker with a patch. Counted by the guest.
+
+Through the NAT engine: the datagrams of a flow are answered by a mirror, behind the switch and the engine of a network,
+or for comparison by the same mirror behind a patch.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bench.common import (
@@ -26,6 +30,7 @@ from bench.common import (
     table,
     write_result,
 )
+from bench.ports.vhost_nat import GUEST_OPTIONS, SWAP, answered, translated
 from tests.support.netns import wait_until
 from tests.support.testpmd import Testpmd, back_end, driver
 from tests.support.vhost_port import ServedPort
@@ -53,6 +58,10 @@ def our_port(path: Path, way: str) -> Iterator[None]:
         yield
 
 
+ANSWERED = (SWAP, "", "start tx_first 8", "RX")
+MIRRORS = {"behind the NAT engine": translated, "behind a patch": answered}
+
+
 @contextlib.contextmanager
 def dpdk_port(path: Path, way: str) -> Iterator[None]:
     mode = WAYS[way][1]
@@ -63,17 +72,20 @@ def dpdk_port(path: Path, way: str) -> Iterator[None]:
 
 
 def measure(contender: str) -> Round:
-    return {way: _rate(contender, way) for way in WAYS}
+    port = our_port if contender == OURS else dpdk_port
+    return {way: _rate(lambda path, way=way: port(path, way), how) for way, how in WAYS.items()}
 
 
-def _rate(contender: str, way: str) -> float:
+def _rate(port: Callable[[Path], AbstractContextManager[None]], how: tuple[str, str, str, str]) -> float:
     """Million frames a second."""
-    mode, _, start, count = WAYS[way]
+    mode, _, start, count = how
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "vhost.sock")
         with (
-            (our_port if contender == OURS else dpdk_port)(path, way),
-            Testpmd(driver(path), forward=mode, core=GUEST_CORE, prefix=EVERY_CORE) as guest,
+            port(path),
+            Testpmd(
+                driver(path), forward=mode, core=GUEST_CORE, prefix=EVERY_CORE, options=GUEST_OPTIONS
+            ) as guest,
         ):
             guest.command(start)
             time.sleep(WARM_UP_S)
@@ -89,13 +101,18 @@ def main() -> None:
     machine = environment()
     os.sched_setaffinity(0, {BACK_END_CORE})
     quiet = quiet_check(wait_s=10)
-    rounds = interleave({name: lambda name=name: measure(name) for name in (OURS, DPDK)}, rounds_each)
+    contenders = {name: lambda name=name: measure(name) for name in (OURS, DPDK)}
+    for name, port in MIRRORS.items():
+        contenders[name] = lambda port=port: {"answered": _rate(port, ANSWERED)}
+    rounds = interleave(contenders, rounds_each)
     shares = {way: median_of(rounds[OURS], way) / median_of(rounds[DPDK], way) for way in WAYS}
     rows = [
         [way, *(median_cell(rounds[name], way) for name in (OURS, DPDK)), f"{shares[way]:.2f}"]
         for way in WAYS
     ]
     text = table(["million frames/s", OURS, DPDK, "share"], rows)
+    answers = [[name, median_cell(rounds[name], "answered")] for name in MIRRORS]
+    text += "\n\n" + table(["datagrams answered, million/s", "round"], answers)
     payload = {"environment": machine, "quiet": quiet, "shares": shares, "rounds": rounds}
     show(payload, text)
     write_result(NAME, payload)

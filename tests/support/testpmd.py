@@ -57,7 +57,14 @@ class Testpmd:
     __test__ = False
 
     def __init__(
-        self, vdev: str, *, forward: str, core: int = 0, queues: int = 1, prefix: Sequence[str] = ()
+        self,
+        vdev: str,
+        *,
+        forward: str,
+        core: int = 0,
+        queues: int = 1,
+        prefix: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
         binary, environment = testpmd()
         plugins = [word for name in PLUGINS for word in ("-d", _plugin(environment, name))]
@@ -74,7 +81,7 @@ class Testpmd:
             [
                 *[*prefix, str(binary), *eal, f"--file-prefix=abx{os.getpid()}-{id(self):x}", *plugins],
                 *["--vdev", vdev, "--", "-i", f"--forward-mode={forward}", "--no-mlockall"],
-                *[f"--total-num-mbufs={BUFFERS}", f"--rxq={queues}", f"--txq={queues}"],
+                *[f"--total-num-mbufs={BUFFERS}", f"--rxq={queues}", f"--txq={queues}", *options],
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -10,21 +10,30 @@ from types import TracebackType
 
 from arcbox_net.dataplane._testing_flood import GO, FloodPort
 from arcbox_net.dataplane._testing_patch import Patch
+from arcbox_net.dataplane.port import Receiver
 from arcbox_net.dataplane.worker import ANSWER, Worker
 from arcbox_net.dataplane.worker_views import PortCounters
 from arcbox_net.ports.vhost_user.server import VhostUserEndpoint
 
 
 class ServedPort:
-    """A port at *path* that drops what comes, or with *echo* sends it back."""
+    """A port at *path* that drops what comes, or with *echo* sends it back. A *receiver* takes the place of `patch`."""
 
-    def __init__(self, path: Path, *, echo: bool = False, connect: bool = False, pairs: int = 1) -> None:
-        self._worker = Worker()
-        self._patch = Patch()
+    def __init__(
+        self,
+        path: Path,
+        *,
+        echo: bool = False,
+        connect: bool = False,
+        pairs: int = 1,
+        receiver: Receiver | None = None,
+    ) -> None:
+        self.worker = Worker()
+        self.patch = Patch()
         self._endpoint = VhostUserEndpoint(
             str(path),
-            self._worker,
-            self._patch,
+            self.worker,
+            receiver or self.patch,
             connect=connect,
             frame_max=1514,
             pairs=pairs,
@@ -36,6 +45,10 @@ class ServedPort:
         self._echo = echo
 
     @property
+    def number(self) -> int:
+        return self._endpoint.number
+
+    @property
     def is_up(self) -> bool:
         return self._endpoint.is_up
 
@@ -45,16 +58,16 @@ class ServedPort:
 
     @property
     def counters(self) -> PortCounters:
-        return self._worker.counters()[self._endpoint.number]
+        return self.worker.counters()[self._endpoint.number]
 
     def flood(self, frames: int) -> None:
         """Send so many small frames to the guest, as fast as it goes."""
-        source = self._worker.add(FloodPort(), self._patch)
-        self._patch.lead(self._worker, source, self._endpoint.number)
-        self._worker.send(source, GO, struct.pack("=Q", frames))
+        source = self.worker.add(FloodPort(), self.patch)
+        self.patch.lead(self.worker, source, self._endpoint.number)
+        self.worker.send(source, GO, struct.pack("=Q", frames))
 
     def __enter__(self) -> ServedPort:
-        self._worker.start()
+        self.worker.start()
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         return self
@@ -66,19 +79,19 @@ class ServedPort:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._worker.stop()
+        self.worker.stop()
 
     async def _start(self) -> None:
-        self._loop.add_reader(self._worker.event_fd, self._events)
+        self._loop.add_reader(self.worker.event_fd, self._events)
         await self._endpoint.start()
         if self._echo:
-            self._patch.lead(self._worker, self._endpoint.number, self._endpoint.number)
+            self.patch.lead(self.worker, self._endpoint.number, self._endpoint.number)
 
     async def _stop(self) -> None:
         await self._endpoint.stop()
-        self._loop.remove_reader(self._worker.event_fd)
+        self._loop.remove_reader(self.worker.event_fd)
 
     def _events(self) -> None:
-        for event in self._worker.events():
+        for event in self.worker.events():
             if event.kind != ANSWER:
                 self._endpoint.handle(event)
