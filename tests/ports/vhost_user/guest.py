@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from arcbox_net.dataplane.port import PortDrop
+from arcbox_net.dataplane.worker import Worker
 from arcbox_net.ports.vhost_user import port_messages
 from arcbox_net.ports.vhost_user._testing import Turns
 from arcbox_net.ports.vhost_user.features import Feature
@@ -43,8 +44,18 @@ def frame(size: int = 60, number: int = 0) -> bytes:
     return (head + bytes(i * 7 & 0xFF for i in range(size)))[:size]
 
 
+class PortOfWorker:
+    """A vhost-user port in a worker that runs, as a `Guest` knows it."""
+
+    def __init__(self, worker: Worker, number: int) -> None:
+        self.worker, self.number = worker, number
+
+    def message(self, kind: int, payload: bytes = b"") -> int:
+        return self.worker.send(self.number, kind, payload)
+
+
 class Guest:
-    """Rings 2n receive and 2n + 1 transmit; with *start* all run."""
+    """Rings 2n receive and 2n + 1 transmit; with *start* all run. The test takes the worker's turns, or *port* runs."""
 
     def __init__(
         self,
@@ -54,9 +65,12 @@ class Guest:
         size: int = RING_SIZE,
         start: bool = True,
         unsealed: bool = False,
+        port: PortOfWorker | None = None,
     ) -> None:
         self.ram = Ram(RAM_BYTES)
-        self.worker = Turns(VhostUserPort(pairs=pairs, unsealed=unsealed))
+        if port is None:
+            self.worker = Turns(VhostUserPort(pairs=pairs, unsealed=unsealed))
+        self._port = port or self.worker
         self.features = features
         self.rings: list[Ring] = []
         at = self.ram.gpa
@@ -74,13 +88,13 @@ class Guest:
                 assert self.start(index) == 0
 
     def close(self) -> None:
-        self.worker.message(PortMessage.RESET)
+        self._port.message(PortMessage.RESET)
         self.ram.close()
         for fd in self.kicks + self.calls:
             os.close(fd)
 
     def tell(self, kind: PortMessage, payload: bytes = b"") -> int:
-        return self.worker.message(kind, payload)
+        return self._port.message(kind, payload)
 
     def tell_features(self) -> int:
         return self.tell(PortMessage.FEATURES, port_messages.FEATURES.pack(self.features))
