@@ -92,6 +92,34 @@ def test_segments_of_a_stream_are_joined_for_a_tap(line: Line, hosts: tuple[Name
     assert checksum_errors(server) == 0
 
 
+@pytest.mark.parametrize("version", ADDRESSES)
+def test_datagrams_of_a_burst_are_joined_and_the_kernel_gets_each_of_them(
+    line: Line, hosts: tuple[Namespace, Namespace], version: str
+) -> None:
+    client, server = hosts
+    one, other, prefix = ADDRESSES[version]
+    family = socket.AF_INET6 if version == "ipv6" else socket.AF_INET
+    a = line.add(TapPort(frame_max=FRAME_MAX), *open_tap(client, f"{one}/{prefix}"))
+    b = line.add(TapPort(frame_max=FRAME_MAX), *open_tap(server, f"{other}/{prefix}"))
+    line.join(a, b)
+    sent = [f"{i:04}".encode() * 100 for i in range(40)]
+    with (
+        server.call(lambda: socket.socket(family, socket.SOCK_DGRAM)) as receiver,
+        client.call(lambda: socket.socket(family, socket.SOCK_DGRAM)) as sender,
+    ):
+        receiver.bind((other, 5000))
+        receiver.settimeout(10.0)
+        sender.connect((other, 5000))
+        sender.send(b"first")  # and the neighbour is known
+        assert receiver.recv(2048) == b"first"
+        before = line.worker.counters()[b].tx_frames
+        with line.worker.paused():
+            for datagram in sent:
+                sender.send(datagram)
+        assert [receiver.recv(2048) for _ in sent] == sent
+    assert line.worker.counters()[b].tx_frames - before < len(sent) // 2
+
+
 def test_two_queues_are_read_and_written(line: Line, hosts: tuple[Namespace, Namespace]) -> None:
     client, server = hosts
     one, other, prefix = ADDRESSES["ipv4"]

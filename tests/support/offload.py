@@ -40,8 +40,8 @@ def tcp(data: bytes, *, v6: bool = False, ip: dict[str, Any] | None = None, **fi
     return _ether() / _ip(v6, ip or {}) / TCP(**fields) / Raw(data)
 
 
-def udp(data: bytes, *, v6: bool = False, ip: dict[str, Any] | None = None) -> Packet:
-    return _ether() / _ip(v6, ip or {}) / UDP(sport=40000, dport=443) / Raw(data)
+def udp(data: bytes, *, v6: bool = False, ip: dict[str, Any] | None = None, **fields: Any) -> Packet:
+    return _ether() / _ip(v6, ip or {}) / UDP(**{"sport": 40000, "dport": 443, **fields}) / Raw(data)
 
 
 def plain(packet: Packet) -> bytes:
@@ -79,6 +79,11 @@ def places(packet: Packet) -> tuple[int, int]:
 
 def super_tcp(data: bytes, mss: int = MSS, *, v6: bool = False, **fields: Any) -> bytes:
     return partial(tcp(data, v6=v6, **fields), GSO_TCPV6 if v6 else GSO_TCPV4, mss)
+
+
+def super_udp(data: bytes, size: int, *, v6: bool = False) -> bytes:
+    """Datagrams of *size* bytes, and what is left in one more."""
+    return partial(udp(data, v6=v6), GSO_UDP, size)
 
 
 def read(frame: bytes) -> Packet:

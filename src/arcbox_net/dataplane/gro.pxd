@@ -1,4 +1,4 @@
-"""Joining the TCP segments of a burst into super-frames. gro.pyx is for port_send, towards ports that take them."""
+"""Joining what belongs together in a burst to super-frames, for port_send, towards ports that take them."""
 
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -7,7 +7,6 @@ from arcbox_net.dataplane.port cimport HEAD_BYTES, port_frame
 from arcbox_net.memory.frame cimport BURST_MAX
 
 cdef enum:
-    GRO_FLOWS_MAX = 8  # that are looked for at a time; with more, the one that began first is no longer
     GRO_VECTORS_MAX = 256  # pieces of payload in all super-frames of a burst
     GRO_HEADERS_OFFSET = 16  # the virtio-net header ends there
     GRO_JOINED_MAX = BURST_MAX // 2

@@ -40,7 +40,7 @@ cdef void port_send(port *out, port_frame **frames, uint32_t count) noexcept nog
     port_is_touched(out)
     while count:
         n = min(count, <uint32_t>BURST_MAX)
-        if n > 1 and out.takes & (TAKES_TSO4 | TAKES_TSO6):
+        if n > 1 and out.takes & (TAKES_TSO4 | TAKES_TSO6 | TAKES_USO):
             _send_joined(out, frames, n)
         else:
             _send(out, frames, n)

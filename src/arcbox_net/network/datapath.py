@@ -29,6 +29,7 @@ from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
 from arcbox_net.dataplane.switch import Switch
 from arcbox_net.dataplane.worker_group import WorkerGroup, workers_by_cores
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
+from arcbox_net.host.linux.tap import takes_uso
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, SwitchedPlan, UplinkPlan, uplink_ifname
 from arcbox_net.network.devices import connect, disconnect, port_info
 from arcbox_net.network.engine_egress import ETHERNET_BYTES, EngineEgress, add_queue
@@ -104,8 +105,9 @@ class Datapath:
         for worker in self._group.workers:
             asyncio.get_running_loop().add_reader(worker.event_fd, self._on_events, worker)
         try:
+            uso = takes_uso()
             self._uplink_number = self._group.add_everywhere(
-                [TapPort(frame_max=self._frame_max, uso=True) for _ in self._group.workers]
+                [TapPort(frame_max=self._frame_max, uso=uso) for _ in self._group.workers]
             )
             if self._layout.egress == Egress.ENGINE.value:
                 outside = await self._kernel.run(engine_uplink, self._site)

@@ -24,6 +24,7 @@ from arcbox_net.dataplane.router_config import RouterConfig
 from arcbox_net.dataplane.verdict import Direction
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
+from arcbox_net.host.linux.tap import takes_uso
 from arcbox_net.network.messages import FlowInfo
 from arcbox_net.ports.packet import PacketPort
 from arcbox_net.ports.queues import QUEUE_ADD
@@ -75,7 +76,7 @@ class EngineEgress:
         router = Router(self._engine)
         self.number = self._worker.add(router, self._switch)
         self._switch.bind(self._worker, self.number, PortBinding("router"))
-        port = PacketPort(frame_max=self._uplink.mtu + ETHERNET_BYTES)
+        port = PacketPort(frame_max=self._uplink.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._uplink_number = self._worker.add(port, router.outside)
         router.set_up(
             self._worker,

@@ -235,3 +235,17 @@ def test_200_taps_leave_links_and_fds_flat(host: Host, links: Links) -> None:
     for index in range(200):
         tap.close_all(links.create_tap(tap_plan(index=index, queues=1 + index % 2)))
     assert (sorted(host.links()), len(os.listdir("/proc/self/fd"))) == before
+
+
+@pytest.mark.parametrize(
+    ("release", "takes"),
+    [
+        ("6.1.0-18-amd64", False),
+        ("6.2.0", True),
+        ("6.18.1-arch1-1", True),
+        ("5.15.0-91", False),
+        ("7.0", True),
+    ],
+)
+def test_udp_super_frames_are_for_kernels_that_know_them(release: str, takes: bool) -> None:
+    assert tap.takes_uso(release) is takes

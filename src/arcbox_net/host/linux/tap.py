@@ -12,6 +12,8 @@ import ctypes
 import errno
 import fcntl
 import os
+import platform
+import re
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -48,6 +50,8 @@ TUN_F_USO6: Final = 0x40
 
 OFFLOADS_TSO: Final = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 OFFLOADS_ALL: Final = OFFLOADS_TSO | TUN_F_USO4 | TUN_F_USO6
+
+USO_KERNEL: Final = (6, 2)
 
 _IFREQ = struct.Struct("=16sH22x")
 
@@ -108,6 +112,11 @@ def open_device() -> int:
             fix=TUN_MODE_FIX,
             operation=f"open {DEVICE}",
         ) from None
+
+
+def takes_uso(release: str | None = None) -> bool:
+    """Whether the kernel of that *release*, or this one, takes UDP super-frames, from TAPs and packet sockets."""
+    return tuple(int(part) for part in re.findall(r"\d+", release or platform.release())[:2]) >= USO_KERNEL
 
 
 def set_offloads(fd: int, offloads: int) -> int:
