@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.conftest import answering
 from tests.support import segments
+from tests.support.machine import resident_bytes
 from tests.support.netns import Namespace, wait_until
 from tests.support.peers import body_of, connect, drain_server, iperf3_server, refused
 from tests.support.rootless import WORLD6, Rootless, RunningGuest
@@ -278,13 +279,6 @@ def sent_until_full(writer: socket.socket) -> int:
     while select.select([], [writer], [], 1.0)[1]:
         sent += writer.send(b"x" * 65536)
     return sent
-
-
-def resident_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"no VmRSS of {pid}")
 
 
 @pytest.mark.parametrize("options", [[], ["-R"], ["-P", "4"], ["-6"]], ids=["up", "down", "four", "ipv6"])

@@ -9,6 +9,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import pytest
 
@@ -251,6 +252,23 @@ def test_udp_of_one_endpoint_always_reaches_the_same_shard(
         if len(shards) == 2:
             return
     raise AssertionError("64 ports of a guest all go to one shard")
+
+
+def test_ipv6_packets_of_one_guest_have_its_label_whatever_their_source(
+    network: RelayLab, guest: RelayGuest, neighbour: RelayGuest
+) -> None:
+    def label(sender: RelayGuest, source: str) -> bytes:
+        send_ip(network, sender, udp_packet(source, 4000, WORLD[6], 9, b"?"))
+        packet = network.read(17, dst=WORLD[6])
+        assert packet is not None and packet.src == source
+        return packet.ip[2:4]
+
+    more = [str(ip_address(guest.address(6)) + step) for step in (0x1000, 0x2000)]
+    labels = {label(guest, source) for source in (guest.address(6), *more)}
+    network.host.call(network.firewall.reapply)
+    labels.add(label(guest, guest.address(6)))
+    assert len(labels) == 1 and b"\0\0" not in labels
+    assert label(neighbour, neighbour.address(6)) not in labels
 
 
 @both

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.egress import GUEST4, GUEST6, WORLD6, EgressBed, listening
+from tests.support.egress import GUEST4, GUEST6, HOST6, WORLD6, EgressBed, listening
 from tests.support.netns import Host
 from tests.support.relay import is_reset, no_descriptors, read_exactly, reset, send_and_end, wait_until
 
@@ -214,6 +214,30 @@ def test_t11_a_reader_that_stops_stops_the_writer_and_nothing_is_lost(
     assert len(read_exactly(sink, total + 3000)) == total + 3000
     assert sink.recv(1) == b""
     sender.join()
+
+
+@both_families
+def test_t7_two_syns_that_cross_are_one_connection(bed: EgressBed, address: str) -> None:
+    """The peer hears no SYN of ours, and sends its own from the port that we dial."""
+    six = ":" in address
+    made = bed.world.call(lambda: socket.socket(socket.AF_INET6 if six else socket.AF_INET))
+    with made, bed.guest.call(lambda: socket.socket(made.family)) as client:
+        made.settimeout(30)
+        made.bind((address, 0))
+        port = made.getsockname()[1]
+        deaf = f"tcp dport {port} tcp flags & (syn | ack) == syn drop"
+        bed.world.run(
+            "nft -f -", stdin=f"table inet deaf {{ chain in {{ type filter hook input priority 0; {deaf}; }}; }}"
+        )
+        client.setblocking(False)
+        assert client.connect_ex((address, port)) == errno.EINPROGRESS
+        dialling = f"ss -Htn state syn-sent dport = {port}"
+        wait_until(lambda: bed.host.run(dialling).stdout != "", "the dial has begun")
+        source = bed.host.run(dialling).stdout.split()[2].rpartition(":")[2]
+        made.connect((HOST6 if six else bed.host.host_ip, int(source)))
+        client.settimeout(30)
+        _ping(client, made)
+        bed.world.run("nft delete table inet deaf")
 
 
 @both_families

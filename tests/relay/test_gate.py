@@ -435,6 +435,24 @@ def test_flows_are_limited_for_a_guest_and_in_all_and_the_one_past_it_is_reset()
         assert (bed.stat("refused_limit"), bed.stat("active")) == (1, 4)
 
 
+def test_a_guest_with_many_ipv6_addresses_is_one_guest_by_its_flow_label() -> None:
+    with GateBed(flows_max=16, flows_per_guest_max=3) as bed:
+
+        def dial(source: int, label: int) -> None:
+            head = packets.ip(WORLD6, src=f"fd00:db8:1::{source:x}", fl=label)
+            bed.send(packets.frame(head / TCP(sport=1000, dport=SILENT, flags="S")))
+            bed.settle()
+
+        for source in range(16, 20):
+            dial(source, 0xA0007)  # the upper bits are the guest's own
+        assert bed.receive()[IPv6].dst == "fd00:db8:1::13"
+        assert (bed.stat("refused_guest"), bed.stat("active")) == (1, 3)
+        dial(20, 8)
+        dial(21, 0xB0000)  # without a label the address counts
+        dial(22, 0xB0000)
+        assert (bed.stat("refused_guest"), bed.stat("active")) == (1, 6)
+
+
 def test_an_offer_that_nobody_takes_is_listed_as_connecting_and_ends_with_the_relay() -> None:
     with GateBed() as bed, listening(bed.world, WORLD4) as (server, port):
         bed.syn(WORLD4, port)

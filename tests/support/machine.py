@@ -216,3 +216,10 @@ def cpu_share(pid: int, window_s: float = 1.0) -> float:
     before = cpu_seconds(pid)
     time.sleep(window_s)
     return (cpu_seconds(pid) - before) / window_s
+
+
+def resident_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no VmRSS of {pid}")

@@ -186,9 +186,12 @@ def _serving(server: socketserver.BaseServer) -> Iterator[None]:
         thread.join()
 
 
-def connect(where: Namespace, address: str, port: int, *, timeout: float = 10.0) -> socket.socket:
-    """A TCP connection made from *where*."""
-    return where.call(lambda: socket.create_connection((address, port), timeout=timeout))
+def connect(
+    where: Namespace, address: str, port: int, *, timeout: float = 10.0, source: str = ""
+) -> socket.socket:
+    """A TCP connection made from *where*, from its address *source*."""
+    ours = (source, 0) if source else None
+    return where.call(lambda: socket.create_connection((address, port), timeout, ours))
 
 
 def exchange_udp(

@@ -23,7 +23,14 @@ cdef extern from "unistd.h" nogil:
 
 
 cdef extern from "sched.h" nogil:
+    struct sched_param:
+        int sched_priority
+
+    int SCHED_BATCH
+    int SCHED_OTHER
     int sched_yield()
+    int sched_getscheduler(int thread)
+    int sched_setscheduler(int thread, int policy, const sched_param *param)  # thread 0: the caller
 
 
 cdef extern from "signal.h" nogil:

@@ -132,7 +132,7 @@ cdef relay_endpoint *datagram_endpoint(
 
 cdef void datagram_refuse(relay_worker *w, relay_door *door, const door_packet *packet, int failure) noexcept nogil:
     """What a datagram is told that the host did not send."""
-    cdef relay_guest *guest = guest_of(&door.guests, packet.src)
+    cdef relay_guest *guest = guest_of(&door.guests, packet.guest)
     if guest == NULL:
         return
     if failure == ENETUNREACH:
@@ -216,7 +216,7 @@ cdef bint _may_go(relay_worker *w, relay_datagrams *d, const door_packet *packet
 cdef relay_endpoint *_open(
     relay_worker *w, relay_datagrams *d, const door_packet *packet, const endpoint_key *key, uint32_t hashed
 ) noexcept nogil:
-    cdef relay_guest *guest = guest_of(&d.door.guests, key.guest)
+    cdef relay_guest *guest = guest_of(&d.door.guests, packet.guest)
     cdef relay_endpoint *e
     cdef epoll_event event
     cdef int fd

@@ -23,7 +23,7 @@ from arcbox_net.relay.datagrams cimport (
 )
 from arcbox_net.relay.door cimport DOOR_BURST_MAX, IPV4_DOOR, address_to_name, door_packet, relay_door
 from arcbox_net.relay.endpoint cimport relay_endpoint
-from arcbox_net.relay.flow cimport relay_worker
+from arcbox_net.relay.flow cimport DATAGRAM_WORTH_BYTES, relay_worker
 from arcbox_net.wire.ipv4 cimport IPV4_DF, IPV4_FRAGMENT, IPV4_TTL
 from arcbox_net.wire.ipv6 cimport IPV6_HOP_LIMIT
 from arcbox_net.wire.octets cimport load_u16
@@ -152,7 +152,7 @@ cdef void _flush(relay_worker *w, relay_datagrams *d) noexcept nogil:
         n = sendmmsg(e.fd, &d.outgoing[first], end - first, MSG_DONTWAIT | MSG_NOSIGNAL)
         if n > 0:
             while n > 0:
-                _sent(d, e, d.gathered[first].segments, d.gathered[first].total)
+                _sent(w, d, e, d.gathered[first].segments, d.gathered[first].total)
                 first += 1
                 n -= 1
         elif errno != EAGAIN and errno != ENOBUFS and retried != first:
@@ -162,10 +162,13 @@ cdef void _flush(relay_worker *w, relay_datagrams *d) noexcept nogil:
             first += 1
 
 
-cdef void _sent(relay_datagrams *d, relay_endpoint *e, uint32_t datagrams, uint32_t size) noexcept nogil:
+cdef void _sent(
+    relay_worker *w, relay_datagrams *d, relay_endpoint *e, uint32_t datagrams, uint32_t size
+) noexcept nogil:
     datagram_count(d, UDP_OUT, datagrams)
     datagram_count(d, UDP_BYTES_OUT, size)
     e.bytes_out += size
+    w.moved += datagrams * DATAGRAM_WORTH_BYTES
 
 
 cdef void _not_sent(relay_worker *w, relay_datagrams *d, relay_endpoint *e, uint32_t i, int failure) noexcept nogil:
@@ -196,7 +199,7 @@ cdef void _send_apart(relay_worker *w, relay_datagrams *d, relay_endpoint *e, ui
             # The others are as long and would fare no better.
             _drop(w, d, e, m, m.segments - sent, errno)
             return
-        _sent(d, e, 1, size)
+        _sent(w, d, e, 1, size)
         sent += 1
         left -= size
         at += size

@@ -74,6 +74,7 @@ cdef struct door_packet:
     uint16_t dst_port
     uint8_t src[ADDRESS_BYTES]
     uint8_t dst[ADDRESS_BYTES]
+    uint8_t guest[ADDRESS_BYTES]  # whose limits it counts against: guests.pxd
     uint8_t joined  # came in fragments, and may leave in fragments
 
 cdef struct relay_door

@@ -24,7 +24,7 @@ from arcbox_net.relay.fragments cimport (
     FRAGMENT_JOINED, FRAGMENT_KEPT, fragment_verdict, fragments_join, fragments_prepare, fragments_release,
 )
 from arcbox_net.relay.gate cimport gate_on_packet, gate_prepare, gate_release
-from arcbox_net.relay.guests cimport guests_prepare, guests_release
+from arcbox_net.relay.guests cimport guest_key_ipv6, guests_prepare, guests_release
 from arcbox_net.relay.offer cimport offer_on_burst_end
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold, pseudo_sum
 from arcbox_net.wire.icmp cimport (
@@ -232,6 +232,7 @@ cdef int _parse_ipv4(door_packet *packet, size_t size) noexcept nogil:
     packet.l4_size = packet.ip_size - ipv4_header_size(packet.ip)
     address_map(packet.src, packet.ip + IPV4_SOURCE)
     address_map(packet.dst, packet.ip + IPV4_DESTINATION)
+    memcpy(packet.guest, packet.src, ADDRESS_BYTES)
     return 0
 
 
@@ -251,6 +252,7 @@ cdef int _parse_ipv6(door_packet *packet, size_t size) noexcept nogil:
     memcpy(packet.dst, packet.ip + IPV6_DESTINATION, ADDRESS_BYTES)
     if _is_mapped(packet.src) or _is_mapped(packet.dst):
         return DROP_ADDRESS  # it would be taken for the IPv4 address in it
+    guest_key_ipv6(packet.guest, packet.ip, packet.src)
     return 0
 
 

@@ -164,7 +164,7 @@ cdef bint _may_go(relay_echoes *echoes, const door_packet *packet) noexcept nogi
 cdef relay_endpoint *_open(
     relay_worker *w, relay_echoes *echoes, const door_packet *packet, const endpoint_key *key, uint32_t hashed
 ) noexcept nogil:
-    cdef relay_guest *guest = guest_of(&echoes.door.guests, key.guest)
+    cdef relay_guest *guest = guest_of(&echoes.door.guests, packet.guest)
     cdef relay_endpoint *e
     cdef epoll_event event
     cdef int fd

@@ -37,6 +37,7 @@ cdef enum:
     UDP_BYTES_MAX = 65536
     CONTROL_BYTES = 64
     GUEST_SUBNETS_MAX = 4
+    DATAGRAM_WORTH_BYTES = 32768  # of a stream: so many keep a thread as busy as one datagram does
     COPY_BYTES = 65536  # the copy buffer; small enough to stay in the second-level cache
 
 cdef enum item_kind:
@@ -259,7 +260,7 @@ cdef struct relay_worker:
     uint8_t stopping
     uint64_t now_ms
     uint64_t wakeups
-    uint64_t moved  # bytes, in this turn
+    uint64_t moved  # bytes, in this turn; a datagram counts as DATAGRAM_WORTH_BYTES
     uint64_t turn
     uint64_t hash_seed
     uint32_t flows_max

@@ -205,7 +205,7 @@ cdef void _dial(relay_worker *w, relay_door *door, door_packet *packet, uint32_t
         door_count(door, REFUSED_HOST)
         answer_reset(door, packet)
         return
-    guest = guest_of(&door.guests, packet.src)
+    guest = guest_of(&door.guests, packet.guest)
     if guest == NULL:
         door_count(door, DROP_GUESTS)
         return

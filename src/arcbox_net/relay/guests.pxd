@@ -1,12 +1,14 @@
 """The guests that a door has seen: what each holds of the relay, and how many ICMP errors it was sent.
 
-A guest is a source address. One that holds nothing stays known until its place is needed, so that limits over
-time are not reset by a pause.
+A guest is a source address of IPv4, of which each has what DHCP gave it. Over IPv6 it takes as many addresses as it
+likes, and is told by its MAC: the ruleset puts a hash of that into the lower half of the flow label
+(rules_relay.py). A label of 0 says nothing, and the address counts.
+One that holds nothing stays known until its place is needed, so that limits over time are not reset by a pause.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from arcbox_net.relay.flow cimport (
     ADDRESS_BYTES, link_append, link_remove, list_empty, list_reset, relay_guest, relay_link,
@@ -15,6 +17,9 @@ from arcbox_net.relay.flow cimport (
 cdef enum:
     GUESTS_MAX = 4096  # addresses that hold something at a time, of one door
     GUEST_BUCKETS = 1024
+
+cdef enum:
+    NO_SOURCE = 0xFF  # begins a multicast address: nobody's own
 
 cdef struct guest_table:
     relay_guest *entries
@@ -36,6 +41,16 @@ cdef inline uint32_t address_hash(uint64_t seed, const uint8_t *address) noexcep
     cdef uint64_t words[2]
     memcpy(words, address, ADDRESS_BYTES)
     return <uint32_t>mixed(mixed(seed ^ words[0]) ^ words[1])
+
+
+cdef inline void guest_key_ipv6(uint8_t *key, const uint8_t *ip, const uint8_t *src) noexcept nogil:
+    """Write who the IPv6 packet at *ip*, from *src*, counts for."""
+    if ip[2] == 0 and ip[3] == 0:
+        memcpy(key, src, ADDRESS_BYTES)
+        return
+    memset(key, 0, ADDRESS_BYTES)
+    key[0] = NO_SOURCE
+    memcpy(key + 1, ip + 2, 2)
 
 
 cdef inline bint guests_prepare(guest_table *table, uint64_t seed) noexcept nogil:

@@ -4,8 +4,6 @@ A request is owned by the thread that posts it; it waits until the worker has se
 runs and after it has ended, a request is carried out at once by the caller.
 """
 
-import contextlib
-import os
 import signal
 
 from libc.errno cimport ENOMEM, errno
@@ -22,7 +20,8 @@ from arcbox_net.abi.epoll cimport (
 from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, getrandom, open
 from arcbox_net.abi.threads cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
-    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    SCHED_BATCH, SCHED_OTHER, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    sched_getscheduler, sched_param, sched_setscheduler,
 )
 from arcbox_net.relay.datagram cimport (
     datagram_describe, datagram_end, datagram_on_event, datagram_on_timeout,
@@ -50,6 +49,7 @@ from arcbox_net.relay.udp cimport (
 
 cdef enum:
     BULK_TURN_BYTES = 131072  # a turn that moved this much is followed by a doze
+    AWAKE_TURNS = 16  # without a doze, and bulk has ended
     DOZE_NS = 50000
     DOZE_SLACK_NS = 1000  # the kernel's default would double the doze
     PAUSE_MS = 100  # a listener's rest after a shortage of descriptors
@@ -94,7 +94,7 @@ cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexce
 
 cdef void worker_run(relay_worker *w) noexcept nogil:
     """Turn after turn until REQUEST_STOP."""
-    cdef int n, i
+    cdef int n, i, turns_awake = AWAKE_TURNS
     cdef bint asked
     cdef timespec doze
     doze.tv_sec = 0
@@ -104,7 +104,14 @@ cdef void worker_run(relay_worker *w) noexcept nogil:
         if w.moved >= BULK_TURN_BYTES and list_empty(&w.ready):
             # Bytes come in bulk. Who waits in epoll_wait now is woken for each 64 KiB, by a sender that pays for it;
             # a moment later there is a pipe full of them.
+            if turns_awake == AWAKE_TURNS:
+                _schedule(SCHED_BATCH)
+            turns_awake = 0
             nanosleep(&doze, NULL)
+        elif turns_awake < AWAKE_TURNS:
+            turns_awake += 1
+            if turns_awake == AWAKE_TURNS:
+                _schedule(SCHED_OTHER)
         w.moved = 0
         n = epoll_wait(w.epoll_fd, w.events, EVENTS_MAX, _wait_ms(w))
         w.now_ms = monotonic_ns() // 1_000_000
@@ -129,13 +136,20 @@ cdef void worker_run(relay_worker *w) noexcept nogil:
         flows_release(w)
 
 
+cdef void _schedule(int policy) noexcept nogil:
+    """SCHED_BATCH while bytes come in bulk: a thread that waits for others to leave a core finds more when it runs.
+
+    With little to carry it would delay each step of an exchange by a tick where all cores are busy: that cost five in
+    six connections a second (decision 0005). A policy that the user has chosen stays; some sandboxes forbid the call.
+    """
+    cdef sched_param none
+    none.sched_priority = 0
+    if sched_getscheduler(0) in (SCHED_BATCH, SCHED_OTHER):
+        sched_setscheduler(0, policy, &none)
+
+
 cdef int worker_serve(relay_worker *w) except -1:
     """`worker_run` in a thread of Python's, which is good for nothing else then."""
-    # A batch thread does not push the sender off its core at every segment, so more is there when it runs: 5 %
-    # of one stream's throughput where client, server and relay share two cores (decision 0005).
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # some sandboxes forbid the call
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     # Also keeps SIGPIPE from ending the process: splice has no MSG_NOSIGNAL.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     with nogil:

@@ -16,6 +16,8 @@ All else is for guests, and is routed to the bridge.
 
 A segment without a connection is the relay's to answer, as a look at the table is no proof: while a handshake ends, the
 connection leaves it for a moment, and the guest's first data may be there on another core (Linux up to 6.18).
+An IPv6 packet that goes to the relay has a hash of its sender's MAC in the lower half of its flow label: that MAC is
+the guest's for certain (rules_bridge.py), while its addresses are as many as it likes, and limits are per guest.
 Nothing else in the namespace routes, so there is no forward chain: a packet without a mark has no way out.
 Connections are tracked only while host_access needs `redirect`, and then only those to the gateway: each
 further hook costs every packet of every guest.
@@ -69,12 +71,16 @@ def _common_prefix(relay: RelayPlan) -> str:
 
 
 def _to_shard(plan: FirewallPlan, relay: RelayPlan, key: str, notrack: str) -> str:
-    """Mark for the shard of *key*. The seed stays the same when the ruleset is applied anew, and with it the shard."""
+    """Mark for the shard of *key*."""
     count = len(relay.shards)
     if count == 1:
         return f"meta mark set {RELAY_MARK_DOOR:#x} {notrack}accept"
-    seed = int(hashlib.sha256(plan.network.encode()).hexdigest()[:8], 16)
-    return f"meta mark set jhash {key} mod {count} seed {seed:#x} offset {RELAY_MARK_DOOR} {notrack}accept"
+    return f"meta mark set jhash {key} mod {count} seed {_seed(plan):#x} offset {RELAY_MARK_DOOR} {notrack}accept"
+
+
+def _seed(plan: FirewallPlan) -> int:
+    """It stays the same when the ruleset is applied anew, and with it the shards and the guests' labels."""
+    return int(hashlib.sha256(plan.network.encode()).hexdigest()[:8], 16)
 
 
 def _to_socket(notrack: str) -> str:
@@ -120,17 +126,20 @@ def _from_guests(plan: FirewallPlan, subnet: IPv4Network, relay: RelayPlan, notr
 def _from_guests6(plan: FirewallPlan, relay: RelayPlan, notrack: str) -> str:
     if plan.subnet6 is None:
         return chain("from_guests6", drop("IPv6 has no way out"))
+    # nft has no word for a part of the label, and cannot compute into the whole of it. What it writes into 16 bits is
+    # the upper half of the 32 computed, which is never 0.
+    machine = f"@nh,16,16 set jhash ether saddr mod 0xffff0000 seed {_seed(plan):#x} offset 0x10000"
     return chain(
         "from_guests6",
         f"ip6 daddr != {GLOBAL_UNICAST} jump unusual",
         f"ip6 daddr {SIX_TO_FOUR} {_NEVER}",
         f"ip6 saddr != {plan.subnet6} " + drop("source is not in the subnet"),
         f"meta l4proto udp {_to_socket(notrack)}",
-        f"meta l4proto udp {_to_shard(plan, relay, 'ip6 saddr . udp sport', notrack)}",
-        f"{_SYN} {_to_shard(plan, relay, 'ip6 saddr . tcp sport', notrack)}",
+        f"meta l4proto udp {machine} {_to_shard(plan, relay, 'ip6 saddr . udp sport', notrack)}",
+        f"{_SYN} {machine} {_to_shard(plan, relay, 'ip6 saddr . tcp sport', notrack)}",
         _to_connection("ip6", "[::1]", notrack),
         *_unknown(plan, relay, "ip6 saddr . tcp sport", notrack),
-        f"icmpv6 type echo-request {_to_shard(plan, relay, 'ip6 saddr', notrack)}",
+        f"icmpv6 type echo-request {machine} {_to_shard(plan, relay, 'ip6 saddr', notrack)}",
         drop("neither TCP, UDP nor echo request"),
     )
 
