@@ -118,7 +118,16 @@ def wanted(sections: dict[str, Any]) -> list[list[object]]:
     ratio("up, to kernel NAT", "tcp", "up_1.gbit_s", ("kernel NAT",), 0.65)
     ratio("down, to kernel NAT", "tcp", "down_1.gbit_s", ("kernel NAT",), 0.65)
     for way in ("up", "down"):
-        ratio(f"tool's CPU per GB {way}, to pasta", "tcp", f"{way}_1.tool_s_per_gb", PASTAS, 0.6, low=True)
+        # One that moves next to nothing used less time than can be measured.
+        fastest = max(PASTAS, key=lambda name: best("tcp", f"{way}_1.gbit_s", (name,)) or 0.0)
+        ratio(
+            f"tool's CPU per GB {way}, to the fastest pasta",
+            "tcp",
+            f"{way}_1.tool_s_per_gb",
+            (fastest,),
+            0.6,
+            low=True,
+        )
     ratio("RR p50, to pasta", "latency", "rr.p50_us", PASTAS, 1.0, low=True)
     for parallel in ("1", "16"):
         ratio(f"connections ×{parallel}, to pasta", "connections", f"{parallel}.per_s", PASTAS, 1.3)

@@ -227,7 +227,8 @@ def test_t7_two_syns_that_cross_are_one_connection(bed: EgressBed, address: str)
         port = made.getsockname()[1]
         deaf = f"tcp dport {port} tcp flags & (syn | ack) == syn drop"
         bed.world.run(
-            "nft -f -", stdin=f"table inet deaf {{ chain in {{ type filter hook input priority 0; {deaf}; }}; }}"
+            "nft -f -",
+            stdin=f"table inet deaf {{ chain in {{ type filter hook input priority 0; {deaf}; }}; }}",
         )
         client.setblocking(False)
         assert client.connect_ex((address, port)) == errno.EINPROGRESS
