@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -162,12 +163,19 @@ def test_t5_a_blackholed_peer_gives_no_answer_before_the_guest_gives_up(
     assert answer is None
 
 
+@contextlib.contextmanager
+def by_hand(guest: RunningGuest, l4_port: int) -> Iterator[str]:
+    """Segments of *l4_port* are the test's: the guest's kernel, which knows no such connection, resets none. The
+    gateway's MAC.
+    """
+    guest.run(["nft", "add table ip t; add chain ip t out { type filter hook output priority 0; }"])
+    guest.run(["nft", f"add rule ip t out tcp sport {l4_port} tcp flags rst drop"])
+    yield segments.gateway_mac(guest, GATEWAY)
+    guest.run("nft delete table ip t")
+
+
 def test_t6_a_retransmitted_syn_is_one_connection(site: Rootless, guest: RunningGuest) -> None:
-    with listening(site.world, 9003) as listener:
-        mac = segments.gateway_mac(guest, GATEWAY)
-        # The guest's kernel knows no such connection: it would answer a SYN-ACK with a RST.
-        guest.run(["nft", "add table ip t; add chain ip t out { type filter hook output priority 0; }"])
-        guest.run(["nft", "add rule ip t out tcp sport 41002 tcp flags rst drop"])
+    with listening(site.world, 9003) as listener, by_hand(guest, 41002) as mac:
         syn = Segment(guest.ip, 41002, site.world_ip, 9003, SYN)
         answered = lambda got: (got.src, got.dst_port) == (site.world_ip, 41002)  # noqa: E731
         first = segments.exchange(guest, mac, syn, answered)
@@ -180,7 +188,44 @@ def test_t6_a_retransmitted_syn_is_one_connection(site: Rootless, guest: Running
             listener.settimeout(0.5)
             with pytest.raises(TimeoutError):
                 listener.accept()
-        guest.run("nft delete table ip t")
+
+
+@pytest.mark.parametrize("isn", [0, 0xFFFFFFF0, 0xFFFFFFFF])
+def test_t10_t26_sequence_numbers_wrap_and_only_the_exact_reset_counts(
+    site: Rootless, guest: RunningGuest, isn: int
+) -> None:
+    with listening(site.world, 9004) as listener, by_hand(guest, 41006) as mac:
+
+        def said(flags: int, offset: int, ack: int = 0) -> Segment | None:
+            seq = (isn + offset) % 2**32
+            segment = Segment(guest.ip, 41006, site.world_ip, 9004, flags, seq, ack)
+            return segments.exchange(guest, mac, segment, lambda got: got.dst_port == 41006)
+
+        answer = said(SYN, 0)
+        assert answer is not None
+        assert (answer.flags, answer.ack) == (SYN | ACK, (isn + 1) % 2**32)
+        server, _ = listener.accept()
+        with server:
+            opened = Segment(guest.ip, 41006, site.world_ip, 9004, ACK, (isn + 1) % 2**32, answer.seq + 1)
+            segments.send(guest, mac, opened)
+            challenge = said(RST, 100)
+            assert challenge is not None
+            assert (challenge.flags, challenge.ack) == (ACK, (isn + 1) % 2**32)
+            segments.send(guest, mac, dataclasses.replace(opened, flags=RST))
+            server.settimeout(WAIT_S)
+            with pytest.raises(ConnectionResetError):
+                server.recv(1)
+
+
+def test_t27_initial_sequence_numbers_are_unlike(site: Rootless, guest: RunningGuest) -> None:
+    seen = set()
+    for l4_port in range(41010, 41014):
+        with listening(site.world, 9005), by_hand(guest, l4_port) as mac:
+            syn = Segment(guest.ip, l4_port, site.world_ip, 9005, SYN)
+            answer = segments.exchange(guest, mac, syn, lambda got, own=l4_port: got.dst_port == own)
+            assert answer is not None
+            seen.add(answer.seq >> 8)  # and not one counter's
+    assert len(seen) == 4
 
 
 def test_t8_port_zero_is_dropped_and_harmless(site: Rootless, guest: RunningGuest) -> None:
