@@ -19,7 +19,7 @@ from tests.support.machine import Machine
 from tests.support.netns import wait_until
 from tests.support.vhost_front_end import PythonGuest
 
-PINGS = 100
+PINGS = 30
 ENOUGH = 10_000
 UNREAD = 2_000
 
@@ -37,7 +37,12 @@ class Site:
         """What its front end needs to know."""
         path = self.folder / f"{name}.sock"
         port = self.network.attach_vhost_user(path, name=name)
-        self.infos[name] = {"path": path, "mac": port.mac, "ip": str(port.ip), "gateway_mac": bridge_mac("dev")}
+        self.infos[name] = {
+            "path": path,
+            "mac": port.mac,
+            "ip": str(port.ip),
+            "gateway_mac": bridge_mac("dev"),
+        }
         return self.infos[name]
 
     @contextlib.contextmanager
@@ -46,7 +51,6 @@ class Site:
         made = PythonGuest(**self.infos.get(name) or self.attach(name))
         try:
             made.listen()
-            made.announce()
             yield made
         finally:
             made.close()
@@ -107,3 +111,16 @@ def test_k15_front_end_that_comes_and_goes_a_hundred_times_gets_an_answer_each_t
         with site.guest("restless") as guest:
             guest.ping(number)
         wait_until(lambda: site.port("restless").state == "down")
+
+
+@pytest.mark.parametrize(
+    "damage", ["link del {0}", "link set {0} name stray0", "link set {0} down;link set {0} up"]
+)
+def test_k9_guest_gets_answers_again_after_its_uplink_was_damaged(site: Site, damage: str) -> None:
+    with site.guest("vm1") as guest:
+        guest.ping(1)
+        uplink = site.port("vm1").ifname
+        for words in damage.format(uplink).split(";"):
+            site.machine.run(f"ip {words}")
+        wait_until(lambda: uplink in site.machine.links())
+        guest.ping(2)

@@ -107,6 +107,7 @@ class PythonGuest(Guest):
         """Ask until the gateway has answered."""
 
         def answered() -> bool:
+            self.announce()  # in place of an answer to whoever asks for its MAC
             self.send(self.to_gateway / IP(src=self.ip, dst=GATEWAY) / ICMP(id=ECHO_ID, seq=number))
             return any(_is_answer(one, number) for one in self.frames())
 
