@@ -6,10 +6,13 @@ import pytest
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Raw
 
+from arcbox_net.dataplane._testing_switch import Lab
 from arcbox_net.dataplane.port_binding import PortBinding
+from arcbox_net.dataplane.switch import Switch
 from tests.support.switch import (
     BROADCAST,
     GATEWAY_MAC,
+    NO_OFFLOAD,
     UPLINK,
     Segment,
     arp,
@@ -103,6 +106,18 @@ def test_a_learned_address_is_not_stolen_and_is_free_when_it_has_aged() -> None:
     assert segment.reason(0, stolen) == "source_mac"
     segment.lab.tick(30)
     assert segment.reaches(0, stolen) == {1}
+
+
+def test_what_is_heard_before_the_first_tick_does_not_age_then() -> None:
+    switch = Switch()
+    lab = Lab(switch, 1)
+    lab.now_ns = 3_600_000_000_000
+    frame = NO_OFFLOAD + bytes(Ether(src=KERNEL_GUEST, dst=BROADCAST) / Raw(bytes(46)))
+    lab.rx(0, [frame])  # not bound yet
+    switch.bind(lab, 0, PortBinding("uplink"))
+    lab.rx(0, [frame])
+    lab.tick(20)
+    assert [entry.mac for entry in switch.fdb(lab, 0)] == [KERNEL_GUEST]
 
 
 def test_an_address_that_is_heard_does_not_age() -> None:

@@ -74,11 +74,11 @@ cdef void switch_burst(receiver *self, port *source, port_frame *frames, uint32_
     cdef binding *b = &s.bindings[source.number]
     cdef uint16_t to[BURST_MAX]
     cdef uint32_t i
-    s.owner = source.owner
-    learning_hear(s)
     if not binding_is_of(b, source):
         port_drop(source, PORT_DROP_SOURCE_MAC, count)
         return
+    s.owner = source.owner
+    learning_hear(s)
     for i in range(min(count, <uint32_t>AHEAD)):
         abx_prefetch(frames[i].head.data)
     for i in range(count):
