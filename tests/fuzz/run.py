@@ -1,5 +1,7 @@
 """Run a fuzz target under libFuzzer: `python -m tests.fuzz.run TARGET [libFuzzer's options and corpora]`.
 
+`-runs=same` is as many as CI runs of the target.
+
 `make fuzz` loads libFuzzer and the sanitizer's runtime ahead of Python, and puts modules on the path that clang built
 to count what an input reaches. An exception of the target is a crash: libFuzzer saves the input and exits.
 """
@@ -12,12 +14,13 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import SAME_RUNS, TARGETS
 
 
 def main() -> int:
     name, *options = sys.argv[1:]
     target = TARGETS[name]
+    options = [f"-runs={SAME_RUNS[name]}" if word == "-runs=same" else word for word in options]
     # libFuzzer calls itself by these words, through a shell, to merge corpora.
     words = [f"{sys.executable} -m tests.fuzz.run {name}".encode(), *(word.encode() for word in options)]
     argc = ctypes.c_int(len(words))

@@ -1,4 +1,7 @@
-"""What is fuzzed: each target takes any bytes, and raises when something is wrong that they caused."""
+"""What is fuzzed: each target takes any bytes, and raises when something is wrong that they caused.
+
+`SAME_RUNS` are how many inputs CI gives each: about a minute and a half of one core.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable
 from tests.fuzz.conntrack import operate
 from tests.fuzz.framing import split
 from tests.fuzz.nat import translate
+from tests.fuzz.switch import exchange
 from tests.fuzz.vhost_user import converse
 from tests.fuzz.vring import drive
 
@@ -14,6 +18,16 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "conntrack": operate,
     "framing": split,
     "nat": translate,
+    "switch": exchange,
     "vhost_user": converse,
     "vring": drive,
+}
+
+SAME_RUNS = {
+    "conntrack": 160_000,
+    "framing": 800_000,
+    "nat": 50_000,
+    "switch": 30_000,
+    "vhost_user": 70_000,
+    "vring": 75_000,
 }

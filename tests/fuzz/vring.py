@@ -81,27 +81,31 @@ class Session:
         self.rings[read.number() & 1].set_index(read.number(2))
 
     def receive(self, read: Input) -> None:
-        """Receive all that there is, and compare."""
-        device = self.devices[1]
-        expected: list[tuple[bytes, bytes]] = []
-        drops = 0
+        """Receive all that there is, and compare: beside what the port reads, as it has written to the rings before."""
+        told: list[tuple[list[tuple[bytes, bytes]], int, int | None]] = []
         before = sum(self.worker.drops.values())
-        fault: int | None = None
-        count = 0
-        if device is not None and not self.broken:
-            try:
-                count = device.available()
-                for _ in range(count):
-                    try:
-                        expected.append(device.receive())
-                    except Dropped:
-                        drops += 1
-            except BadRing as bad:
-                fault = bad.fault
-        found = [(header, body) for header, body, _ in self.worker.receive()]
-        assert found == expected
+        found = self.worker.receive(before_release=lambda: told.append(self.readable_receive()))
+        ((expected, drops, fault),) = told
+        assert [(header, body) for header, body, _ in found] == expected
         assert sum(self.worker.drops.values()) - before == drops
         self.settle(1, fault)
+
+    def readable_receive(self) -> tuple[list[tuple[bytes, bytes]], int, int | None]:
+        """The frames, how many were dropped, and the fault that ended it."""
+        device = self.devices[1]
+        frames: list[tuple[bytes, bytes]] = []
+        drops = 0
+        if device is None or self.broken:
+            return frames, drops, None
+        try:
+            for _ in range(device.available()):
+                try:
+                    frames.append(device.receive())
+                except Dropped:
+                    drops += 1
+        except BadRing as bad:
+            return frames, drops, bad.fault
+        return frames, drops, None
 
     def send(self, read: Input) -> None:
         """Send one frame, and compare what became of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 GROUP_BIT = 1
+LINK_CONTROL = bytes.fromhex("0180c20000")  # and one octet of which the upper half is 0
 AGE_S = 300
 LEARNED_GUEST_MAX, LEARNED_MAX = 8, 3840
 
@@ -42,7 +43,18 @@ class SwitchModel:
     def send(self, number: int, destination: bytes, source: bytes, ip: bytes, now_s: int) -> set[int]:
         """The ports that get the frame."""
         bound = self.ports.get(number)
-        if bound is None or not self._may_send(number, bound, source, ip, now_s):
+        if (
+            bound is None
+            or not self.heard(number, source, now_s)
+            or (bound.role == "guest" and ip != bound.ip)
+        ):
+            return set()
+        return self.receivers(number, destination)
+
+    def receivers(self, number: int, destination: bytes) -> set[int]:
+        """The ports that get a frame which the port may send."""
+        bound = self.ports[number]
+        if destination.startswith(LINK_CONTROL) and destination[5] < 0x10:
             return set()
         if destination[0] & GROUP_BIT:
             to = set(self.ports)
@@ -55,10 +67,12 @@ class SwitchModel:
             if n != number and n in self.ports and not (bound.isolated and self.ports[n].isolated)
         }
 
-    def _may_send(self, number: int, bound: Bound, source: bytes, ip: bytes, now_s: int) -> bool:
+    def heard(self, number: int, source: bytes, now_s: int) -> bool:
+        """Whether the port may send from *source*, which it has from then on."""
+        bound = self.ports[number]
         guest = bound.role == "guest"
         if guest and bound.mac is not None:
-            return source == bound.mac and ip == bound.ip
+            return source == bound.mac
         if source[0] & GROUP_BIT or not any(source):
             return False
         owner = self._owner(source)
@@ -72,7 +86,7 @@ class SwitchModel:
             return False
         elif source in self.learned:
             self.learned[source] = number, now_s
-        return not guest or ip == bound.ip
+        return True
 
     def age(self, now_s: int) -> None:
         self.learned = {mac: at for mac, at in self.learned.items() if now_s - at[1] < AGE_S}
