@@ -9,7 +9,7 @@ COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 BENCH_PARTS := $(addprefix bench/,common.py contenders.py ends.py report.py rootless_tables.py dataplane/slices.py)
 BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py bench/ports/*.py))))
 
-.PHONY: demo test fast e2e lint bench asan tsan fuzz build clean
+.PHONY: demo test fast e2e lint bench asan tsan fuzz fuzz-same fuzz-build build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -47,14 +47,19 @@ asan: build
 tsan: build  ## threads on the packet pool and the ring, and workers, under ThreadSanitizer
 	scripts/tsan $(BIN)
 
-FUZZ_TARGETS ?= conntrack framing nat vhost_user vring
+FUZZ_TARGETS ?= conntrack framing nat switch vhost_user vring
 FUZZED := arcbox_net.dataplane arcbox_net.memory arcbox_net.ports arcbox_net.wire
 ABX_FUZZ_SECONDS ?= 120
 
-fuzz: build/fuzz/libfuzzer.so build  ## each of FUZZ_TARGETS for ABX_FUZZ_SECONDS, all at once
+fuzz: fuzz-build  ## each of FUZZ_TARGETS for ABX_FUZZ_SECONDS
+	scripts/fuzz $(ABX_FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+fuzz-same: fuzz-build  ## each of FUZZ_TARGETS with inputs that are the same each time
+	scripts/fuzz same $(FUZZ_TARGETS)
+
+fuzz-build: build/fuzz/libfuzzer.so build
 	CC=clang LDSHARED='clang -shared' ARCBOX_BUILD=fuzz ARCBOX_MODULES='$(FUZZED)' \
 	$(BIN)/python setup.py -q build --build-base build/fuzz --build-lib build/fuzz/lib
-	scripts/fuzz $(ABX_FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 build/fuzz/libfuzzer.so:
 	@scripts/system-packages fuzz
@@ -68,7 +73,7 @@ $(VENV)/.stamp-install: pyproject.toml
 	@scripts/system-packages build
 	@$(PYTHON) scripts/check_python.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python scripts/build_requires.py | $(PIP) install -q -r /dev/stdin
+	$(BIN)/python scripts/requires.py | $(PIP) install -q -r /dev/stdin
 	$(PIP) install -q --no-build-isolation -e '.[test]'
 	@touch $@
 
@@ -78,7 +83,7 @@ $(VENV)/.stamp-build: $(VENV)/.stamp-install setup.py $(COMPILED)
 	@touch $@
 
 $(VENV)/.stamp-lint: $(VENV)/.stamp-install
-	$(PIP) install -q --no-build-isolation -e '.[test,lint]'
+	$(BIN)/python scripts/requires.py lint | $(PIP) install -q -r /dev/stdin
 	@touch $@
 
 clean:
