@@ -105,6 +105,9 @@ def connect_pair(
 def test_g5_a_guest_with_many_ipv6_addresses_has_the_share_of_one(site: Rootless) -> None:
     site.user.run(["prlimit", "--nofile=1024:1024", str(CLI), "up", "dev"])
     greedy, modest = site.guest("greedy"), site.guest("modest")
+    for guest in (greedy, modest):
+        guest.ip6()
+        wait_until(lambda who=guest: "default" in who.run("ip -6 route").stdout, timeout=15)
     first = greedy.ip6()
     more = [str(ip_address(first) + step) for step in (0x1000, 0x2000, 0x3000)]
     for address in more:
@@ -118,7 +121,6 @@ def test_g5_a_guest_with_many_ipv6_addresses_has_the_share_of_one(site: Rootless
                     stack.callback(connection.close)
                     made += 1
         assert 100 < made < 1024 / 3
-        modest.ip6()
         for connection in (connect(modest, WORLD6, 80, timeout=10) for _ in range(100)):
             stack.callback(connection.close)
 
