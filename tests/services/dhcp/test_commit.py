@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 import pytest
 
 from arcbox_net.errors import StateError
+from arcbox_net.network.state import State
 from arcbox_net.services.dhcp.commit import GATHER_S, GROUP_MAX, LeaseWriter
+from arcbox_net.services.dhcp.messages import REQUEST
 from arcbox_net.services.dhcp.records import LeaseChange
-from tests.services.dhcp.site import MAC_A, Site, ip, mac
+from arcbox_net.services.dhcp.server import Decision
+from tests.services.dhcp.site import MAC_A, SERVER_ID, Site, ip, mac, request
 
 
 class Disk:
@@ -128,6 +133,32 @@ def test_a_group_has_a_limit() -> None:
         await writer.close()
 
     asyncio.run(scenario())
+
+
+def test_d21_a_thousand_clients_at_once_are_durable_after_two_writes(tmp_path: Path) -> None:
+    site = Site(
+        subnet=IPv4Network("192.168.64.0/22"),
+        pool=(IPv4Address("192.168.64.2"), IPv4Address("192.168.67.254")),
+    )
+    state = State.open(tmp_path / "leases.db")
+
+    def select(number: int) -> Decision:
+        offer = site.send(request(1, chaddr=mac(number)))
+        assert offer is not None
+        chosen = request(REQUEST, chaddr=mac(number), wanted=offer.ip, server_id=SERVER_ID)
+        return site.server.handle(chosen, mac(number), None, site.now)
+
+    async def scenario() -> None:
+        writer = LeaseWriter(site.table, state)
+        await asyncio.gather(*(writer.commit(select(number).changes) for number in range(1000)))
+        assert writer.groups == -(-1000 // GROUP_MAX)
+        await writer.close()
+
+    asyncio.run(scenario())
+    state.close()
+    kept = State.open(tmp_path / "leases.db")
+    assert {lease.mac for lease in kept.leases()} == {mac(number) for number in range(1000)}
+    kept.close()
 
 
 def test_a_listener_that_fails_keeps_no_answer_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
