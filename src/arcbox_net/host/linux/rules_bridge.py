@@ -8,6 +8,7 @@ from arcbox_net.host.linux.rule_elements import merge, port_elements
 from arcbox_net.host.plan import FirewallPlan, port_prefix, uplink_ifname
 
 BROADCASTS_PER_S_MAX = 1000
+UNICAST = "meta pkttype != 1-2"  # neither broadcast nor multicast, by one comparison
 
 
 def port_wildcard(network: str) -> str:
@@ -19,7 +20,6 @@ def bridge_table(plan: FirewallPlan) -> str:
     any_address = plan.subnet is None
     elements = merge(port_elements(port, any_address=any_address) for port in plan.ports)
     ports = f'iifname "{port_wildcard(plan.network)}"'
-    unicast = f"{ports} meta pkttype != broadcast meta pkttype != multicast"
     return table(
         "bridge",
         plan.network,
@@ -61,12 +61,13 @@ def bridge_table(plan: FirewallPlan) -> str:
             *rules_neighbour.sets(plan),
             chain(
                 "prerouting",
-                # The one rule that most frames meet: unicast IPv4 with the sender's own addresses. The first 16 bits
-                # of a transport header are the source port, the next 16 the destination: what may be DHCP is looked
-                # at below. Ranges, because nft makes one comparison of two "!=" side by side: of both ports at once.
-                f"{unicast} ether type ip @th,0,16 != 67-68 @th,16,16 != 67-68 "
+                # The one rule that most frames meet: unicast IPv4 with the sender's own addresses, which name the port
+                # as well. The first 16 bits of a transport header are the source port, the next 16 the destination:
+                # what may be DHCP is looked at below. One is a range, because nft makes one comparison of two "!=":
+                # of both ports at once.
+                f"ether type ip @th,0,16 != 67 {UNICAST} @th,16,16 != 67-68 "
                 "iifname . ether saddr . ip saddr @addresses accept",
-                f"{unicast} {rules_neighbour.KNOWN_SPEAKER}" if plan.subnet6 is not None else "",
+                f"{UNICAST} {rules_neighbour.KNOWN_SPEAKER}" if plan.subnet6 is not None else "",
                 f"{ports} goto from_guest",
                 hook="filter hook prerouting priority filter",
             ),
