@@ -6,7 +6,14 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from arcbox_net.errors import ConfigError, ForwardNotFound, HostPortInUse, KernelError, PermissionDenied
+from arcbox_net.errors import (
+    ConfigError,
+    ForwardExists,
+    ForwardNotFound,
+    HostPortInUse,
+    KernelError,
+    PermissionDenied,
+)
 from arcbox_net.recipes.port_forward import CLIENTS_OWN, GATEWAYS, Forward, PortForwards
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import parse_forward
@@ -16,6 +23,8 @@ GUEST = IPv4Address("192.168.64.2")
 
 class Firewall:
     """Elements of the kernel's map, in a set. `refuses`: the kernel takes no change."""
+
+    network = "dev"
 
     def __init__(self):
         self.elements = set()
@@ -78,6 +87,14 @@ def is_free(port, kind=socket.SOCK_STREAM):
         except OSError:
             return False
     return True
+
+
+def test_forward_of_a_port_that_is_forwarded_names_the_command_that_frees_it(forwards):
+    port = free_ports()
+    forwards.add(parse_forward(f"{port}:80"), GUEST)
+    with pytest.raises(ForwardExists) as refused:
+        forwards.add(parse_forward(f"{port}:81"), GUEST)
+    assert refused.value.fix == f"remove it first: arcbox-net forward rm dev 127.0.0.1:{port}:80/tcp"
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

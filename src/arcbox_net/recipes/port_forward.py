@@ -148,7 +148,7 @@ class PortForwards:
             if rule.overlaps(other):
                 raise ForwardExists(
                     f"{rule}: {other} already forwards that host port",
-                    fix=f"remove it first: forward rm NETWORK {other}",
+                    fix=f"remove it first: arcbox-net forward rm {self._firewall.network} {other}",
                     rule=str(rule),
                     existing=str(other),
                 )
