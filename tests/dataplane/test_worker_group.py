@@ -196,3 +196,19 @@ def test_a_port_in_every_worker_is_one_to_who_counts() -> None:
         guest.put([l2(8, 1)])
         eventually(lambda: PortDrop.PORT_DROP_NOWHERE in group.counters()[number].drops)
     pool.close()
+
+
+def test_frames_on_their_way_to_a_port_that_goes_are_not_its_successors() -> None:
+    pool = PacketPool(1024, 0)
+    ports = [TestingPort(pool) for _ in range(2)]
+    successor = TestingPort(pool)
+    with linked(pool, *ports) as (group, (here, there)):
+        home = group.home(there)
+        with home.paused():
+            ports[0].put(numbered(10))
+            eventually(lambda: group.home(here).counters()[there].tx_frames == 10)
+            group.remove(there)
+            assert group.add(successor, home=1) == there
+        ports[0].put(numbered(11)[10:])
+        assert collect(successor, 1) == numbered(11)[10:]
+        assert successor.taken() == []

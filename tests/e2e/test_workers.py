@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ GATEWAY = "192.168.64.1"
 UP = "up dev --workers 3"
 PINGS = 100
 BYTES = 4 << 20
+FLOOD = 2_000
 
 
 def attach(world: Machine, name: str, folder: Path) -> dict[str, Any]:
@@ -69,6 +71,16 @@ def test_guests_of_three_workers_reach_each_other_and_out_and_are_counted(
         assert counted(world)["b"]["rx_bytes"] > BYTES
     world.cli("down dev")
     assert world.ours() == {"links": [], "tables": []}
+
+
+def test_g5_flood_across_workers_breaks_no_connection_of_others(world: Machine, tmp_path: Path) -> None:
+    with three_guests(world, tmp_path) as (flooder, other, target):
+        flooder.popen(["ping", "-f", "-q", "-s", "1400", target.ip], stdout=subprocess.DEVNULL)
+        wait_until(lambda: counted(world)["a"]["tx_packets"] > FLOOD)
+        transfer(other, target, target.ip, BYTES)
+        assert reaches(other, world.world_ip)
+        before = counted(world)["a"]["tx_packets"]
+        wait_until(lambda: counted(world)["a"]["tx_packets"] > before)
 
 
 def test_guests_come_and_go_while_others_talk_across_workers(world: Machine, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ cdef void _tx_burst(port *self, port_frame **frames, uint32_t count) noexcept no
         copy = frame_copy(self.owner.buffers, frames[i])
         if copy == NULL:
             port_drop(self, PORT_DROP_POOL, 1)
-        elif queue_put(p.leaving, self.owner.buffers, copy, frames[i], self.number):
+        elif queue_put(p.leaving, self.owner.buffers, copy, frames[i], self.number, 0):
             port_sent(self, 1, frames[i].size)
         else:
             port_drop(self, PORT_DROP_FULL, 1)
@@ -212,7 +212,7 @@ cdef class TestingPort(Port):
             rest.iov_len = f.size = <uint32_t>source.shape[0] - ahead
             copy = frame_copy(self.pool.own, &f)
             assert copy != NULL, "no buffer left"
-            if not queue_put(self.arriving.producer, self.pool.own, copy, &f, 0):
+            if not queue_put(self.arriving.producer, self.pool.own, copy, &f, 0, 0):
                 break
             done += 1
         ring_wake(self.arriving.producer)

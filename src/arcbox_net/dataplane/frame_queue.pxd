@@ -13,13 +13,15 @@ from arcbox_net.memory.pool cimport (
 from arcbox_net.memory.ring cimport ring_dequeue_burst, ring_end, ring_enqueue_burst
 
 cdef enum:
-    QUEUED_FRAME_BYTES = 16
+    QUEUED_FRAME_BYTES = 32
 
 cdef struct queued_frame:  # an item of the ring
     uint64_t offset  # of the frame in the pool's memory; its virtio-net header is ahead
     uint32_t size
     uint16_t from_port
     uint16_t to_port
+    uint32_t generation  # of the port that it is for: its number may be another's when it arrives
+    uint32_t gap[3]
 
 
 cdef inline uint8_t *frame_copy(pool_cache *cache, const port_frame *f) noexcept nogil:
@@ -38,12 +40,15 @@ cdef inline uint8_t *frame_copy(pool_cache *cache, const port_frame *f) noexcept
 
 
 cdef inline bint queue_put(
-    ring_end *ring, pool_cache *cache, uint8_t *copy, const port_frame *f, uint16_t to
+    ring_end *ring, pool_cache *cache, uint8_t *copy, const port_frame *f, uint16_t to, uint32_t generation
 ) noexcept nogil:
     """Send a `frame_copy`; it is released if the ring is full."""
-    cdef queued_frame item = queued_frame(
-        offset=<uint64_t>(copy - cache.pool.base), size=f.size, from_port=f.from_port, to_port=to
-    )
+    cdef queued_frame item
+    item.offset = <uint64_t>(copy - cache.pool.base)
+    item.size = f.size
+    item.from_port = f.from_port
+    item.to_port = to
+    item.generation = generation
     if ring_enqueue_burst(ring, <const uint8_t *>&item, 1):
         return True
     pool_release(cache, copy)

@@ -1,6 +1,6 @@
 """From one worker to another: see link.pyx."""
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint32_t
 
 from arcbox_net.dataplane.frame_queue cimport queued_frame
 from arcbox_net.dataplane.port cimport Port, Receiver, port
@@ -11,6 +11,7 @@ from arcbox_net.memory.ring cimport LockFreeRing, ring_end
 cdef struct link_port:
     port base
     ring_end *leaving
+    uint32_t generation  # of the port that it stands for, in its worker
 
 cdef struct link_end:
     port base

@@ -34,6 +34,7 @@ cdef void _release_nothing(port *self, port_frame *frames, uint32_t count) noexc
 
 
 cdef void _tx_burst(port *self, port_frame **frames, uint32_t count) noexcept nogil:
+    cdef const link_port *link = <const link_port *>self
     cdef pool_cache *buffers = self.owner.buffers
     cdef uint64_t frame_bytes = 0
     cdef uint32_t sent = 0
@@ -43,7 +44,7 @@ cdef void _tx_burst(port *self, port_frame **frames, uint32_t count) noexcept no
         copy = frame_copy(buffers, frames[i])
         if copy == NULL:
             port_drop(self, PORT_DROP_POOL, 1)
-        elif queue_put((<link_port *>self).leaving, buffers, copy, frames[i], self.number):
+        elif queue_put(link.leaving, buffers, copy, frames[i], self.number, link.generation):
             sent += 1
             frame_bytes += frames[i].size
         else:
@@ -100,11 +101,11 @@ cdef void _deliver(receiver *self, port *source, port_frame *frames, uint32_t co
     cdef port *destination
     while first < count:
         end = first
-        while end < count and items[end].to_port == items[first].to_port:
+        while end < count and items[end].generation == items[first].generation:
             run[end - first] = &frames[end]
             end += 1
         destination = source.owner.ports[items[first].to_port]
-        if destination == NULL or destination.ops == &PORT_OPS:  # it has just gone, or moved
+        if destination == NULL or destination.generation != items[first].generation:  # it has just gone
             port_drop(source, PORT_DROP_NOWHERE, end - first)
         else:
             port_send(destination, run, end - first)
@@ -140,7 +141,7 @@ cdef class Link:
 
 
 cdef class LinkPort(Port):
-    """In the worker that *link* leaves, in place of the port *stands_for* of the worker that it leads to."""
+    """In the worker that *link* leaves, in place of the port *stands_for*, which is in the worker that it leads to."""
 
     def __cinit__(self, Link link not None, Port stands_for not None):
         cdef link_port *made = <link_port *>calloc(1, sizeof(link_port))
@@ -153,6 +154,7 @@ cdef class LinkPort(Port):
         made.base.flags = PORT_UP
         made.base.takes = TAKES_CSUM | TAKES_TSO4 | TAKES_TSO6 | TAKES_ECN | TAKES_USO
         made.base.frame_max = stands_for.base.frame_max
+        made.generation = stands_for.base.generation
 
 
 cdef class LinkEnd(Port):
