@@ -43,6 +43,7 @@ CASES = [
     (65_536, FRAMES, 40.0),
     (1_000_000, FRAMES, 20.0),
 ]  # flows, frames, target in Mpps
+COLUMNS = ("mpps", "inbound_mpps", "ns", "copy_ns", "touch_ns", "empty_loops")
 NEW_TARGET_M_S, CALL_TARGET_NS, EXPIRE_TARGET_MS, FLOW_TARGET_BYTES = 5.0, 2000.0, 2.0, 160
 START_NS = 10**12
 # By the next of these all flows of the one before have run out, and no port is on hold.
@@ -123,7 +124,12 @@ class Established:
             found["inbound_ns"].append(self.slice(Direction.INBOUND))
             traffic.restore()
         medians = {name: statistics.median(values) / traffic.count for name, values in found.items()}
-        return {**medians, "mpps": 1e3 / medians["ns"], "inbound_mpps": 1e3 / medians["inbound_ns"]}
+        return {
+            **medians,
+            "mpps": 1e3 / medians["ns"],
+            "inbound_mpps": 1e3 / medians["inbound_ns"],
+            "empty_loops": medians["ns"] / medians["touch_ns"],
+        }
 
     def slice(self, direction: Direction) -> int:
         took, passed = self.traffic.translate(self.nat, direction, START_NS)
@@ -231,11 +237,19 @@ def measured(payload: dict[str, object], pool: PacketPool, rounds: int) -> None:
 
 def tables(by_flows: dict[str, dict[str, list[Round]]], others: dict[str, list[Round]]) -> str:
     first = table(
-        ["flows, frames", "Mpps outbound", "Mpps inbound", "ns a frame", "copy ns", "empty loop ns"],
+        [
+            "flows, frames",
+            "Mpps outbound",
+            "Mpps inbound",
+            "ns a frame",
+            "copy ns",
+            "empty loop ns",
+            "empty loops",
+        ],
         [
             [
                 f"{int(flows):,}, {name}",
-                *(median_cell(found, key) for key in ("mpps", "inbound_mpps", "ns", "copy_ns", "touch_ns")),
+                *(median_cell(found, key) for key in COLUMNS),
             ]
             for flows, ways in by_flows.items()
             for name, found in ways.items()

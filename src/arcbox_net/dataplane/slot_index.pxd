@@ -20,6 +20,7 @@ Theory of operation
 from libc.stdint cimport uint32_t, uint64_t
 
 from arcbox_net.abi.bits cimport abx_multiply_fold_u64, abx_trailing_zeros_u64
+from arcbox_net.abi.lanes cimport abx_lanes_match
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.memory.table cimport table_allocate, table_release
 
@@ -98,12 +99,7 @@ cdef inline uint32_t slot_first(const slot_index *index, uint64_t hash) noexcept
     cdef const uint32_t *slots = &index.slots[slot_home(index, hash)]
     cdef uint32_t distance = 0
     cdef uint32_t entry
-    cdef uint32_t matches = (
-        slot_match(index, hash, slots[0])
-        | slot_match(index, hash, slots[1]) << 1
-        | slot_match(index, hash, slots[2]) << 2
-        | slot_match(index, hash, slots[3]) << 3
-    )
+    cdef uint32_t matches = abx_lanes_match(slots, <uint32_t>hash, ~index.id_mask)
     if matches:
         entry = (slots[abx_trailing_zeros_u64(matches)] & index.id_mask) - 1
         if entry != SLOT_NONE:
@@ -115,7 +111,7 @@ cdef inline uint32_t slot_first(const slot_index *index, uint64_t hash) noexcept
 
 cdef inline uint32_t slot_empties(const uint32_t *slots) noexcept nogil:
     """Which slots of a group are empty, a bit for each."""
-    return (slots[0] == 0) | (slots[1] == 0) << 1 | (slots[2] == 0) << 2 | (slots[3] == 0) << 3
+    return abx_lanes_match(slots, 0, 0xFFFFFFFF)
 
 
 cdef inline void slot_store(slot_index *index, uint32_t at, uint32_t slot) noexcept nogil:
