@@ -15,9 +15,11 @@ from arcbox_net.dataplane._testing_offload import CSUM, ECN, TSO4, TSO6, NotingP
 from tests.support.offload import (
     MSS,
     VNET_BYTES,
-    data_of,
+    interleaved,
+    keeps_flows,
     partial,
     payload,
+    payload_sizes,
     plain,
     super_tcp,
     tcp,
@@ -48,11 +50,6 @@ def joined(frames: list[bytes], takes: int = TAKES, **split: int) -> list[bytes]
     return NotingPort(takes=takes).send(frames, **split)
 
 
-def sizes(frames: list[bytes]) -> list[int]:
-    """Payload of each."""
-    return [len(data_of(Ether(frame[VNET_BYTES:]))) for frame in frames]
-
-
 @pytest.mark.parametrize("v6", [False, True], ids=["ipv4", "ipv6"])
 def test_a_stretch_becomes_what_its_sender_could_have_sent(v6: bool) -> None:
     whole = super_tcp(payload(40_000), v6=v6)
@@ -81,19 +78,19 @@ def test_nothing_is_joined_for_a_port_that_does_not_take_it(takes: int) -> None:
 def test_push_ends_a_stretch() -> None:
     frames = [*stretch(2), *stretch(1, first=2, flags="PA"), *stretch(2, first=3)]
     result = joined(frames)
-    assert sizes(result) == [300, 200]
+    assert payload_sizes(result) == [300, 200]
     assert [Ether(f[VNET_BYTES:])[TCP].flags for f in result] == ["PA", "A"]
 
 
 def test_a_shorter_segment_is_the_last() -> None:
     last = plain(tcp(payload(60), seq=1200, ip={"id": 502}))
     after = plain(tcp(payload(60), seq=1260, ip={"id": 503}))
-    assert sizes(joined([*stretch(2), last, after])) == [260, 60]
+    assert payload_sizes(joined([*stretch(2), last, after])) == [260, 60]
 
 
 def test_a_longer_segment_begins_a_stretch() -> None:
     frames = [*stretch(2), plain(tcp(payload(101), seq=1200, ip={"id": 502}))]
-    assert sizes(joined(frames)) == [200, 101]
+    assert payload_sizes(joined(frames)) == [200, 101]
 
 
 UNLIKE = {
@@ -136,7 +133,7 @@ def test_what_differs_is_not_joined(unlike: dict[str, Any], place: int) -> None:
 def test_flows_are_told_apart(fields: dict[str, Any]) -> None:
     """Each is joined with its own, in whatever order they come."""
     frames = [f for pair in zip(stretch(3), stretch(3, **fields), strict=True) for f in pair]
-    assert sizes(joined(frames)) == [300, 300]
+    assert payload_sizes(joined(frames)) == [300, 300]
 
 
 def test_macs_are_told_apart() -> None:
@@ -149,15 +146,15 @@ def test_identifications_count_only_without_df() -> None:
     again = {"id": 500, "flags": 0}
     frames = [*stretch(1, ip={"flags": 0}), plain(tcp(payload(100), seq=1100, ip=again))]
     assert joined(frames) == frames
-    assert sizes(joined(stretch(2, ip={"flags": 0}))) == [200]
-    assert sizes(joined([stretch(1)[0], plain(tcp(payload(100), seq=1100, ip={"id": 9}))])) == [200]
+    assert payload_sizes(joined(stretch(2, ip={"flags": 0}))) == [200]
+    assert payload_sizes(joined([stretch(1)[0], plain(tcp(payload(100), seq=1100, ip={"id": 9}))])) == [200]
 
 
 def test_a_segment_that_cannot_join_is_not_overtaken() -> None:
     """An acknowledgment without payload, in the middle of its flow's data."""
     bare = plain(tcp(b"", seq=1200, ip={"id": 502}))
     frames = [*stretch(2), bare, *stretch(2, first=2)]
-    assert sizes(joined(frames)) == [200, 0, 200]
+    assert payload_sizes(joined(frames)) == [200, 0, 200]
 
 
 def test_padding_is_no_payload() -> None:
@@ -170,13 +167,13 @@ def test_other_frames_stay_where_they_are() -> None:
     frames = [datagram, *stretch(2), datagram]
     result = joined(frames)
     assert (result[0], result[2]) == (datagram, datagram)
-    assert sizes(result[1:2]) == [200]
+    assert payload_sizes(result[1:2]) == [200]
 
 
 def test_a_super_frame_is_within_what_ip_can_say() -> None:
     frames = stretch(64, size=MSS)
     result = joined(frames)
-    assert sum(sizes(result)) == 64 * MSS
+    assert sum(payload_sizes(result)) == 64 * MSS
     assert [Ether(f[VNET_BYTES:])[IP].len <= 65535 for f in result] == [True, True]
     assert NotingPort().send(result) == frames
 
@@ -191,7 +188,7 @@ def test_pieces_of_all_super_frames_are_bounded() -> None:
     """256 for a burst; what does not find room is sent as it is."""
     frames = [f for n in range(4) for f in stretch(12, size=1000, sport=1000 + n)]
     result = joined(frames, head=130, piece=100)
-    assert sum(sizes(result)) == 48_000
+    assert sum(payload_sizes(result)) == 48_000
     assert len(result) < 48
     assert NotingPort().send(result) == frames
 
@@ -214,14 +211,7 @@ def test_joining_loses_nothing_and_keeps_the_order_of_each_flow(data: st.DataObj
     for flow in flows:
         if order.random() < 0.3:
             order.shuffle(flow)
-    turns = [i for i, flow in enumerate(flows) for _ in flow]
-    order.shuffle(turns)
-    places = [iter(flow) for flow in flows]
-    frames = [next(places[i]) for i in turns]
-    again = NotingPort().send(joined(frames))
-    for flow in flows:
-        assert [frame for frame in again if frame in flow] == flow
-    assert len(again) == len(frames)
+    assert keeps_flows(NotingPort().send(joined(interleaved(flows, order))), flows)
 
 
 @settings(max_examples=40, deadline=None)

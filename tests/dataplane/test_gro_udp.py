@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.l2 import Ether
 
 from arcbox_net.dataplane._testing_offload import CSUM, TSO4, TSO6, USO, NotingPort
-from tests.support.offload import VNET_BYTES, data_of, payload, plain, super_udp, tcp, udp
+from tests.support.offload import (
+    interleaved,
+    keeps_flows,
+    payload,
+    payload_sizes,
+    plain,
+    super_udp,
+    tcp,
+    udp,
+)
 
 TAKES = CSUM | USO
 
@@ -29,17 +37,12 @@ def joined(frames: list[bytes], takes: int = TAKES, **split: int) -> list[bytes]
     return NotingPort(takes=takes).send(frames, **split)
 
 
-def sizes(frames: list[bytes]) -> list[int]:
-    """Payload of each."""
-    return [len(data_of(Ether(frame[VNET_BYTES:]))) for frame in frames]
-
-
 @pytest.mark.parametrize("v6", [False, True], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize(("head", "piece"), [(0, 0), (64, 300)])
 def test_datagrams_of_one_size_become_what_one_send_could_have_sent(v6: bool, head: int, piece: int) -> None:
     whole = super_udp(payload(12_100), 1200, v6=v6)
     cut = NotingPort().send([whole])
-    assert sizes(cut) == [1200] * 10 + [100]
+    assert payload_sizes(cut) == [1200] * 10 + [100]
     assert joined(cut, head=head, piece=piece) == [whole]
 
 
@@ -53,8 +56,8 @@ def test_borders_are_kept() -> None:
     """A shorter datagram is the last of its super-frame, and a longer one begins another."""
     lengths = [100, 100, 60, 100, 100, 101]
     frames = [plain(udp(payload(size), ip={"id": 500 + i})) for i, size in enumerate(lengths)]
-    assert sizes(joined(frames)) == [260, 200, 101]
-    assert sizes(NotingPort().send(joined(frames))) == lengths
+    assert payload_sizes(joined(frames)) == [260, 200, 101]
+    assert payload_sizes(NotingPort().send(joined(frames))) == lengths
 
 
 UNLIKE: dict[str, dict[str, Any]] = {
@@ -86,8 +89,8 @@ def test_padding_is_no_payload() -> None:
 def test_tcp_and_udp_between_the_same_ports_are_two_flows() -> None:
     segments = [plain(tcp(payload(100), seq=1000 + 100 * i, dport=443, ip={"id": 9 + i})) for i in range(2)]
     frames = [f for pair in zip(datagrams(2), segments, strict=True) for f in pair]
-    assert sizes(joined(frames, TAKES | TSO4)) == [200, 200]
-    assert sizes(joined(frames)) == [200, 100, 100]
+    assert payload_sizes(joined(frames, TAKES | TSO4)) == [200, 200]
+    assert payload_sizes(joined(frames)) == [200, 100, 100]
 
 
 @settings(max_examples=40, deadline=None)
@@ -102,11 +105,5 @@ def test_joining_loses_nothing_and_keeps_the_order_of_each_flow(data: st.DataObj
         )
         for flow in range(data.draw(st.integers(1, 5)))
     ]
-    turns = [i for i, flow in enumerate(flows) for _ in flow]
-    random.Random(data.draw(st.integers(0, 99))).shuffle(turns)
-    places = [iter(flow) for flow in flows]
-    frames = [next(places[i]) for i in turns]
-    again = NotingPort().send(joined(frames))
-    for flow in flows:
-        assert [frame for frame in again if frame in flow] == flow
-    assert len(again) == len(frames)
+    frames = interleaved(flows, random.Random(data.draw(st.integers(0, 99))))
+    assert keeps_flows(NotingPort().send(joined(frames)), flows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Iterable
 from typing import Any
@@ -100,6 +101,27 @@ def read_all(frames: Iterable[bytes]) -> list[Packet]:
 
 def data_of(packet: Packet) -> bytes:
     return bytes(packet[_l4(packet)].payload)
+
+
+def payload_sizes(frames: Iterable[bytes]) -> list[int]:
+    """Of each frame behind its virtio-net header."""
+    return [len(data_of(Ether(frame[VNET_BYTES:]))) for frame in frames]
+
+
+def interleaved(flows: Iterable[list[bytes]], order: random.Random) -> list[bytes]:
+    """All frames, each flow's in its order."""
+    flows = list(flows)
+    turns = [i for i, flow in enumerate(flows) for _ in flow]
+    order.shuffle(turns)
+    places = [iter(flow) for flow in flows]
+    return [next(places[i]) for i in turns]
+
+
+def keeps_flows(frames: list[bytes], flows: Iterable[list[bytes]]) -> bool:
+    """Whether *frames* are all of the flows' and nothing else, each flow's in its order."""
+    flows = list(flows)
+    whole = all([frame for frame in frames if frame in flow] == flow for flow in flows)
+    return whole and len(frames) == sum(map(len, flows))
 
 
 def _ether() -> Packet:
