@@ -202,7 +202,7 @@ def calls(pool: PacketPool) -> Round:
 
 
 def run(rounds: int) -> None:
-    payload = {"environment": environment("gcc"), "quiet": quiet_check()}
+    payload: dict[str, object] = {"environment": environment("gcc"), "quiet": quiet_check()}
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with PacketPool(4 * FRAMES, 1, touch=True) as pool:
         measured(payload, pool, rounds)
