@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -54,6 +54,9 @@ def packets(
 
 
 class NatMachine(RuleBasedStateMachine):
+    told: ClassVar[dict[str, Any]] = {}  # of the engine's configuration
+    address_of: ClassVar[dict[str, str]] = {}  # addresses by the ones that the model has for them
+
     @initialize(
         filtering=st.sampled_from(
             ["endpoint-independent", "address-dependent", "address-and-port-dependent"]
@@ -67,11 +70,15 @@ class NatMachine(RuleBasedStateMachine):
         ports_per_guest=st.sampled_from([5, 1000]),
     )
     def start(self, **options: Any) -> None:
-        config = NatEngineConfig(EXTERNAL, port_range=RANGE, l3_offset=0, seed=bytes(32), **options)
+        config = NatEngineConfig(
+            EXTERNAL, port_range=RANGE, l3_offset=0, seed=bytes(32), **options, **self.told
+        )
         self.engine, self.oracle, self.now = NatEngine(config), NatOracle(config), 1000
         self.generations: collections.Counter[Flow] = collections.Counter()
         protocol, external, inside = FORWARD
-        self.engine.add_forward(protocol, external.number, inside.ip, inside.number)
+        self.engine.add_forward(
+            protocol, external.number, self.address_of.get(inside.ip, inside.ip), inside.number
+        )
         self.oracle.forward(protocol, external, inside)
 
     @rule(burst=packets(guests, peers))
@@ -111,16 +118,18 @@ class NatMachine(RuleBasedStateMachine):
         found = []
         for flow in self.engine.flows():
             if flow.opened_by == Direction.OUTBOUND:
-                found.append((flow.protocol, flow.source, flow.reply_destination))
+                found.append((flow.protocol, self.end(flow.source), self.end(flow.reply_destination)))
             else:
-                found.append((flow.protocol, flow.reply_source, flow.destination))
+                found.append((flow.protocol, self.end(flow.reply_source), self.end(flow.destination)))
         assert sorted(found) == known
 
     @invariant()
     def the_same_mappings_are_alive(self) -> None:
         if not hasattr(self, "engine"):
             return
-        found = {(one.protocol, one.inside, one.external) for one in self.engine.mappings()}
+        found = {
+            (one.protocol, self.end(one.inside), self.end(one.external)) for one in self.engine.mappings()
+        }
         for one in self.oracle.mappings:
             if one.alive:
                 assert (one.protocol, one.inside, one.external) in found
@@ -135,10 +144,18 @@ class NatMachine(RuleBasedStateMachine):
         for packet, frame, given, code in zip(burst, frames, before, verdicts, strict=True):
             verdict = Verdict(code)
             if verdict in FORWARDED:
-                judge(packet, self.now, verdict, seen(frame))
+                judge(packet, self.now, verdict, self.seen(frame))
             else:
                 judge(packet, self.now, verdict, None)
                 assert bytes(frame) == given, "a dropped frame is as it was"
+
+    def end(self, seen: tuple[str, int]) -> Endpoint:
+        """An endpoint of the engine's as the model has it."""
+        names = {address: name for name, address in self.address_of.items()}
+        return Endpoint(names.get(seen[0], seen[0]), seen[1])
+
+    def seen(self, frame: bytearray) -> Packet:
+        return seen(frame)
 
     def numbered(self, packet: Packet, direction: Direction) -> Packet:
         """*packet* with its sequence number: a SYN after the end of its connection begins beyond the old ones."""

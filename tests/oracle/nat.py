@@ -180,6 +180,16 @@ class NatOracle:
         mapping.flows.append(flow)
         flow.segment(PEER, packet)
 
+    def error_from_outside(self, quoted: Packet) -> Packet | None:
+        """5508-4: how a guest sees its own packet quoted; None: no flow has that packet, and the error is dropped."""
+        flow = self.flow(quoted.protocol, quoted.destination, external=quoted.source)
+        return flow and quoted.moved(source=flow.mapping.inside)
+
+    def error_from_a_guest(self, quoted: Packet) -> Packet | None:
+        """5508-5: how somebody outside sees its own packet quoted by a guest."""
+        flow = self.flow(quoted.protocol, quoted.source, inside=quoted.destination)
+        return flow and quoted.moved(destination=flow.mapping.external)
+
     def expire(self, now: int) -> None:
         """Forget the flows whose time is over at *now*, the mappings that nobody uses, and the holds that are over."""
         for flow in [one for one in self.flows if now - one.seen > self.timeout(one)]:
