@@ -126,6 +126,8 @@ class Datapath:
         """Close every guest's socket, and remove the uplink."""
         if self._restoring is not None:
             self._restoring.cancel()
+        if self.engine is not None:
+            self.engine.close()
         for port, _ in list(self._guests.values()):
             try:
                 await self.detach(port)

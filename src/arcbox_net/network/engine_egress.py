@@ -8,6 +8,7 @@ while the worker is paused.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -25,6 +26,7 @@ from arcbox_net.dataplane.verdict import Direction
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.host.linux.tap import takes_uso
+from arcbox_net.network.engine_log import REPORT_S, ExhaustionLog
 from arcbox_net.network.messages import FlowInfo
 from arcbox_net.ports.packet import PacketPort
 from arcbox_net.ports.queues import QUEUE_ADD
@@ -59,6 +61,7 @@ class EngineEgress:
         self._uplink = uplink
         self._mac = stable_mac(site.network, f"@engine {uplink.ifname}")
         self._uplink_number = -1
+        self._reporting: asyncio.Task[None] | None = None
         self._is_lost = True
         self._forwards: dict[Dnat, NatForward] = {}
         self._engine = NatEngine(
@@ -90,6 +93,12 @@ class EngineEgress:
                 gateway=self._layout.gateway,
             ),
         )
+        self._reporting = asyncio.get_running_loop().create_task(self._report())
+
+    def close(self) -> None:
+        """Say nothing more in the log."""
+        if self._reporting is not None:
+            self._reporting.cancel()
 
     def restore(self) -> None:
         """Called in the kernel thread: open the uplink if it is not. Raises KernelError, PermissionDenied."""
@@ -121,6 +130,16 @@ class EngineEgress:
                     )
                 except ArcboxNetError as error:  # a flow has the port: tried again with the next change
                     log.error("%s port %d is not forwarded yet: %s", dnat.protocol, dnat.host_port, error)
+
+    async def _report(self) -> None:
+        said = ExhaustionLog()
+        while True:
+            await asyncio.sleep(REPORT_S)
+            with self._worker.paused():
+                stats = self._engine.stats()
+            line = said.line(stats)
+            if line is not None:
+                log.warning("%s: %s", self._uplink.ifname, line)
 
     def flows(self) -> list[FlowInfo]:
         """Guests' flows, the first FLOWS_LISTED_MAX of them."""
