@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arcbox_net.dataplane.verdict import Direction, Verdict
-from tests.support.frames import ACK, ICMP, SYN, echo, ends, tcp, udp
+from tests.support.frames import ACK, ICMP, SYN, Endpoint, echo, ends, tcp, udp
 from tests.support.nat import E2, E3, FORWARDED, A, B, Nat
 
 BUILD = {"udp": udp, "tcp": tcp}
@@ -88,18 +88,49 @@ def test_n4_parity_is_not_kept_when_nobody_asked():
     assert parities == {0, 1}
 
 
-@pytest.mark.parametrize("share", FILLED)
-def test_n11_behaviour_is_the_same_however_full_the_table_is(share):
+def filled(share: float) -> Nat:
+    """An engine with that much of its table in use, as one that was restarted finds it after a while."""
     nat = Nat(conntrack_size=1000, filtering="endpoint-independent")
     opened = 0
     for host, i in itertools.product(range(10), range(100)):
-        if opened >= 1000 * share - 8:
+        if opened >= 1000 * share - 16:
             break
         opened += nat.outbound(udp((guest(host + 10), 2000 + i), (E3, 9))) in FORWARDED
-    externals = {nat.external(udp((A, 50000), peer)) for peer in ((E2, 1), (E2, 2), (E3, 1))}
+    return nat
+
+
+def behaves(nat: Nat, number: int = 50_000) -> Endpoint:
+    """N1, N2, N8 and N9 hold for an endpoint of A; its external one."""
+    externals = {nat.external(udp((A, number), peer)) for peer in ((E2, 1), (E2, 2), (E3, 1))}
     assert len(externals) == 1
     (external,) = externals
-    assert ends(nat.received(udp((E3, 99), external)))[1] == (A, 50000)
+    assert ends(nat.received(udp((E3, 99), external)))[1] == (A, number)
+    assert nat.external(udp((A, number + 1), (E2, 1))).ip == external.ip
+    assert ends(nat.sent(udp((B, 4000), external)))[1] == (A, number)
+    return external
+
+
+@pytest.mark.parametrize("share", FILLED)
+def test_n11_behaviour_is_the_same_however_full_the_table_is(share):
+    behaves(filled(share))
+
+
+@pytest.mark.parametrize("share", FILLED)
+def test_n11_a_reload_changes_nothing_for_those_who_have_flows_nor_for_new_ones(share):
+    nat = filled(share)
+    before = behaves(nat)
+    nat.engine.reconfigure(nat.engine.config)
+    assert behaves(nat) == before
+    behaves(nat, 51_000)
+
+
+@pytest.mark.parametrize("share", FILLED)
+def test_n11_an_engine_that_begins_anew_behaves_as_before(share):
+    nat = filled(share)
+    before = behaves(nat)
+    nat.engine.flush()
+    assert behaves(nat) == before  # its port is on hold, for nobody else
+    behaves(filled(share))
 
 
 def test_n21_ports_are_spread_evenly_over_the_range():

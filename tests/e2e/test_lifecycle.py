@@ -215,6 +215,17 @@ def test_n7_subnet_in_use_is_refused_and_named(machine: Machine, taken: str) -> 
         assert network.status().subnet != "192.168.64.0/24"
 
 
+def test_n7_subnet_that_the_host_joins_later_is_a_conflict_while_it_lasts(machine: Machine) -> None:
+    machine.cli("up dev")
+    machine.run("ip addr add 192.168.64.9/24 dev up0")
+    wait_until(lambda: machine.cli_json("show dev")["state"] == "conflict")
+    (warning,) = machine.cli_json("show dev")["warnings"]
+    assert warning["code"] == "subnet-conflict" and "up0" in warning["message"]
+    machine.run("ip addr del 192.168.64.9/24 dev up0")
+    wait_until(lambda: machine.cli_json("show dev")["state"] == "running")
+    machine.cli("down dev")
+
+
 def test_failed_start_unknown_bridge_leaves_nothing(machine: Machine) -> None:
     machine.run("ip link add br7 type bridge")
     before = machine.snapshot()

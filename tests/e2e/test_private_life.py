@@ -182,7 +182,7 @@ def test_subnet_of_the_hosts_routes_is_not_taken(machine: Machine, user: User) -
     assert "via 203.0.113.1" in done.stderr
 
 
-def test_route_that_comes_later_is_a_warning(machine: Machine, user: User) -> None:
+def test_n7_route_that_comes_later_is_a_warning(machine: Machine, user: User) -> None:
     user.cli("up dev")
     machine.run("ip route add 192.168.64.0/25 via 203.0.113.1")
     wait_until(lambda: user.cli_json("show dev")["state"] == "conflict")

@@ -230,7 +230,7 @@ def test_n12_an_error_leaves_the_endpoint_and_its_peers_alone(bed: EgressBed) ->
         ("fd00:db8:9::2", "prohibit fd00:db8:9::2", errno.EACCES),
     ],
 )
-def test_a_destination_without_a_route_is_told_as_a_router_would(
+def test_i10_a_destination_without_a_route_is_told_as_a_router_would(
     bed: EgressBed, address: str, route: str, expected: int
 ) -> None:
     bed.host.run(f"ip {'-6' if ':' in address else '-4'} route replace {route}")
