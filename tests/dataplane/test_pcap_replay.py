@@ -26,12 +26,15 @@ BURST_MAX = 64
 
 def conversation(guest: str, ttl_out: int, ttl_in: int) -> Iterator[tuple[Direction, Packet]]:
     """A name is asked for, a page is fetched, a host is pinged: by *guest*, whose ports are mapped as they are."""
-    out, back = IP(src=guest, dst=RESOLVER, ttl=ttl_out, id=1), IP(src=RESOLVER, dst=guest, ttl=ttl_in, id=2)
+    out, back = (
+        IP(src=guest, dst=RESOLVER, ttl=ttl_out, id=1, flags="DF"),
+        IP(src=RESOLVER, dst=guest, ttl=ttl_in, id=2),
+    )
     question = DNSQR(qname="example.com")
     yield OUTBOUND, out / UDP(sport=50001, dport=53) / DNS(id=7, qd=question)
     reply = DNS(id=7, qr=1, qd=question, an=DNSRR(rrname="example.com", rdata=E2))
     yield INBOUND, back / UDP(sport=53, dport=50001) / reply
-    out, back = IP(src=guest, dst=E2, ttl=ttl_out, id=3), IP(src=E2, dst=guest, ttl=ttl_in, id=4)
+    out, back = IP(src=guest, dst=E2, ttl=ttl_out, id=3, flags="DF"), IP(src=E2, dst=guest, ttl=ttl_in, id=4)
     sent, got = TCP(sport=50002, dport=80), TCP(sport=80, dport=50002)
     options = [("MSS", 1460), ("SAckOK", b""), ("Timestamp", (1, 0)), ("NOP", None), ("WScale", 7)]
     yield OUTBOUND, out / _at(sent, "S", 100, 0, options=options)

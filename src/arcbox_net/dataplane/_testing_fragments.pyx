@@ -107,7 +107,7 @@ cdef class Stages:
         return fragment_emit(self.out, &self.ids, &f, sender, <Direction>towards, mtu)
 
     def id_next(self, uint32_t source_be, uint32_t destination_be, uint8_t protocol):
-        return fragment_id_next(&self.ids, source_be, destination_be, protocol)
+        return fragment_id_next(&self.ids, source_be, destination_be, protocol, 1)
 
     def refuse(self, bytes data, int towards, int icmp_type, int code, uint32_t rest=0, uint64_t now_ns=0):
         cdef frame f = self._frame(data, b"")

@@ -4,7 +4,7 @@ Fragments get an identification of their own, for behind one external address th
 nothing of each other's (RFC 6864 5.3, RFC 7857 11). Of IPv6 only datagrams that came in fragments are cut.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.emitter cimport emit_packet, emit_share, emitter
@@ -12,10 +12,11 @@ from arcbox_net.dataplane.fragment cimport FRAGMENT_IDS, fragment_id_next, fragm
 from arcbox_net.dataplane.offload cimport offload_is_none, offload_read
 from arcbox_net.dataplane.verdict cimport DROP_TOO_BIG, VERDICT_FRAGMENTED, Direction, Verdict
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES, frame
-from arcbox_net.wire.checksum cimport checksum_add, checksum_store
+from arcbox_net.wire.checksum cimport checksum_add, checksum_apply, checksum_delta16, checksum_store
 from arcbox_net.wire.ipv4 cimport (
-    IPV4_FRAGMENT, IPV4_HEADER_BYTES, IPV4_IDENTIFICATION, IPV4_MF, IPV4_MTU_MIN, IPV4_OPTION_END,
-    IPV4_OPTION_NOP, IPV4_TOTAL_LENGTH, ipv4_destination_be, ipv4_fragment_offset, ipv4_header_size, ipv4_is_fragment,
+    IPV4_CHECKSUM, IPV4_FRAGMENT, IPV4_HEADER_BYTES, IPV4_IDENTIFICATION, IPV4_MF, IPV4_MTU_MIN, IPV4_OPTION_END,
+    IPV4_OPTION_NOP, IPV4_TOTAL_LENGTH, ipv4_destination_be, ipv4_fragment_offset, ipv4_header_size,
+    ipv4_identification_be, ipv4_is_fragment,
     ipv4_more_fragments, ipv4_protocol, ipv4_set_checksum, ipv4_source_be, ipv4_total_length,
 )
 from arcbox_net.wire.ipv6 cimport (
@@ -23,9 +24,10 @@ from arcbox_net.wire.ipv6 cimport (
     IPV6_FRAGMENT_NEXT_HEADER, IPV6_HEADER_BYTES, IPV6_HOP_BY_HOP, IPV6_MF, IPV6_MTU_MIN, IPV6_NEXT_HEADER,
     IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, ipv6_total_length,
 )
-from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16, store_u32
+from arcbox_net.wire.octets cimport load_u16, load_u16_be, store_u16, store_u16_be, store_u32
 from arcbox_net.wire.siphash cimport siphash13
-from arcbox_net.wire.udp cimport PROTOCOL_UDP
+from arcbox_net.wire.tcp cimport tcp_header_size
+from arcbox_net.wire.udp cimport PROTOCOL_UDP, UDP_HEADER_BYTES
 from arcbox_net.wire.virtio_net cimport VIRTIO_GSO_NONE, VIRTIO_NEEDS_CSUM, virtio_net_header
 
 cdef enum:
@@ -75,6 +77,24 @@ cdef Verdict fragment_emit(
     return _emit(e, &c, packet, owner, towards)
 
 
+cdef void fragment_number(fragment_ids *ids, packet *found) noexcept nogil:
+    """Give a translated packet that routers may cut an identification that no other guest's has (RFC 7857 11)."""
+    cdef uint8_t *ip = found.ip
+    cdef uint32_t headers, count = 1
+    cdef uint16_t old_be = ipv4_identification_be(ip)
+    if found.gso:  # its segments count on from its own
+        headers = <uint32_t>(found.l4 - ip) + (tcp_header_size(found.l4) if found.tcp else UDP_HEADER_BYTES)
+        count = (found.size - headers) // max(found.wire_size - headers, <uint32_t>1) + 1
+    store_u16(
+        ip + IPV4_IDENTIFICATION,
+        fragment_id_next(ids, ipv4_source_be(ip), ipv4_destination_be(ip), found.protocol, count),
+    )
+    store_u16_be(
+        ip + IPV4_CHECKSUM,
+        checksum_apply(load_u16_be(ip + IPV4_CHECKSUM), checksum_delta16(old_be, ipv4_identification_be(ip))),
+    )
+
+
 cdef void _cut_ipv4(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) noexcept nogil:
     c.header_size = ipv4_header_size(ip)
     c.size = ipv4_total_length(ip) - c.header_size
@@ -83,7 +103,7 @@ cdef void _cut_ipv4(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) 
     if ipv4_is_fragment(ip):
         c.identification = load_u16(ip + IPV4_IDENTIFICATION)
     else:
-        c.identification = fragment_id_next(ids, ipv4_source_be(ip), ipv4_destination_be(ip), ipv4_protocol(ip))
+        c.identification = fragment_id_next(ids, ipv4_source_be(ip), ipv4_destination_be(ip), ipv4_protocol(ip), 1)
     _fit(c, max(mtu, <uint32_t>IPV4_MTU_MIN))
 
 
@@ -95,7 +115,7 @@ cdef void _cut_ipv6(cut *c, fragment_ids *ids, const uint8_t *ip, uint32_t mtu) 
     c.extension_size = IPV6_FRAGMENT_BYTES
     c.size = ipv6_total_length(ip) - c.header_size
     c.identification = fragment_id_of(
-        ids, siphash13(ids.seed[0], ids.seed[1], ip + IPV6_SOURCE, 2 * IPV6_ADDRESS_BYTES)
+        ids, siphash13(ids.seed[0], ids.seed[1], ip + IPV6_SOURCE, 2 * IPV6_ADDRESS_BYTES), 1
     )
     mtu = max(mtu, <uint32_t>IPV6_MTU_MIN)
     if c.header_size + c.size <= mtu:

@@ -23,7 +23,7 @@ from arcbox_net.dataplane.flow cimport HALF_ATTENTION, HALF_HAIRPIN, HALF_NONE, 
 from arcbox_net.dataplane.mapping cimport mapping_expire
 from arcbox_net.dataplane.nat_ahead cimport opening, opening_begin, openings_prepare
 from arcbox_net.dataplane.nat_slow cimport nat_slow
-from arcbox_net.dataplane.packet cimport PACKET_FLOW, packet, packet_check
+from arcbox_net.dataplane.packet cimport PACKET_FLOW, PACKET_NUMBERED, packet, packet_check
 from arcbox_net.dataplane.pass_flow cimport pass_flow
 from arcbox_net.dataplane.reassembly cimport reassembly_expire
 from arcbox_net.dataplane.unsolicited cimport unsolicited_refuse
@@ -96,7 +96,7 @@ cdef inline uint8_t _finish(
     nat_engine *engine, frame *whole, packet *found, uint8_t kind, Direction direction
 ) noexcept nogil:
     cdef half_flow *half
-    if kind == PACKET_FLOW and found.unusual == 0:
+    if kind == PACKET_FLOW and found.unusual & ~PACKET_NUMBERED == 0:
         found.half = conntrack_verify(
             &engine.flows, found.half, found.hash, found.key_addresses, found.key_rest
         )

@@ -39,6 +39,7 @@ cdef enum:  # what `packet_check` returns, unless it is a drop reason
 cdef enum:  # `packet.unusual`
     PACKET_LAST_HOP = 1  # TTL 0 or 1
     PACKET_TOO_BIG = 2
+    PACKET_NUMBERED = 4  # a guest's that routers may cut: its identification matters, and is ours to choose
 
 cdef struct packet:
     uint64_t key_addresses
@@ -169,6 +170,8 @@ cdef inline uint8_t packet_check(frame *whole, Direction direction, uint32_t mtu
     found.direction = direction
     found.protocol = ipv4_protocol(ip)
     found.unusual = (ipv4_ttl(ip) < 2) | (size > mtu) * PACKET_TOO_BIG
+    if direction == OUTBOUND:
+        found.unusual |= (not ipv4_dont_fragment(ip)) * PACKET_NUMBERED
     found.partial = False
     found.gso = False
     memcpy(&found.key_addresses, ip + IPV4_SOURCE, 8)

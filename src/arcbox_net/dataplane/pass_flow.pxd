@@ -5,7 +5,8 @@ from libc.stdint cimport uint8_t
 from arcbox_net.dataplane.tcp_state cimport flow_track
 from arcbox_net.dataplane.engine_state cimport nat_engine
 from arcbox_net.dataplane.flow cimport HALF_HAIRPIN, half_count, half_flow
-from arcbox_net.dataplane.packet cimport packet
+from arcbox_net.dataplane.fragment cimport fragment_number
+from arcbox_net.dataplane.packet cimport PACKET_NUMBERED, packet
 from arcbox_net.dataplane.rewrite cimport rewrite_flow, rewrite_query
 from arcbox_net.dataplane.verdict cimport VERDICT_FORWARD, VERDICT_HAIRPIN
 from arcbox_net.wire.icmp cimport PROTOCOL_ICMP
@@ -26,6 +27,8 @@ cdef inline uint8_t pass_flow(nat_engine *engine, packet *found, half_flow *half
     cdef uint8_t verdict = track_flow(engine, found, half)
     if verdict == VERDICT_FORWARD:
         rewrite_flow(found, half)
+        if found.unusual & PACKET_NUMBERED:
+            fragment_number(&engine.ids, found)
     return verdict
 
 
@@ -36,6 +39,8 @@ cdef inline uint8_t pass_any(nat_engine *engine, packet *found) noexcept nogil:
     if found.protocol == PROTOCOL_ICMP:
         track_flow(engine, found, half)
         rewrite_query(found, half)
+        if found.unusual & PACKET_NUMBERED:
+            fragment_number(&engine.ids, found)
     else:
         verdict = pass_flow(engine, found, half)
     if verdict == VERDICT_FORWARD and half.flags & HALF_HAIRPIN:
