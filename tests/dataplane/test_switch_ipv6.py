@@ -50,9 +50,28 @@ def test_the_first_to_use_an_address_has_it() -> None:
 def test_the_first_to_probe_an_address_has_it_and_the_second_is_answered() -> None:
     segment = Segment()
     assert segment.reaches(0, probe(0, ip6_of(0))) == ALL
+    segment.lab.tick(40)
     assert segment.reaches(1, probe(1, ip6_of(0))) == {0, 2, UPLINK}
     assert segment.reason(1, multicast(1, ICMPv6ND_NA(tgt=ip6_of(0)))) == "nd"
     assert segment.reaches(0, multicast(0, ICMPv6ND_NA(tgt=ip6_of(0)))) == ALL
+
+
+@pytest.mark.parametrize("address", [ip6_of(9), link_local_of(0)], ids=["chosen", "bound"])
+def test_nobody_else_probes_for_an_address_whose_guest_is_not_sure_of_it_yet(address: str) -> None:
+    segment = Segment()
+    for _ in range(2):  # also when it starts anew, with an address that it has had for long
+        assert segment.reaches(0, probe(0, address)) == ALL
+        segment.lab.tick(29)
+        assert segment.reason(1, probe(1, address)) == "nd"
+        assert segment.reaches(0, probe(0, address)) == ALL
+        segment.lab.tick(40)
+        assert segment.reaches(1, probe(1, address)) == {0, 2, UPLINK}
+
+
+def test_an_address_that_was_used_without_a_probe_may_be_probed_for() -> None:
+    segment = Segment()
+    segment.reaches(0, udp6(0, 1))
+    assert segment.reaches(1, probe(1, ip6_of(0))) == {0, 2, UPLINK}
 
 
 def test_a_guests_link_local_address_is_its_own_before_it_speaks() -> None:

@@ -150,6 +150,18 @@ def test_l5_who_probes_first_has_the_address_and_nobody_can_deny_it(
     assert arrives(alice, unicast(alice, bob, wanted), bob)
 
 
+def test_l5_nobody_else_probes_for_an_address_whose_guest_is_not_sure_of_it_yet(
+    network: Lab, alice: Guest, bob: Guest
+) -> None:
+    carol, address = quiet(network), fresh()
+    assert arrives(alice, discovery(alice, NS, address, source="::"), bob)
+    before = network.drops("probe for an address")
+    assert not arrives(carol, discovery(carol, NS, address, source="::"), bob)
+    assert network.drops("probe for an address") == before + 1
+    assert arrives(alice, discovery(alice, NS, address, source="::"), bob)
+    wait_until(lambda: arrives(carol, discovery(carol, NS, address, source="::"), bob), timeout=10.0)
+
+
 def test_l5_a_probe_for_an_address_in_use_reaches_its_owner_who_may_answer(
     network: Lab, alice: Guest, bob: Guest
 ) -> None:

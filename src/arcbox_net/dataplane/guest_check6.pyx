@@ -3,7 +3,8 @@
 Theory of operation
     Guests choose their addresses (SLAAC, with temporary ones), so nobody can say beforehand whose one is. The first to
     use it has it, for as long as it is used now and then (owners.pxd). A probe for duplicates counts as use: who probes
-    first has the address, and nobody else can answer to deny it. The gateway's are never a guest's, nor any outside
+    first has the address, and nobody else can answer to deny it, nor probe for it until its owner is sure of it, which
+    would be taken for an answer. Later probes pass: the owner answers them. The gateway's are never a guest's, nor any outside
     the network's prefix. Without a prefix, addresses are others' business: only routers and servers are looked for.
 
     Only TCP, UDP and ICMPv6 are let through, behind options at most and all within the frame's head: what is deeper,
@@ -16,7 +17,7 @@ from libc.string cimport memcmp
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
 from arcbox_net.dataplane.binding cimport CLAIM_BURST, CLAIM_INTERVAL_NS, SENDS, binding, within
 from arcbox_net.dataplane.learning cimport tell_owner
-from arcbox_net.dataplane.owners cimport owner, owner_uses, owners_claim, owners_find
+from arcbox_net.dataplane.owners cimport owner, owner_is_tentative, owner_uses, owners_claim, owners_find
 from arcbox_net.dataplane.port cimport PORT_DROP_DHCP, PORT_DROP_ND, PORT_DROP_SHORT, PORT_DROP_SOURCE_IP
 from arcbox_net.dataplane.switch_state cimport switch_network, switch_state
 from arcbox_net.wire.icmp cimport ICMP_HEADER_BYTES, PROTOCOL_ICMPV6, icmp_type
@@ -118,10 +119,16 @@ cdef int _check_source(switch_state *s, binding *b, const uint8_t *ip, uint64_t 
 
 
 cdef bint _may_probe(switch_state *s, binding *b, const uint8_t *target, uint64_t now_ns) noexcept nogil:
-    """Whether a search for duplicates of *target* may pass. For an address that is taken it may: its owner answers."""
-    return _is_gateway(&s.network, target) or owners_find(&s.owners, target) != NULL or _has_target(
-        s, b, target, now_ns
-    )
+    """Whether a search for duplicates of *target* may pass."""
+    cdef owner *one = owners_find(&s.owners, target)
+    if one != NULL and one.port != b.number:
+        return not owner_is_tentative(one, s.now_s)
+    if one == NULL and _is_gateway(&s.network, target):
+        return True
+    if not _has_target(s, b, target, now_ns):
+        return False
+    owners_find(&s.owners, target).probed_s = s.now_s
+    return True
 
 
 cdef bint _has_target(switch_state *s, binding *b, const uint8_t *address, uint64_t now_ns) noexcept nogil:

@@ -2,6 +2,8 @@
 
 Static owners come with a binding. Others lose an address OWNED_FOR_S after they last used it. The limit of each port
 keeps the table from ever being full: nobody can use up what another port may still claim.
+An owner that has just probed for duplicates is not sure of the address yet, and would give it up if it heard another's
+probe (RFC 4862 5.4.3): it is remembered for as long as that may be.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,9 +18,11 @@ cdef enum:
     OWNED_MAX = OWNED_PORT_MAX * PORTS_MAX
     OWNED_FOR_S = 600
     OWNED_STATIC = 0  # as the second in which an address was used
+    TENTATIVE_S = 4  # three whole seconds: one probe is usual, a second after which the address is taken
 
 cdef struct owner:
     uint32_t used_s
+    uint32_t probed_s  # when it last looked for duplicates; 0: never
     uint16_t port
 
 cdef struct owner_table:
@@ -52,3 +56,8 @@ cdef inline bint owner_uses(owner *one, uint32_t now_s) noexcept nogil:
     if one.used_s != OWNED_STATIC:
         one.used_s = now_s
     return news
+
+
+cdef inline bint owner_is_tentative(const owner *one, uint32_t now_s) noexcept nogil:
+    """Whether its node may still be waiting for somebody to say that it has the address."""
+    return one.probed_s != 0 and now_s - one.probed_s < TENTATIVE_S

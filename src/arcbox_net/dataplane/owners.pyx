@@ -35,6 +35,7 @@ cdef bint owners_claim(owner_table *table, const uint8_t *address, uint16_t port
     id = load_u32(<const uint8_t *>&number_be) & ADDRESS_ID_MASK
     table.owners[id].port = port
     table.owners[id].used_s = now_s
+    table.owners[id].probed_s = 0
     table.counts[port] += 1
     return True
 

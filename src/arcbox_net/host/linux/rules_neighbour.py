@@ -3,7 +3,8 @@
 *Theory of operation.* Guests choose their own IPv6 addresses (SLAAC, with temporary ones), so nobody can say
 beforehand whose an address is. The first to use it has it (`owners6`), for as long as it speaks now and then.
 A duplicate address detection counts as use: who probes first gets the address, and nobody can answer to
-deny it. The addresses of the gateway are never a guest's, nor any outside of the network's prefix.
+deny it. Nor can anybody else probe for it until its owner is sure of it (`tentative6`), which RFC 4862, 5.4.3 takes for
+an answer; later probes pass, and are answered by the owner. The addresses of the gateway are never a guest's, nor any outside of the network's prefix.
 
     unicast TCP and UDP of a speaker heard within a minute     accepted by one rule in `prerouting`
     everything else                                            from_guest → ipv6 → [icmpv6_ →] source6
@@ -23,6 +24,7 @@ CLAIMS_PER_MINUTE_MAX = 30
 CLAIMS_BURST_MAX = 64  # a guest with eight temporary addresses on each of some prefixes starts with no more
 OWNED_FOR = "10m"
 SPEAKS_FOR = "1m"
+TENTATIVE_FOR = "3s"  # one probe is usual, a second after which the address is taken
 
 # No extension headers, so that what is looked at is the transport header. Ranges as for IPv4 in rules_bridge.
 _NO_DHCP = "@th,0,16 != 546-547 @th,16,16 != 546-547"
@@ -39,6 +41,7 @@ def sets(plan: FirewallPlan) -> list[str]:
         return []
     return [
         seen("owners6", _OWN, OWNED_FOR, "IPv6 address and the MAC that has it"),
+        seen("tentative6", "typeof @nh,64,128", TENTATIVE_FOR, "IPv6 addresses that their guest has just probed"),
         seen("taken6", "typeof @nh,64,128", OWNED_FOR, "IPv6 addresses that some guest has"),
         seen(
             "speakers6",
@@ -92,13 +95,18 @@ def _ownership(plan: FirewallPlan, subnet: IPv6Network) -> list[str]:
     return [
         chain(
             "unaddressed",
-            f"icmpv6 type nd-neighbor-solicit {_TARGET} . ether saddr @owners6 accept",
-            # A probe for an address that is taken may pass: its owner answers.
-            f"icmpv6 type nd-neighbor-solicit {gateway_target} accept",
-            f"icmpv6 type nd-neighbor-solicit {_TARGET} @taken6 accept",
-            "icmpv6 type nd-neighbor-solicit goto claim_target",
+            "icmpv6 type nd-neighbor-solicit goto probe",
             "icmpv6 type { nd-router-solicit, mld-listener-report, mld-listener-done, mld2-listener-report } accept",
             drop("IPv6 without a source address"),
+        ),
+        chain(
+            "probe",
+            f"{_TARGET} . ether saddr @owners6 update @tentative6 {{ {_TARGET} }} accept",
+            f"{_TARGET} @tentative6 " + drop("probe for an address that its guest is not sure of yet"),
+            # Whoever has it answers.
+            f"{gateway_target} accept",
+            f"{_TARGET} @taken6 accept",
+            "goto claim_target",
         ),
         chain(
             "advert",
@@ -111,7 +119,8 @@ def _ownership(plan: FirewallPlan, subnet: IPv6Network) -> list[str]:
             "claim_target",
             f"{foreign_target} " + drop("ND target is not in this network"),
             _claim_limit(),
-            f"add @taken6 {{ {_TARGET} }} add @owners6 {{ {_TARGET} . ether saddr }} ip6 saddr :: accept",
+            f"add @taken6 {{ {_TARGET} }} add @owners6 {{ {_TARGET} . ether saddr }} ip6 saddr :: "
+            f"update @tentative6 {{ {_TARGET} }} accept",
             f"{_TARGET} . ether saddr @owners6 goto source6",
             drop("too many IPv6 addresses in the network"),
         ),
