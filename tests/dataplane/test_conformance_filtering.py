@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from scapy.layers.inet import ICMP
 
 from arcbox_net.dataplane.verdict import Verdict
 from tests.support.frames import ACK, PSH, SYN, TCP, UDP, ends, icmp, read, tcp, udp
@@ -58,6 +59,17 @@ def test_n9_a_guest_reaches_another_through_its_external_endpoint():
     assert at_b == (B, 5000)
     assert ends(hairpin(nat, udp((B, 5000), of_a))) == (of_b, (A, 4000))
     assert nat.external(udp((A, 4000), (E2, 9))) == of_a, "the hairpin used A's own mapping"
+
+
+def test_l8_isolated_guests_reach_each_other_neither_by_a_mapping_nor_by_a_forward():
+    nat = Nat(filtering=EIF, isolated=True)
+    of_b = nat.external(udp((B, 5000), (E2, 9)))
+    forward = nat.engine.add_forward("tcp", 8080, B, 80)
+    for packet in (udp((A, 4000), of_b), tcp((A, 4000), (EXTERNAL, forward.external_port), SYN, seq=1)):
+        assert nat.outbound(packet) == Verdict.DROP_ISOLATED
+        (told,) = nat.answers()
+        assert (told[ICMP].type, told[ICMP].code) == (3, 13)
+    assert ends(nat.received(udp((E3, 7), of_b))) == ((E3, 7), (B, 5000))
 
 
 @pytest.mark.parametrize("filtering", [ADF, APDF])

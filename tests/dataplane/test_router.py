@@ -107,10 +107,6 @@ def udp_out(source: int = 0, *, dst: str = SERVER, size: int = 8) -> Packet:
     return to_gateway(source, UDP(sport=5000, dport=53) / Raw(bytes(size)), dst=dst)
 
 
-def scan(dst: str) -> Packet:
-    return udp_out(dst=dst)
-
-
 def answer_to(sent: Packet, payload: bytes = b"answer") -> Packet:
     """What the server says to a datagram that left by the uplink."""
     return (
@@ -216,20 +212,51 @@ def test_eight_frames_wait_for_a_neighbour_and_no_more(site: Site) -> None:
     assert len(site.rx(UPLINK, arp_reply(NEXT_HOP, NEXT_HOP_MAC))[UPLINK]) == 8
 
 
-def test_sixty_four_frames_wait_and_no_more(site: Site) -> None:
-    for i in range(10, 18):
+def test_half_of_sixty_four_frames_that_wait_are_one_guests_and_of_the_rest_half_anothers(site: Site) -> None:
+    for i in range(10, 14):
         site.rx(0, *[udp_out(dst=f"203.0.113.{i}", size=n) for n in range(8)])
-    assert site.router.unresolved == (0, 0)
-    site.rx(0, udp_out(dst="203.0.113.18"))
-    assert site.router.unresolved == (1, 0)
+    assert site.lab.drops(0) == {}
+    site.rx(0, udp_out(dst="203.0.113.14"))
+    assert site.lab.drops(0) == {"waiting": 1}
+    for i in range(20, 22):
+        site.rx(1, *[udp_out(1, dst=f"203.0.113.{i}", size=n) for n in range(8)])
+    assert site.lab.drops(1) == {}
+    site.rx(1, udp_out(1, dst="203.0.113.22"))
+    assert site.lab.drops(1) == {"waiting": 1}
+    assert site.router.unresolved == (2, 0)
+    site.rx(UPLINK, arp_reply("203.0.113.10", HOST_MAC))
+    site.rx(1, udp_out(1, dst="203.0.113.22"))
+    assert site.lab.drops(1) == {"waiting": 1}
 
 
-def test_a_guest_that_scans_the_link_does_not_use_up_the_next_hop(site: Site) -> None:
+def scanned(site: Site, source: int, network: int, count: int) -> list[str]:
+    """Which of the first *count* hosts of a prefix are asked for when a guest sends to each of them."""
+    hosts = [f"203.0.{network + i // 256}.{i % 256}" for i in range(1, count + 1)]
+    asked = []
+    for i in range(0, count, 32):
+        found = site.rx(source, *[udp_out(source, dst=host) for host in hosts[i : i + 32]])
+        asked += [one[ARP].pdst for one in found.get(UPLINK, ())]
+    assert asked == hosts[: len(asked)]
+    return asked
+
+
+def test_a_guest_that_scans_the_link_leaves_places_for_others_and_for_the_next_hop(site: Site) -> None:
     site.set_up(f"{EXTERNAL}/16")
-    hosts = [f"203.0.{200 + i // 256}.{i % 256}" for i in range(1, 1026)]
-    asked = [one for i in range(0, 1025, 25) for one in site.rx(0, *map(scan, hosts[i : i + 25]))[UPLINK]]
-    assert [one[ARP].pdst for one in asked] == hosts[:1024]
+    assert len(scanned(site, 0, 200, 513)) == 512
+    assert len(scanned(site, 1, 220, 257)) == 256
     assert [one[ARP].pdst for one in site.rx(0, udp_out())[UPLINK]] == [NEXT_HOP]
+    site.lab.tick(50)  # nobody answered
+    site.lab.take()
+    assert len(scanned(site, 0, 200, 1)) == 1
+
+
+def test_what_waits_for_a_guest_is_sent_when_it_is_heard_by_a_packet_of_its_own(site: Site) -> None:
+    site.resolved().engine.add_forward("udp", 5353, ip_of(1))
+    asks = Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC) / IP(src=SERVER, dst=EXTERNAL) / UDP(sport=4000, dport=5353)
+    site.rx(UPLINK, asks)
+    found = site.rx(1, udp_out(1))
+    assert [one[UDP].dport for one in found[1]] == [5353]
+    assert site.pool.stats()["small"]["held"] == 0
 
 
 def test_who_does_not_answer_is_asked_three_times_a_second_apart(site: Site) -> None:

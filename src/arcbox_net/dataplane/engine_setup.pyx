@@ -114,6 +114,7 @@ cdef int setup_settings(nat_settings *settings, config, const uint64_t *machine_
     settings.exhausted_code = ICMP_PROHIBITED if config.exhausted == "prohibited" else ICMP_HOST_UNREACHABLE
     settings.refuse_unsolicited = config.unsolicited_syn == "refuse"
     settings.reset_unknown = config.reset_unknown
+    settings.isolated = config.isolated
     return 0
 
 

@@ -45,6 +45,7 @@ cdef struct nat_settings:
     uint8_t exhausted_code  # of ICMP 3, when no flow or port is left
     bint refuse_unsolicited  # RFC 5382 REQ-4: ICMP 3/3 after 6 s
     bint reset_unknown
+    bint isolated  # guests do not reach each other by external addresses either
 
 cdef struct nat_engine:
     nat_settings settings

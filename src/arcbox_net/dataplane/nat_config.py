@@ -103,6 +103,7 @@ class NatEngineConfig:
         "prohibited"  # ICMP 3/13 when no flow or port is left (RFC 5508 REQ-8), or 3/1 (RFC 6888)
     )
     reset_unknown: bool = True  # answer a guest's segment of an unknown TCP connection with RST
+    isolated: bool = False  # no hairpin: a guest reaches no other by an external address, not even a forward
     l3_offset: int = 14  # of translate()'s plain buffers: 14 for Ethernet frames, 0 for IP packets
     seed: bytes | None = None  # 32 bytes, for tests that repeat; from the system's generator when None
 

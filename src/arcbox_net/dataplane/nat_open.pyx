@@ -33,12 +33,12 @@ from arcbox_net.dataplane.mapping cimport (
 from arcbox_net.dataplane.packet cimport packet
 from arcbox_net.dataplane.unsolicited cimport unsolicited_forget, unsolicited_note
 from arcbox_net.dataplane.verdict cimport (
-    DROP_BAD_L4, DROP_FILTERED, DROP_FLOWS_FULL, DROP_GUEST_ADDRESSES, DROP_GUEST_FLOWS, DROP_MAPPINGS_FULL,
-    DROP_MARTIAN, DROP_NO_FLOW, DROP_NO_MAPPING, DROP_PORTS_EXHAUSTED, DROP_UNSOLICITED_SYN, INBOUND, OUTBOUND,
-    VERDICT_FORWARD,
+    DROP_BAD_L4, DROP_FILTERED, DROP_FLOWS_FULL, DROP_GUEST_ADDRESSES, DROP_GUEST_FLOWS, DROP_ISOLATED,
+    DROP_MAPPINGS_FULL, DROP_MARTIAN, DROP_NO_FLOW, DROP_NO_MAPPING, DROP_PORTS_EXHAUSTED, DROP_UNSOLICITED_SYN, INBOUND,
+    OUTBOUND, VERDICT_FORWARD,
 )
 from arcbox_net.memory.frame cimport frame
-from arcbox_net.wire.icmp cimport ICMP_UNREACHABLE, PROTOCOL_ICMP
+from arcbox_net.wire.icmp cimport ICMP_PROHIBITED, ICMP_UNREACHABLE, PROTOCOL_ICMP
 from arcbox_net.wire.tcp cimport PROTOCOL_TCP, TCP_ACK, TCP_RST, TCP_SYN, tcp_flags
 
 
@@ -87,7 +87,9 @@ cdef uint8_t _open(nat_engine *engine, const frame *whole, packet *found) noexce
         verdict = _open_hairpin(engine, whole, found, source, destination)
     else:
         verdict = _open_outbound(engine, whole, found, source, destination)
-    if _is_exhaustion(verdict):
+    if verdict == DROP_ISOLATED:
+        icmp_refuse(&engine.answers, whole, INBOUND, ICMP_UNREACHABLE, ICMP_PROHIBITED, 0, engine.now_ns)
+    elif _is_exhaustion(verdict):
         # RFC 5508 REQ-8, RFC 6888 REQ-11: tell the guest, and leave those who have flows alone.
         icmp_refuse(
             &engine.answers, whole, INBOUND, ICMP_UNREACHABLE, engine.settings.exhausted_code, 0, engine.now_ns
@@ -174,6 +176,8 @@ cdef uint8_t _open_hairpin(
     cdef endpoint external, inside
     cdef uint32_t own, target, waiting
     cdef uint8_t flags, verdict
+    if engine.settings.isolated:
+        return DROP_ISOLATED
     if found.protocol == PROTOCOL_ICMP:  # RFC 5508 REQ-7: an identifier is no endpoint of a guest
         return DROP_NO_MAPPING
     target = mapping_inbound(&engine.mappings, found.protocol, destination.ip_be, destination.number_be)

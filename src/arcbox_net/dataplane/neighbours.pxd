@@ -10,12 +10,16 @@ Theory of operation
     FIXED      given    control takes it away
 
     Who sends asks `neighbour_is_due` ten times a second and sends the requests.
+
+    Each entry is the port's whose frame made it, and counts among its share of the table: a guest that scans a prefix
+    leaves places for what the others seek.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.address_table cimport ADDRESS_ID_MASK, ADDRESS_NONE, address_find, address_table
+from arcbox_net.dataplane.shares cimport shares
 from arcbox_net.wire.ethernet cimport MAC_BYTES
 from arcbox_net.wire.octets cimport load_u32
 
@@ -33,6 +37,7 @@ cdef struct neighbour:
     uint8_t mac[MAC_BYTES]
     uint8_t state
     uint8_t probes  # since it was last heard
+    uint16_t made_by  # a port, or SHARE_NONE
     uint32_t heard_s
     uint32_t used_s
     uint32_t probed_s
@@ -40,15 +45,17 @@ cdef struct neighbour:
 cdef struct neighbour_table:
     address_table addresses
     neighbour *entries  # by the address's number
-    uint32_t neighbours_max
+    uint32_t entries_max
+    shares made  # entries by the port that made them
     uint32_t cursor
 
 
-cdef bint neighbours_init(neighbour_table *table, uint32_t neighbours_max, const uint64_t *seed) noexcept nogil
+cdef bint neighbours_init(
+    neighbour_table *table, uint32_t shared_max, uint32_t reserved, const uint64_t *seed
+) noexcept nogil
 cdef void neighbours_free(neighbour_table *table) noexcept nogil
-cdef neighbour *neighbours_seek(neighbour_table *table, const uint8_t *key, uint32_t now_s) noexcept nogil
-cdef bint neighbours_learn(
-    neighbour_table *table, const uint8_t *key, const uint8_t *mac, uint32_t now_s
+cdef neighbour *neighbours_seek(
+    neighbour_table *table, const uint8_t *key, uint16_t port, uint32_t now_s
 ) noexcept nogil
 cdef bint neighbours_fix(neighbour_table *table, const uint8_t *key, const uint8_t *mac) noexcept nogil
 cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil

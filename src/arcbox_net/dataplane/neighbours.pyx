@@ -1,61 +1,62 @@
 """Neighbours come and go. Theory of operation: neighbours.pxd."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.address_table cimport (
     ADDRESS_ID_MASK, ADDRESS_NONE, address_number, address_release, address_table_free, address_table_init,
     address_take,
 )
+from arcbox_net.dataplane.shares cimport SHARE_NONE, share_give_back, share_take
 from arcbox_net.memory.table cimport table_allocate, table_release
 from arcbox_net.wire.ethernet cimport MAC_BYTES
 from arcbox_net.wire.octets cimport load_u32
 
 
-cdef bint neighbours_init(neighbour_table *table, uint32_t neighbours_max, const uint64_t *seed) noexcept nogil:
-    """An empty table. False without memory; `neighbours_free` is due all the same."""
+cdef bint neighbours_init(
+    neighbour_table *table, uint32_t shared_max, uint32_t reserved, const uint64_t *seed
+) noexcept nogil:
+    """An empty table for *shared_max* entries that ports make, and *reserved* that no port can use up.
+
+    False without memory; `neighbours_free` is due all the same.
+    """
     memset(table, 0, sizeof(neighbour_table))
-    table.neighbours_max = neighbours_max
-    table.entries = <neighbour *>table_allocate(neighbours_max * sizeof(neighbour))
-    return address_table_init(&table.addresses, neighbours_max, seed) and table.entries != NULL
+    table.made.places = shared_max
+    table.entries_max = shared_max + reserved
+    table.entries = <neighbour *>table_allocate(table.entries_max * sizeof(neighbour))
+    return address_table_init(&table.addresses, table.entries_max, seed) and table.entries != NULL
 
 
 cdef void neighbours_free(neighbour_table *table) noexcept nogil:
-    table_release(table.entries, table.neighbours_max * sizeof(neighbour))
+    table_release(table.entries, table.entries_max * sizeof(neighbour))
     table.entries = NULL
     address_table_free(&table.addresses)
 
 
-cdef neighbour *neighbours_seek(neighbour_table *table, const uint8_t *key, uint32_t now_s) noexcept nogil:
-    """A new entry for *key*, which has none; NULL when the table is full."""
-    cdef uint32_t number_be = address_take(&table.addresses, key)
+cdef neighbour *neighbours_seek(
+    neighbour_table *table, const uint8_t *key, uint16_t port, uint32_t now_s
+) noexcept nogil:
+    """A new entry of *port*'s for *key*, which has none; NULL when the table or the port's share of it is full."""
+    cdef uint32_t number_be
     cdef neighbour *one
+    if not share_take(&table.made, port):
+        return NULL
+    number_be = address_take(&table.addresses, key)
     if number_be == ADDRESS_NONE:
+        share_give_back(&table.made, port)
         return NULL
     one = &table.entries[load_u32(<const uint8_t *>&number_be) & ADDRESS_ID_MASK]
     memset(one, 0, sizeof(neighbour))
+    one.made_by = port
     one.used_s = now_s
     return one
-
-
-cdef bint neighbours_learn(
-    neighbour_table *table, const uint8_t *key, const uint8_t *mac, uint32_t now_s
-) noexcept nogil:
-    """*key* was heard from *mac*. False: the table is full."""
-    cdef neighbour *one = neighbours_find(table, key)
-    if one == NULL:
-        one = neighbours_seek(table, key, now_s)
-    if one == NULL:
-        return False
-    neighbour_hear(one, mac, now_s)
-    return True
 
 
 cdef bint neighbours_fix(neighbour_table *table, const uint8_t *key, const uint8_t *mac) noexcept nogil:
     """*key* has *mac*, whatever is heard. False: the table is full."""
     cdef neighbour *one = neighbours_find(table, key)
     if one == NULL:
-        one = neighbours_seek(table, key, 0)
+        one = neighbours_seek(table, key, SHARE_NONE, 0)
     if one == NULL:
         return False
     memcpy(one.mac, mac, MAC_BYTES)
@@ -64,6 +65,7 @@ cdef bint neighbours_fix(neighbour_table *table, const uint8_t *key, const uint8
 
 
 cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil:
+    share_give_back(&table.made, table.entries[id].made_by)
     address_release(&table.addresses, address_number(id))
 
 

@@ -76,6 +76,7 @@ cpdef enum PortDrop:  # why frames were dropped, one counter each
     PORT_DROP_RING  # the ring to another worker was full
     PORT_DROP_DHCP  # a guest that plays DHCP server
     PORT_DROP_EGRESS  # the NAT engine refused it: its own counters say why
+    PORT_DROP_WAITING  # nobody has answered for its next hop yet, and no more of the port's may wait for such
     PORT_DROP_REASONS
 
 cdef struct port_counters:  # in memory that others may map; written by the worker alone, read by anyone at any time

@@ -26,18 +26,18 @@ from libc.string cimport memcpy
 from arcbox_net.dataplane.nat cimport nat_burst, nat_expire
 from arcbox_net.dataplane.neighbours cimport (
     neighbour_is_due, neighbour_is_over, neighbour_key4, neighbours_forget, neighbours_free, neighbours_init,
-    neighbours_learn,
 )
 from arcbox_net.dataplane.port cimport (
     FRAME_BYTES_MAX, PORT_DROP_EGRESS, PORT_DROP_NOWHERE, PORT_DROP_POOL, PORT_DROP_SHORT, PORT_UP, PORTS_MAX,
-    PortDrop, port, port_drop, port_frame, port_message, port_ops, port_sent, receiver,
+    port, port_drop, port_frame, port_message, port_ops, port_sent, receiver,
 )
-from arcbox_net.dataplane.router_ask cimport router_ask, router_hears
-from arcbox_net.dataplane.router_send cimport batch_add, batch_flush, drop_waiting, router_batch
+from arcbox_net.dataplane.router_ask cimport router_ask, router_hears, router_learns
+from arcbox_net.dataplane.router_send cimport batch_add, batch_flush, count_drop, drop_waiting, router_batch
 from arcbox_net.dataplane.router_setup cimport router_message
 from arcbox_net.dataplane.router_state cimport (
     INSIDE_MAX, NEXT_HOPS_MAX, OUTSIDE_MAX, WAITING_MAX, router, router_outside, router_side,
 )
+from arcbox_net.dataplane.shares cimport share_give_back
 from arcbox_net.dataplane.verdict cimport (
     DROP_FIRST, INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_HAIRPIN, Direction,
 )
@@ -133,7 +133,7 @@ cdef inline void _learn_sender(router *r, const port_frame *f) noexcept nogil:
         memcpy(key, ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES)
     else:
         return
-    neighbours_learn(&r.sides[<int>INBOUND].neighbours, key, p + ETHERNET_SOURCE, r.now_s)
+    router_learns(r, INBOUND, key, p + ETHERNET_SOURCE, f.from_port)
 
 
 cdef inline void _burst_add(router *r, router_burst *burst, const port_frame *f) noexcept nogil:
@@ -142,7 +142,7 @@ cdef inline void _burst_add(router *r, router_burst *burst, const port_frame *f)
     whole[0] = f.head
     whole.l3 = ETHERNET_HEADER_BYTES
     if f.rest_count and not _copy(r, burst, whole, f):
-        _count_drop(r, f.from_port, PORT_DROP_POOL)
+        count_drop(r, f.from_port, PORT_DROP_POOL)
         return
     burst.from_port[burst.count] = f.from_port
     burst.count += 1
@@ -179,11 +179,11 @@ cdef void _translate(router *r, router_burst *burst, Direction direction) noexce
     nat_burst(r.engine, burst.frames, burst.count, direction, r.base.owner.now_ns, verdicts)
     for i in range(burst.count):
         if verdicts[i] == VERDICT_FORWARD:
-            batch_add(r, direction, &batches[<int>direction], &burst.frames[i])
+            batch_add(r, direction, &batches[<int>direction], &burst.frames[i], burst.from_port[i])
         elif verdicts[i] == VERDICT_HAIRPIN:
-            batch_add(r, INBOUND, &batches[<int>INBOUND], &burst.frames[i])
+            batch_add(r, INBOUND, &batches[<int>INBOUND], &burst.frames[i], burst.from_port[i])
         elif verdicts[i] >= DROP_FIRST:
-            _count_drop(r, burst.from_port[i], PORT_DROP_EGRESS)
+            count_drop(r, burst.from_port[i], PORT_DROP_EGRESS)
     _send_emitted(r, batches)
     for i in range(burst.copies_count):
         pool_release(r.base.owner.buffers, burst.copies[i])
@@ -195,15 +195,9 @@ cdef void _send_emitted(router *r, router_batch *batches) noexcept nogil:
     cdef Direction towards
     for i in range(r.engine.emitted.count):
         towards = <Direction>r.engine.emitted.towards[i]
-        batch_add(r, towards, &batches[<int>towards], &r.engine.emitted.frames[i])
+        batch_add(r, towards, &batches[<int>towards], &r.engine.emitted.frames[i], r.base.number)
     batch_flush(r, OUTBOUND, &batches[<int>OUTBOUND])
     batch_flush(r, INBOUND, &batches[<int>INBOUND])
-
-
-cdef void _count_drop(router *r, uint16_t number, PortDrop reason) noexcept nogil:
-    """A frame that came from port *number* is dropped."""
-    cdef port *source = r.base.owner.ports[number] if number < PORTS_MAX else NULL
-    port_drop(source if source != NULL else &r.base, reason, 1)
 
 
 cdef int _open(port *self) noexcept nogil:
@@ -265,7 +259,7 @@ cdef void _close(port *self) noexcept nogil:
             if r.sides[towards].waiting[i].data != NULL:
                 pool_release(self.owner.buffers, r.sides[towards].waiting[i].data)
                 r.sides[towards].waiting[i].data = NULL
-        r.sides[towards].waiting_count = 0
+                share_give_back(&r.sides[towards].waiting_shares, r.sides[towards].waiting[i].from_port)
 
 
 cdef port_ops _ops
@@ -301,11 +295,11 @@ cdef class Router(Port):
         self.base.frame_max = FRAME_BYTES_MAX
         self.state.engine = engine._open()
         self.state.uplink = PORTS_MAX - 1
-        self.state.sides[<int>OUTBOUND].neighbours_max = OUTSIDE_MAX
-        self.state.sides[<int>INBOUND].neighbours_max = INSIDE_MAX
+        self.state.sides[<int>OUTBOUND].waiting_shares.places = WAITING_MAX
+        self.state.sides[<int>INBOUND].waiting_shares.places = WAITING_MAX
         if not (
-            neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX + NEXT_HOPS_MAX, seed)
-            and neighbours_init(&self.state.sides[<int>INBOUND].neighbours, INSIDE_MAX, seed)
+            neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX, NEXT_HOPS_MAX, seed)
+            and neighbours_init(&self.state.sides[<int>INBOUND].neighbours, INSIDE_MAX, 0, seed)
         ):
             raise MemoryError
 

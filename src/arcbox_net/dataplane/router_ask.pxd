@@ -1,6 +1,6 @@
 """ARP and neighbour discovery of a router: asking, answering for its own addresses, and hearing answers."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.dataplane.router_state cimport router
 from arcbox_net.dataplane.verdict cimport Direction
@@ -9,4 +9,7 @@ from arcbox_net.dataplane.verdict cimport Direction
 cdef void router_ask(router *r, Direction towards, const uint8_t *key) noexcept nogil
 cdef bint router_hears(
     router *r, Direction towards, const uint8_t *frame, uint32_t size, bint summed
+) noexcept nogil
+cdef void router_learns(
+    router *r, Direction towards, const uint8_t *key, const uint8_t *mac, uint16_t from_port
 ) noexcept nogil

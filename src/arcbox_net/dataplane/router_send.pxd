@@ -1,9 +1,9 @@
 """From translated packets to frames with a MAC address: which way they go, and which have to wait."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from arcbox_net.dataplane.neighbours cimport neighbour
-from arcbox_net.dataplane.port cimport port_frame
+from arcbox_net.dataplane.port cimport PortDrop, port_frame
 from arcbox_net.dataplane.router_state cimport router
 from arcbox_net.dataplane.verdict cimport Direction
 from arcbox_net.memory.frame cimport BURST_MAX, frame
@@ -13,8 +13,11 @@ cdef struct router_batch:  # of frames that go the same way
     port_frame frames[BURST_MAX]
 
 
-cdef void batch_add(router *r, Direction towards, router_batch *batch, const frame *f) noexcept nogil
+cdef void batch_add(
+    router *r, Direction towards, router_batch *batch, const frame *f, uint16_t from_port
+) noexcept nogil
 cdef void batch_flush(router *r, Direction towards, router_batch *batch) noexcept nogil
+cdef void count_drop(router *r, uint16_t from_port, PortDrop reason) noexcept nogil
 cdef void send_waiting(router *r, Direction towards, const neighbour *one) noexcept nogil
 cdef void drop_waiting(router *r, Direction towards, uint32_t id) noexcept nogil
 cdef void router_send_frame(router *r, Direction towards, uint8_t *data, uint32_t size) noexcept nogil

@@ -1,18 +1,21 @@
 """Owns the way out of a router: next hops, MAC addresses, and the frames that wait until somebody answers for them."""
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
 from arcbox_net.dataplane.neighbours cimport (
     NEIGHBOUR_SOUGHT, neighbour, neighbour_is_due, neighbour_key4, neighbours_find, neighbours_seek,
 )
-from arcbox_net.dataplane.port cimport port, port_frame, receiver
+from arcbox_net.dataplane.port cimport (
+    PORT_DROP_NOWHERE, PORT_DROP_WAITING, PORTS_MAX, PortDrop, port, port_drop, port_frame, receiver,
+)
 from arcbox_net.dataplane.port_send cimport port_send
 from arcbox_net.dataplane.router_ask cimport router_ask
 from arcbox_net.dataplane.router_state cimport (
     WAITING_EACH_MAX, WAITING_MAX, router, router_routes, router_side, waiting_frame,
 )
+from arcbox_net.dataplane.shares cimport SHARE_NONE, share_give_back, share_take
 from arcbox_net.dataplane.verdict cimport OUTBOUND, Direction
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES, frame
 from arcbox_net.memory.pool cimport POOL_SMALL, SMALL_FRAME_BYTES, pool_acquire, pool_release
@@ -24,26 +27,33 @@ from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_DESTINATION
 from arcbox_net.wire.neighbour cimport ipv6_is_unspecified
 
 
-cdef void batch_add(router *r, Direction towards, router_batch *batch, const frame *f) noexcept nogil:
+cdef void batch_add(
+    router *r, Direction towards, router_batch *batch, const frame *f, uint16_t from_port
+) noexcept nogil:
     """Send a translated packet with the batch; it may be sent before that is flushed, and lies where it lies by then.
 
     A packet whose next hop is not known yet is copied, and waits. One that has none is dropped and counted.
+    *from_port*: where it came from, whose share of the neighbours and of what waits it takes.
     """
     cdef router_side *side = &r.sides[<int>towards]
     cdef uint8_t key[IPV6_ADDRESS_BYTES]
     cdef neighbour *one
     if not _next_hop(r, towards, f.data + ETHERNET_HEADER_BYTES, key):
         side.unresolved += 1
+        count_drop(r, from_port, PORT_DROP_NOWHERE)
         return
     one = neighbours_find(&side.neighbours, key)
-    if one == NULL and (_is_next_hop(&r.routes, key) or side.neighbours.addresses.count < side.neighbours_max):
-        one = neighbours_seek(&side.neighbours, key, r.now_s)
+    if one == NULL:
+        one = neighbours_seek(
+            &side.neighbours, key, <uint16_t>SHARE_NONE if _is_next_hop(&r.routes, key) else from_port, r.now_s
+        )
     if one == NULL:
         side.unresolved += 1
+        count_drop(r, from_port, PORT_DROP_WAITING)
         return
     one.used_s = r.now_s
     if one.state == NEIGHBOUR_SOUGHT:
-        _wait(r, towards, one, f)
+        _wait(r, towards, one, f, from_port)
         if one.probes == 0 and neighbour_is_due(one, r.now_s):
             router_ask(r, towards, key)
         return
@@ -69,6 +79,12 @@ cdef void batch_flush(router *r, Direction towards, router_batch *batch) noexcep
     batch.count = 0
 
 
+cdef void count_drop(router *r, uint16_t from_port, PortDrop reason) noexcept nogil:
+    """A frame that came from a port is dropped."""
+    cdef port *source = r.base.owner.ports[from_port] if from_port < PORTS_MAX else NULL
+    port_drop(source if source != NULL else &r.base, reason, 1)
+
+
 cdef void send_waiting(router *r, Direction towards, const neighbour *one) noexcept nogil:
     """*one* was heard: send what waited for it."""
     cdef router_side *side = &r.sides[<int>towards]
@@ -78,7 +94,7 @@ cdef void send_waiting(router *r, Direction towards, const neighbour *one) noexc
     cdef frame f
     batch.count = 0
     for i in range(<uint32_t>WAITING_MAX):
-        if side.waiting_count and side.waiting[i].data != NULL and side.waiting[i].neighbour == id:
+        if side.waiting_shares.taken and side.waiting[i].data != NULL and side.waiting[i].neighbour == id:
             _describe(&f, side.waiting[i].data, side.waiting[i].size)
             sent[n] = _take(side, &side.waiting[i])
             n += 1
@@ -182,11 +198,13 @@ cdef uint8_t *_take(router_side *side, waiting_frame *waiting) noexcept nogil:
     """The buffer of a frame that waits no longer."""
     cdef uint8_t *data = waiting.data
     waiting.data = NULL
-    side.waiting_count -= 1
+    share_give_back(&side.waiting_shares, waiting.from_port)
     return data
 
 
-cdef void _wait(router *r, Direction towards, const neighbour *one, const frame *f) noexcept nogil:
+cdef void _wait(
+    router *r, Direction towards, const neighbour *one, const frame *f, uint16_t from_port
+) noexcept nogil:
     """Keep a copy until *one* is heard, if there is room."""
     cdef router_side *side = &r.sides[<int>towards]
     cdef uint32_t i, same = 0, free_at = WAITING_MAX, id = <uint32_t>(one - side.neighbours.entries)
@@ -198,12 +216,16 @@ cdef void _wait(router *r, Direction towards, const neighbour *one, const frame 
             same += 1
     # Large buffers are few, and what is dropped of a connection comes again.
     if free_at < WAITING_MAX and same < WAITING_EACH_MAX and f.size <= SMALL_FRAME_BYTES:
-        data = pool_acquire(r.base.owner.buffers, POOL_SMALL)
+        if share_take(&side.waiting_shares, from_port):
+            data = pool_acquire(r.base.owner.buffers, POOL_SMALL)
+            if data == NULL:
+                share_give_back(&side.waiting_shares, from_port)
     if data == NULL:
         side.unresolved += 1
+        count_drop(r, from_port, PORT_DROP_WAITING)
         return
     memcpy(data - FRAME_VNET_BYTES, f.data - FRAME_VNET_BYTES, FRAME_VNET_BYTES + f.size)
     side.waiting[free_at].data = data
     side.waiting[free_at].size = f.size
     side.waiting[free_at].neighbour = id
-    side.waiting_count += 1
+    side.waiting[free_at].from_port = from_port

@@ -9,6 +9,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from arcbox_net.dataplane.engine_state cimport nat_engine, nat_prefix, nat_prefix6
 from arcbox_net.dataplane.neighbours cimport neighbour_table
 from arcbox_net.dataplane.port cimport port, receiver
+from arcbox_net.dataplane.shares cimport shares
 from arcbox_net.wire.ethernet cimport MAC_BYTES
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 
@@ -24,15 +25,15 @@ cdef struct waiting_frame:
     uint8_t *data  # of a pool's buffer; NULL: the place is free
     uint32_t size
     uint32_t neighbour  # its number
+    uint16_t from_port
 
 cdef struct router_side:
     neighbour_table neighbours
-    uint32_t neighbours_max  # that packets may add: the rest is for next hops, which a guest that scans cannot use up
     uint8_t mac[MAC_BYTES]  # ours
     uint32_t address_be  # of ours, who asks; 0: none of that family
     uint8_t address6[IPV6_ADDRESS_BYTES]
     uint8_t link_local6[IPV6_ADDRESS_BYTES]
-    uint32_t waiting_count
+    shares waiting_shares  # by the port that the frames came from
     waiting_frame waiting[WAITING_MAX]
     uint64_t unresolved  # frames that nobody answered for
 

@@ -39,4 +39,5 @@ cpdef enum Verdict:
     DROP_MAPPINGS_FULL = 42
     DROP_FRAGMENT_DUPLICATE = 43
     DROP_GUEST_ADDRESSES = 44  # of a machine that uses too many at a time
-    VERDICTS = 45
+    DROP_ISOLATED = 45  # from a guest for another, whom the configuration keeps apart
+    VERDICTS = 46

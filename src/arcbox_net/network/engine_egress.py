@@ -71,6 +71,7 @@ class EngineEgress:
                 gateway=str(layout.gateway),
                 mtu=site.config.mtu,
                 uplink_mtu=uplink.mtu,
+                isolated=site.config.isolated,
             )
         )
 
