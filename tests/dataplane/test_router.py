@@ -16,7 +16,7 @@ from arcbox_net.dataplane.engine import NatEngine
 from arcbox_net.dataplane.nat_config import NatEngineConfig
 from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
 from arcbox_net.dataplane.router import Router
-from arcbox_net.dataplane.router_config import RouterConfig
+from arcbox_net.dataplane.router_config import RouterConfig, Way
 from arcbox_net.dataplane.switch import Switch
 from arcbox_net.memory.pool import PacketPool
 from tests.support.switch import (
@@ -33,14 +33,18 @@ from tests.support.switch import (
     udp6,
 )
 
-BRIDGE, ROUTER, UPLINK = 3, 4, 5
+LEG, BRIDGE, ROUTER, UPLINK = 2, 3, 4, 5
+LEG_MAC = "02:00:00:00:02:00"
 UPLINK_MAC, NEXT_HOP_MAC, HOST_MAC = "02:00:00:00:01:00", "02:00:00:00:01:01", "02:00:00:00:01:02"
 EXTERNAL, NEXT_HOP, HOST, SERVER = "203.0.113.5", "203.0.113.1", "203.0.113.9", "198.51.100.1"
 EXTERNAL6, NEXT_HOP6, SERVER6 = "2001:db8:1::5", "2001:db8:1::1", "2001:db8:2::1"
 
 
+METADATA = ("169.254.169.254", "100.100.100.200", "168.63.129.16")  # which the host drops
+
+
 class Site:
-    """Guests on ports 0 and 1, the network's bridge on 3, a router on 4 whose uplink is 5."""
+    """Guests on ports 0 and 1, the network's bridge on 3, a router on 4 whose uplink is 5, and whose leg is 2."""
 
     def __init__(self, pool: PacketPool) -> None:
         self.pool = pool
@@ -52,6 +56,7 @@ class Site:
         self.lab = Lab(switch, 6, pool=pool, frame_max=1514)
         self.lab.place(ROUTER, self.router)
         self.lab.set_sink(UPLINK, self.router.outside)
+        self.lab.set_sink(LEG, self.router.inside)
         for number in (0, 1):
             switch.bind(self.lab, number, guest(number))
         switch.bind(self.lab, BRIDGE, PortBinding("uplink", mac=GATEWAY_MAC))
@@ -76,6 +81,8 @@ class Site:
                 ip_address(NEXT_HOP6),
                 IPv4Address(GATEWAY),
                 GATEWAYS6,
+                LEG,
+                LEG_MAC,
             ),
         )
 
@@ -105,6 +112,13 @@ def to_gateway(source: int, payload: Packet, *, dst: str = SERVER) -> Packet:
 
 def udp_out(source: int = 0, *, dst: str = SERVER, size: int = 8) -> Packet:
     return to_gateway(source, UDP(sport=5000, dport=53) / Raw(bytes(size)), dst=dst)
+
+
+def by_bridge(source: int, payload: Packet, *, dst: str = SERVER) -> Packet:
+    """What a guest with a device of the kernel sent to the gateway, as the bridge leads it to the router."""
+    frame = to_gateway(source, payload, dst=dst)
+    frame.dst = LEG_MAC
+    return frame
 
 
 def answer_to(sent: Packet, payload: bytes = b"answer") -> Packet:
@@ -146,7 +160,9 @@ def test_ipv6_goes_out_and_comes_back(site: Site) -> None:
     assert (came.dst, came[IPv6].dst) == (mac_of(0), ip6_of(0))
 
 
-@pytest.mark.parametrize("dst", [GATEWAY, "192.168.64.200", "192.168.64.255", "224.0.0.5", "255.255.255.255"])
+@pytest.mark.parametrize(
+    "dst", [GATEWAY, "192.168.64.200", "192.168.64.255", "224.0.0.5", "255.255.255.255", *METADATA]
+)
 def test_what_does_not_leave_the_subnet_is_the_bridges(site: Site, dst: str) -> None:
     assert set(site.resolved().rx(0, udp_out(dst=dst))) == {BRIDGE}
 
@@ -252,7 +268,9 @@ def test_a_guest_that_scans_the_link_leaves_places_for_others_and_for_the_next_h
 
 def test_what_waits_for_a_guest_is_sent_when_it_is_heard_by_a_packet_of_its_own(site: Site) -> None:
     site.resolved().engine.add_forward("udp", 5353, ip_of(1))
-    asks = Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC) / IP(src=SERVER, dst=EXTERNAL) / UDP(sport=4000, dport=5353)
+    asks = (
+        Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC) / IP(src=SERVER, dst=EXTERNAL) / UDP(sport=4000, dport=5353)
+    )
     site.rx(UPLINK, asks)
     found = site.rx(1, udp_out(1))
     assert [one[UDP].dport for one in found[1]] == [5353]
@@ -370,6 +388,59 @@ def test_frames_to_others_on_the_uplink_are_not_translated(site: Site, dst: str)
     answer = answer_to(sent)
     answer.dst = dst
     assert site.rx(UPLINK, answer) == {}
+
+
+def test_a_guest_behind_the_leg_is_answered_there(site: Site) -> None:
+    (sent,) = site.resolved().rx(LEG, by_bridge(7, UDP(sport=5000, dport=53)))[UPLINK]
+    assert (sent[IP].src, sent[IP].ttl) == (EXTERNAL, 63)
+    found = site.rx(UPLINK, answer_to(sent))
+    assert set(found) == {LEG}
+    (came,) = found[LEG]
+    assert (came.src, came.dst, came[IP].dst) == (LEG_MAC, mac_of(7), ip_of(7))
+
+
+def test_a_guest_behind_the_leg_that_control_knows_is_not_asked_for(site: Site) -> None:
+    site.resolved().engine.add_forward("udp", 5353, ip_of(7))
+    site.router.set_neighbour(site.lab, ROUTER, ip_of(7), mac_of(7), way=Way.LEG)
+    asks = (
+        Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC) / IP(src=SERVER, dst=EXTERNAL) / UDP(sport=4000, dport=5353)
+    )
+    (came,) = site.rx(UPLINK, asks)[LEG]
+    assert (came.dst, came[UDP].dport) == (mac_of(7), 5353)
+
+
+def test_guests_of_both_kinds_reach_each_other_by_the_external_address(site: Site) -> None:
+    site.resolved()
+    forward = site.engine.add_forward("udp", 7000, ip_of(1), 7001)
+    site.rx(1, udp_out(1))
+    (came,) = site.rx(LEG, by_bridge(7, UDP(sport=9, dport=forward.external_port), dst=EXTERNAL))[1]
+    answer = to_gateway(1, UDP(sport=7001, dport=came[UDP].sport), dst=EXTERNAL)
+    (back,) = site.rx(1, answer)[LEG]
+    assert (back.dst, back[IP].dst, back[UDP].dport) == (mac_of(7), ip_of(7), 9)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Ether(src=mac_of(7), dst=BROADCAST) / ARP(psrc=ip_of(7), pdst=GATEWAY),
+        Ether(src=mac_of(7), dst=LEG_MAC) / ARP(psrc=ip_of(7), pdst=GATEWAY),
+        by_bridge(7, UDP(), dst=ip_of(1)),
+        by_bridge(7, UDP(), dst=GATEWAY),
+        Ether(src=mac_of(7), dst=GATEWAY_MAC) / IP(src=ip_of(7), dst=SERVER) / UDP(),
+    ],
+    ids=["broadcast", "arp", "neighbour", "gateway", "other-mac"],
+)
+def test_what_is_not_to_leave_does_not_pass_the_leg(site: Site, frame: Packet) -> None:
+    assert site.resolved().rx(LEG, frame) == {}
+    assert sum(site.lab.drops(LEG).values()) == 1
+
+
+def test_guests_behind_the_leg_have_shares_of_their_own(site: Site) -> None:
+    for i in range(10, 15):
+        site.rx(LEG, *[by_bridge(7, UDP(), dst=f"203.0.113.{i}") for _ in range(8)])
+    assert site.lab.drops(LEG) == {"waiting": 8}
+    site.rx(LEG, by_bridge(8, UDP(), dst="203.0.113.20"))
+    assert site.lab.drops(LEG) == {"waiting": 8}
 
 
 def test_fragments_wait_in_the_engine_and_go_on(site: Site) -> None:

@@ -8,17 +8,19 @@ import pytest
 
 from tests.e2e.test_sockets import GATEWAY, serve_hello, stream
 from tests.support.guest import Guest
-from tests.support.machine import Machine
+from tests.support.machine import Machine, each_bridge_nf
 from tests.support.netns import wait_until
+from tests.support.peers import http_server
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow]
 EXTERNAL = "203.0.113.9"
+FORWARD = "-p 0.0.0.0:8080:vm1:80"
 
 
 def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_there(
     world: Machine, tmp_path: Path
 ) -> None:
-    options = f"--egress engine --uplink {world.uplink} --external-ip {EXTERNAL} -p 0.0.0.0:8080:vm1:80"
+    options = f"--egress engine --uplink {world.uplink} --external-ip {EXTERNAL} {FORWARD}"
     world.cli(f"up dev {options}")
     path = tmp_path / "vm1.sock"
     info = world.cli_json("attach", "dev", "vm1", "--stream", str(path))
@@ -61,8 +63,32 @@ def test_what_the_engine_cannot_have_is_refused_before_anything_is_made(
     assert world.ours() == {"links": [], "tables": []}
 
 
-def test_guests_on_kernel_devices_are_refused_with_what_to_do(world: Machine) -> None:
-    world.cli(f"up dev --egress engine --uplink {world.uplink} --external-ip {EXTERNAL}")
-    done = world.cli("attach dev vm1 --tap", check=False)
-    assert done.returncode == 2 and "--stream" in done.stderr
+@each_bridge_nf
+@pytest.mark.parametrize("isolated", ["", "--isolated"], ids=["together", "isolated"])
+def test_guests_on_kernel_devices_leave_by_the_engine_and_are_reached_there(
+    world: Machine, bridge_nf: int, isolated: str
+) -> None:
+    world.bridge_netfilter(bridge_nf)
+    world.cli(f"up dev {isolated} --egress engine --uplink {world.uplink} --external-ip {EXTERNAL} {FORWARD}")
+    one, two = world.namespace("one"), world.namespace("two")
+    for name, guest in (("vm1", one), ("vm2", two)):
+        world.cli("attach", "dev", name, "--netns", guest.path)
+    info = {port["name"]: port for port in world.cli_json("show dev")["ports"]}
+    with http_server(one, 80):
+        asked = world.world.run(f"curl -sS --max-time 20 http://{EXTERNAL}:8080/", check=False)
+        assert asked.returncode == 0, asked.stderr  # before the guest itself said a word
+        hairpin = two.run(f"curl -sS --max-time 3 http://{EXTERNAL}:8080/", check=False)
+        assert (hairpin.returncode == 0) == (not isolated)
+    with http_server(world.world, 8000):
+        one.run(f"curl -sS --max-time 20 http://{world.world_ip}:8000/")
+    one.run(f"ping -c 1 -W 5 {world.world_ip}")
+    assert two.run(f"ping -c 1 -W 1 {info['vm1']['ip']}", check=False).returncode == (1 if isolated else 0)
+    assert "ttl=63" in one.run(f"ping -c 1 -W 5 -t 64 {world.world_ip}").stdout
+    assert one.run("ping -c 1 -W 1 169.254.169.254", check=False).returncode != 0
+    flows = world.cli_json("flows dev")
+    assert {flow["guest"] for flow in flows} >= {info["vm1"]["ip"]}
+    world.cli("detach dev vm1")
+    world.cli("detach dev vm2")
+    assert [link for link in world.ours()["links"] if "_" in link] == []
     world.cli("down dev")
+    assert world.ours() == {"links": [], "tables": []}

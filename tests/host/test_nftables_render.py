@@ -85,6 +85,9 @@ PLANS = {
     "nat_empty": dataclasses.replace(NAT, ports=(), dnats=(), redirects=()),
     "host_only": dataclasses.replace(NAT, masquerade=False, dnats=(), redirects=()),
     "isolated": dataclasses.replace(NAT, isolated=True, dnats=(), redirects=()),
+    "engine": dataclasses.replace(
+        NAT, masquerade=False, isolated=True, router_mac="02:00:00:00:02:00", redirects=()
+    ),
     "nat_ipv6": NAT6,
     "host_only_ipv6": dataclasses.replace(NAT6, masquerade=False, isolated=True, dnats=(), redirects=()),
     "relay": dataclasses.replace(RELAY, redirects=()),

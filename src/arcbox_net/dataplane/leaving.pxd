@@ -1,4 +1,8 @@
-"""Which packets to the gateway's MAC leave the subnet, and so are the router's: the rest is for the gateway itself."""
+"""Which packets to the gateway's MAC leave the subnet, and so are the router's: the rest is for the gateway itself.
+
+Left to it is also what no guest may reach, the cloud's metadata services (host/linux/never_routed.py): the host drops
+and counts it.
+"""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
@@ -11,6 +15,7 @@ from arcbox_net.wire.icmp cimport PROTOCOL_ICMPV6
 from arcbox_net.wire.ipv4 cimport IPV4_DESTINATION, IPV4_HEADER_BYTES, ipv4_destination_be
 from arcbox_net.wire.ipv6 cimport IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_NEXT_HEADER
 from arcbox_net.wire.neighbour cimport ND_NEIGHBOUR_ADVERTISEMENT
+from arcbox_net.wire.octets cimport load_u32
 
 
 cdef inline bint leaves_subnet(const switch_network *network, const uint8_t *frame, uint32_t size) noexcept nogil:
@@ -18,9 +23,9 @@ cdef inline bint leaves_subnet(const switch_network *network, const uint8_t *fra
     cdef const uint8_t *ip = frame + ETHERNET_HEADER_BYTES
     size -= ETHERNET_HEADER_BYTES
     if ethertype == ETHERTYPE_IPV4 and size >= IPV4_HEADER_BYTES:
-        if ip[IPV4_DESTINATION] >> 5 == 7 or ip[IPV4_DESTINATION] == 127:
-            return False  # groups, and this host
-        return ipv4_destination_be(ip) & network.subnet.mask_be != network.subnet.address_be
+        if ipv4_destination_be(ip) & network.subnet.mask_be == network.subnet.address_be:
+            return False
+        return not _is_never_routed(load_u32(ip + IPV4_DESTINATION))
     if ethertype == ETHERTYPE_IPV6 and size >= IPV6_HEADER_BYTES:
         return (
             network.has_subnet6
@@ -28,6 +33,15 @@ cdef inline bint leaves_subnet(const switch_network *network, const uint8_t *fra
             and not prefix6_has(&network.subnet6, ip + IPV6_DESTINATION)
         )
     return False
+
+
+cdef inline bint _is_never_routed(uint32_t destination) noexcept nogil:
+    cdef uint32_t first = destination >> 24
+    return (
+        first == 0 or first == 127 or first >= 224  # nobody in particular, this host, groups
+        or destination >> 16 == 0xA9FE  # link-local
+        or destination == 0x646464C8 or destination == <uint32_t>0xA83F8110  # 100.100.100.200, 168.63.129.16
+    )
 
 
 cdef inline bint tells_mac(const uint8_t *frame, uint32_t size) noexcept nogil:

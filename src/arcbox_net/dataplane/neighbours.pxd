@@ -11,7 +11,7 @@ Theory of operation
 
     Who sends asks `neighbour_is_due` ten times a second and sends the requests.
 
-    Each entry is the port's whose frame made it, and counts among its share of the table: a guest that scans a prefix
+    Each entry is the guest's whose frame made it, and counts among its share of the table: a guest that scans a prefix
     leaves places for what the others seek.
 """
 
@@ -37,7 +37,8 @@ cdef struct neighbour:
     uint8_t mac[MAC_BYTES]
     uint8_t state
     uint8_t probes  # since it was last heard
-    uint16_t made_by  # a port, or SHARE_NONE
+    bint by_leg  # its frames go by the router's leg on the bridge, and not by the switch
+    uint16_t made_by  # whose share it is of
     uint32_t heard_s
     uint32_t used_s
     uint32_t probed_s
@@ -46,7 +47,7 @@ cdef struct neighbour_table:
     address_table addresses
     neighbour *entries  # by the address's number
     uint32_t entries_max
-    shares made  # entries by the port that made them
+    shares made  # entries by who made them
     uint32_t cursor
 
 
@@ -55,9 +56,11 @@ cdef bint neighbours_init(
 ) noexcept nogil
 cdef void neighbours_free(neighbour_table *table) noexcept nogil
 cdef neighbour *neighbours_seek(
-    neighbour_table *table, const uint8_t *key, uint16_t port, uint32_t now_s
+    neighbour_table *table, const uint8_t *key, uint16_t made_by, uint32_t now_s
 ) noexcept nogil
-cdef bint neighbours_fix(neighbour_table *table, const uint8_t *key, const uint8_t *mac) noexcept nogil
+cdef bint neighbours_fix(
+    neighbour_table *table, const uint8_t *key, const uint8_t *mac, bint by_leg
+) noexcept nogil
 cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil
 cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil
 cdef bint neighbour_is_over(const neighbour *one, uint32_t now_s) noexcept nogil

@@ -34,25 +34,27 @@ cdef void neighbours_free(neighbour_table *table) noexcept nogil:
 
 
 cdef neighbour *neighbours_seek(
-    neighbour_table *table, const uint8_t *key, uint16_t port, uint32_t now_s
+    neighbour_table *table, const uint8_t *key, uint16_t made_by, uint32_t now_s
 ) noexcept nogil:
-    """A new entry of *port*'s for *key*, which has none; NULL when the table or the port's share of it is full."""
+    """A new entry for *key*, which has none; NULL when the table or that share of it is full."""
     cdef uint32_t number_be
     cdef neighbour *one
-    if not share_take(&table.made, port):
+    if not share_take(&table.made, made_by):
         return NULL
     number_be = address_take(&table.addresses, key)
     if number_be == ADDRESS_NONE:
-        share_give_back(&table.made, port)
+        share_give_back(&table.made, made_by)
         return NULL
     one = &table.entries[load_u32(<const uint8_t *>&number_be) & ADDRESS_ID_MASK]
     memset(one, 0, sizeof(neighbour))
-    one.made_by = port
+    one.made_by = made_by
     one.used_s = now_s
     return one
 
 
-cdef bint neighbours_fix(neighbour_table *table, const uint8_t *key, const uint8_t *mac) noexcept nogil:
+cdef bint neighbours_fix(
+    neighbour_table *table, const uint8_t *key, const uint8_t *mac, bint by_leg
+) noexcept nogil:
     """*key* has *mac*, whatever is heard. False: the table is full."""
     cdef neighbour *one = neighbours_find(table, key)
     if one == NULL:
@@ -60,6 +62,7 @@ cdef bint neighbours_fix(neighbour_table *table, const uint8_t *key, const uint8
     if one == NULL:
         return False
     memcpy(one.mac, mac, MAC_BYTES)
+    one.by_leg = by_leg
     one.state = NEIGHBOUR_FIXED
     return True
 

@@ -2,7 +2,7 @@
 
 from arcbox_net.dataplane.engine cimport NatEngine
 from arcbox_net.dataplane.port cimport Port, Receiver
-from arcbox_net.dataplane.router_state cimport router
+from arcbox_net.dataplane.router_state cimport router, router_receiver
 
 
 cdef class Router(Port):
@@ -10,5 +10,6 @@ cdef class Router(Port):
     cdef readonly NatEngine engine
 
 
-cdef class Outside(Receiver):
+cdef class Side(Receiver):
     cdef object of  # the router, which it keeps
+    cdef router_receiver *state

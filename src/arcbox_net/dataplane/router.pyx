@@ -8,6 +8,10 @@ Theory of operation
         switch → tx_burst → nat_burst → next hop's MAC → uplink          (and HAIRPIN → guest's MAC → switch)
         uplink → outside  → nat_burst → guest's MAC → switch
 
+    Guests with devices of the kernel are not the switch's. What they send beyond the subnet the bridge leads to the
+    `leg`, a TAP of ours on it, with the leg's own MAC as its destination; what is for them goes by the leg too. Their
+    MAC addresses are told by control, or learned likewise: on the leg nobody is asked.
+
     Translation is in place. A frame part of which lies in a guest's memory is copied to a buffer first. Guests' MAC
     addresses are those that they send from, which the switch has checked; others, and next hops, are asked for
     (router_ask.pyx), while a few packets wait (router_send.pyx).
@@ -28,14 +32,16 @@ from arcbox_net.dataplane.neighbours cimport (
     neighbour_is_due, neighbour_is_over, neighbour_key4, neighbours_forget, neighbours_free, neighbours_init,
 )
 from arcbox_net.dataplane.port cimport (
-    FRAME_BYTES_MAX, PORT_DROP_EGRESS, PORT_DROP_NOWHERE, PORT_DROP_POOL, PORT_DROP_SHORT, PORT_UP, PORTS_MAX,
-    port, port_drop, port_frame, port_message, port_ops, port_sent, receiver,
+    FRAME_BYTES_MAX, PORT_DROP_EGRESS, PORT_DROP_NOWHERE, PORT_DROP_POOL, PORT_DROP_SHORT, PORT_NONE, PORT_UP,
+    PORTS_MAX, port, port_drop, port_frame, port_message, port_ops, port_sent, receiver,
 )
 from arcbox_net.dataplane.router_ask cimport router_ask, router_hears, router_learns
-from arcbox_net.dataplane.router_send cimport batch_add, batch_flush, count_drop, drop_waiting, router_batch
+from arcbox_net.dataplane.router_send cimport (
+    batch_add, batches_flush, count_drop, drop_waiting, router_batch, share_of,
+)
 from arcbox_net.dataplane.router_setup cimport router_message
 from arcbox_net.dataplane.router_state cimport (
-    INSIDE_MAX, NEXT_HOPS_MAX, OUTSIDE_MAX, WAITING_MAX, router, router_outside, router_side,
+    INSIDE_MAX, NEXT_HOPS_MAX, OUTSIDE_MAX, WAITING_MAX, WAYS, router, router_receiver, router_side,
 )
 from arcbox_net.dataplane.shares cimport share_give_back
 from arcbox_net.dataplane.verdict cimport (
@@ -52,9 +58,8 @@ from arcbox_net.wire.ethernet cimport (
 from arcbox_net.wire.ipv4 cimport IPV4_HEADER_BYTES, ipv4_source_be
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_HEADER_BYTES, IPV6_SOURCE
 
-from arcbox_net.dataplane.router_config import neighbour_payload, setup_payload
+from arcbox_net.dataplane.router_config import Way, neighbour_payload, setup_payload
 from arcbox_net.dataplane.router_setup import RouterMessage
-from arcbox_net.dataplane.verdict import Direction as _Direction
 
 cdef enum:
     TAKES_ALL = 31
@@ -87,9 +92,29 @@ cdef void _tx_burst(port *self, port_frame **frames, uint32_t count) noexcept no
     _translate(r, &burst, OUTBOUND)
 
 
+cdef void _leg_burst(receiver *self, port *source, port_frame *frames, uint32_t count) noexcept nogil:
+    """Packets of guests with kernel devices, which the bridge led here."""
+    cdef router *r = (<router_receiver *>self).of
+    cdef router_burst burst
+    cdef uint32_t i
+    if r.base.owner == NULL:
+        return
+    burst.count = burst.copies_count = 0
+    for i in range(count):
+        if frames[i].head.size < ETHERNET_HEADER_BYTES:
+            port_drop(source, PORT_DROP_SHORT, 1)
+        elif ethernet_mac(frames[i].head.data) != ethernet_mac(r.leg_mac):
+            port_drop(source, PORT_DROP_NOWHERE, 1)
+        else:
+            frames[i].from_port = source.number
+            _learn_sender(r, &frames[i])
+            _burst_add(r, &burst, &frames[i])
+    _translate(r, &burst, OUTBOUND)
+
+
 cdef void _outside_burst(receiver *self, port *source, port_frame *frames, uint32_t count) noexcept nogil:
     """What arrives at the uplink."""
-    cdef router *r = (<router_outside *>self).inside
+    cdef router *r = (<router_receiver *>self).of
     cdef uint64_t own = ethernet_mac(r.sides[<int>OUTBOUND].mac)
     cdef router_burst burst
     cdef const uint8_t *p
@@ -133,7 +158,9 @@ cdef inline void _learn_sender(router *r, const port_frame *f) noexcept nogil:
         memcpy(key, ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES)
     else:
         return
-    router_learns(r, INBOUND, key, p + ETHERNET_SOURCE, f.from_port)
+    router_learns(
+        r, INBOUND, key, p + ETHERNET_SOURCE, share_of(r, &f.head, f.from_port), f.from_port == r.leg
+    )
 
 
 cdef inline void _burst_add(router *r, router_burst *burst, const port_frame *f) noexcept nogil:
@@ -171,17 +198,17 @@ cdef bint _copy(router *r, router_burst *burst, frame *whole, const port_frame *
 cdef void _translate(router *r, router_burst *burst, Direction direction) noexcept nogil:
     """Have the engine translate the burst, and send what it makes of it."""
     cdef uint8_t verdicts[BURST_MAX]
-    cdef router_batch batches[2]
+    cdef router_batch batches[WAYS]
     cdef uint32_t i
     if burst.count == 0:
         return
-    batches[0].count = batches[1].count = 0
+    _empty(batches)
     nat_burst(r.engine, burst.frames, burst.count, direction, r.base.owner.now_ns, verdicts)
     for i in range(burst.count):
         if verdicts[i] == VERDICT_FORWARD:
-            batch_add(r, direction, &batches[<int>direction], &burst.frames[i], burst.from_port[i])
+            batch_add(r, direction, batches, &burst.frames[i], burst.from_port[i])
         elif verdicts[i] == VERDICT_HAIRPIN:
-            batch_add(r, INBOUND, &batches[<int>INBOUND], &burst.frames[i], burst.from_port[i])
+            batch_add(r, INBOUND, batches, &burst.frames[i], burst.from_port[i])
         elif verdicts[i] >= DROP_FIRST:
             count_drop(r, burst.from_port[i], PORT_DROP_EGRESS)
     _send_emitted(r, batches)
@@ -189,15 +216,20 @@ cdef void _translate(router *r, router_burst *burst, Direction direction) noexce
         pool_release(r.base.owner.buffers, burst.copies[i])
 
 
+cdef inline void _empty(router_batch *batches) noexcept nogil:
+    cdef uint32_t way
+    for way in range(<uint32_t>WAYS):
+        batches[way].count = 0
+
+
 cdef void _send_emitted(router *r, router_batch *batches) noexcept nogil:
     """Send what the engine made itself, behind what is in the batches, which are sent."""
     cdef uint32_t i
-    cdef Direction towards
     for i in range(r.engine.emitted.count):
-        towards = <Direction>r.engine.emitted.towards[i]
-        batch_add(r, towards, &batches[<int>towards], &r.engine.emitted.frames[i], r.base.number)
-    batch_flush(r, OUTBOUND, &batches[<int>OUTBOUND])
-    batch_flush(r, INBOUND, &batches[<int>INBOUND])
+        batch_add(
+            r, <Direction>r.engine.emitted.towards[i], batches, &r.engine.emitted.frames[i], r.base.number
+        )
+    batches_flush(r, batches)
 
 
 cdef int _open(port *self) noexcept nogil:
@@ -223,10 +255,10 @@ cdef int _message(port *self, const port_message *message) noexcept nogil:
 
 cdef void _tick(port *self) noexcept nogil:
     cdef router *r = <router *>self
-    cdef router_batch batches[2]
+    cdef router_batch batches[WAYS]
     r.now_s = <uint32_t>(self.owner.now_ns // 1_000_000_000) + 1
     nat_expire(r.engine, self.owner.now_ns, EXPIRED_PER_TICK)
-    batches[0].count = batches[1].count = 0
+    _empty(batches)
     _send_emitted(r, batches)
     _sweep(r, OUTBOUND)
     _sweep(r, INBOUND)
@@ -259,7 +291,7 @@ cdef void _close(port *self) noexcept nogil:
             if r.sides[towards].waiting[i].data != NULL:
                 pool_release(self.owner.buffers, r.sides[towards].waiting[i].data)
                 r.sides[towards].waiting[i].data = NULL
-                share_give_back(&r.sides[towards].waiting_shares, r.sides[towards].waiting[i].from_port)
+                share_give_back(&r.sides[towards].waiting_shares, r.sides[towards].waiting[i].share)
 
 
 cdef port_ops _ops
@@ -295,6 +327,7 @@ cdef class Router(Port):
         self.base.frame_max = FRAME_BYTES_MAX
         self.state.engine = engine._open()
         self.state.uplink = PORTS_MAX - 1
+        self.state.leg = PORT_NONE
         self.state.sides[<int>OUTBOUND].waiting_shares.places = WAITING_MAX
         self.state.sides[<int>INBOUND].waiting_shares.places = WAITING_MAX
         if not (
@@ -313,18 +346,22 @@ cdef class Router(Port):
         """Tell the router in place *number* of *worker* of its sides, a `RouterConfig`; also to change them."""
         worker.send(number, RouterMessage.ROUTER_SETUP, setup_payload(config))
 
-    def set_neighbour(self, worker, number, ip, mac, *, inside=False):
-        """*ip* has *mac*, whatever its neighbours say; None: ask them again.
+    def set_neighbour(self, worker, number, ip, mac, *, way=Way.UPLINK):
+        """*ip* is reached by that `Way` and has *mac*, whatever its neighbours say; None: ask them again.
 
         OSError when there are too many, or when there is none to take away.
         """
-        towards = _Direction.INBOUND if inside else _Direction.OUTBOUND
-        worker.send(number, RouterMessage.ROUTER_NEIGHBOUR, neighbour_payload(towards, ip_address(ip), mac))
+        worker.send(number, RouterMessage.ROUTER_NEIGHBOUR, neighbour_payload(way, ip_address(ip), mac))
 
     @property
     def outside(self):
         """The receiver for the port of the uplink."""
-        return Outside(self)
+        return _receiver(self, _outside_burst)
+
+    @property
+    def inside(self):
+        """The receiver for the port of the leg."""
+        return _receiver(self, _leg_burst)
 
     @property
     def unresolved(self):
@@ -332,14 +369,21 @@ cdef class Router(Port):
         return self.state.sides[<int>OUTBOUND].unresolved, self.state.sides[<int>INBOUND].unresolved
 
 
-cdef class Outside(Receiver):
-    """What a router's uplink sends to."""
+cdef Side _receiver(
+    Router of, void (*burst)(receiver *, port *, port_frame *, uint32_t) noexcept nogil
+):
+    cdef Side side = Side()
+    side.of = of
+    side.state.base.burst = burst
+    side.state.of = of.state
+    return side
 
-    def __cinit__(self, Router of not None):
-        cdef router_outside *state = <router_outside *>calloc(1, sizeof(router_outside))
-        if state is NULL:
+
+cdef class Side(Receiver):
+    """What a router's uplink, or its leg, sends to. Made by the router."""
+
+    def __cinit__(self):
+        self.state = <router_receiver *>calloc(1, sizeof(router_receiver))
+        if self.state is NULL:
             raise MemoryError
-        state.base.burst = _outside_burst
-        state.inside = of.state
-        self.base = &state.base
-        self.of = of
+        self.base = &self.state.base

@@ -11,5 +11,5 @@ cdef bint router_hears(
     router *r, Direction towards, const uint8_t *frame, uint32_t size, bint summed
 ) noexcept nogil
 cdef void router_learns(
-    router *r, Direction towards, const uint8_t *key, const uint8_t *mac, uint16_t from_port
+    router *r, Direction towards, const uint8_t *key, const uint8_t *mac, uint16_t share, bint by_leg
 ) noexcept nogil

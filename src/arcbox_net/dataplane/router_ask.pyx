@@ -10,7 +10,7 @@ from libc.string cimport memcmp, memcpy, memset
 from arcbox_net.dataplane.addresses6 cimport is_external6
 from arcbox_net.dataplane.mapping cimport is_configured
 from arcbox_net.dataplane.neighbours cimport (
-    NEIGHBOUR_SOUGHT, neighbour, neighbour_hear, neighbour_is_key4, neighbour_key4, neighbours_find,
+    NEIGHBOUR_FIXED, NEIGHBOUR_SOUGHT, neighbour, neighbour_hear, neighbour_is_key4, neighbour_key4, neighbours_find,
     neighbours_seek,
 )
 from arcbox_net.dataplane.router_send cimport router_send_frame, send_waiting
@@ -148,21 +148,23 @@ cdef void _answer_nd(
 cdef void _hear(router *r, Direction towards, const uint8_t *key, const uint8_t *mac, bint learns) noexcept nogil:
     """*key* is at *mac*: remember it if it is sought or known, or when it *learns* of one that will be needed."""
     if learns or neighbours_find(&r.sides[<int>towards].neighbours, key) != NULL:
-        router_learns(r, towards, key, mac, r.uplink)
+        router_learns(r, towards, key, mac, r.uplink, False)
 
 
 cdef void router_learns(
-    router *r, Direction towards, const uint8_t *key, const uint8_t *mac, uint16_t from_port
+    router *r, Direction towards, const uint8_t *key, const uint8_t *mac, uint16_t share, bint by_leg
 ) noexcept nogil:
     """*key* was heard from *mac*: remember it, if there is room, and send what waits for it."""
     cdef router_side *side = &r.sides[<int>towards]
     cdef neighbour *one = neighbours_find(&side.neighbours, key)
     cdef bint sought
     if one == NULL:
-        one = neighbours_seek(&side.neighbours, key, from_port, r.now_s)
+        one = neighbours_seek(&side.neighbours, key, share, r.now_s)
     if one == NULL:
         return
     sought = one.state == NEIGHBOUR_SOUGHT
+    if one.state != NEIGHBOUR_FIXED:
+        one.by_leg = by_leg
     neighbour_hear(one, mac, r.now_s)
     if sought:
         send_waiting(r, towards, one)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import struct
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, IPv6Network
 
 from arcbox_net.addresses import eui64_address, parse_mac
-from arcbox_net.dataplane.verdict import Direction
 from arcbox_net.errors import LimitReached
 
 ON_LINK_MAX = 4
 _LINK_LOCAL = IPv6Network("fe80::/64")
-_SETUP = struct.Struct("=H 6s4s16s16s 6s4s16s16s 4s16s I32s I128s")
+_NO_PORT = 0xFFFF
+_SETUP = struct.Struct("=HH6s 6s4s16s16s 6s4s16s16s 4s16s I32s I128s")
 _NEIGHBOUR = struct.Struct("=B6s16s")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RouterConfig:
     """A router between guests, who see it as *gateway_mac*, and the port *uplink*, where it has *uplink_mac*.
+
+    By the port *leg*, if there is one, it reaches guests that are not the switch's, and is *leg_mac* to them.
 
     *external* are addresses of the engine's with the prefixes that are on the uplink's link; the first of each family
     asks for others. *next_hop* and *next_hop6* are where everything else goes; None: nowhere. *gateway* and *gateways6*
@@ -33,6 +36,16 @@ class RouterConfig:
     next_hop6: IPv6Address | None = None
     gateway: IPv4Address | None = None
     gateways6: tuple[IPv6Address, ...] = ()
+    leg: int | None = None
+    leg_mac: str | None = None
+
+
+class Way(enum.IntEnum):
+    """How a router reaches a neighbour."""
+
+    UPLINK = 0
+    SWITCH = 1
+    LEG = 2
 
 
 def setup_payload(config: RouterConfig) -> bytes:
@@ -45,6 +58,8 @@ def setup_payload(config: RouterConfig) -> bytes:
             raise LimitReached(f"{len(networks)} prefixes of an uplink", limit="prefixes", value=ON_LINK_MAX)
     return _SETUP.pack(
         config.uplink,
+        _NO_PORT if config.leg is None else config.leg,
+        parse_mac(config.leg_mac) if config.leg_mac else b"",
         parse_mac(config.uplink_mac),
         _octets(external4[0].ip if external4 else None),
         _octets(external6[0].ip if external6 else None),
@@ -62,9 +77,9 @@ def setup_payload(config: RouterConfig) -> bytes:
     )
 
 
-def neighbour_payload(towards: Direction, ip: IPv4Address | IPv6Address, mac: str | None) -> bytes:
+def neighbour_payload(way: Way, ip: IPv4Address | IPv6Address, mac: str | None) -> bytes:
     key = ip.packed if isinstance(ip, IPv6Address) else IPv6Address(f"::ffff:{ip}").packed
-    return _NEIGHBOUR.pack(towards, parse_mac(mac) if mac else b"", key)
+    return _NEIGHBOUR.pack(way, parse_mac(mac) if mac else b"", key)
 
 
 def _octets(address: IPv4Address | IPv6Address | None) -> bytes:

@@ -1,6 +1,6 @@
 """Owns the way out of a router: next hops, MAC addresses, and the frames that wait until somebody answers for them."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
@@ -13,14 +13,14 @@ from arcbox_net.dataplane.port cimport (
 from arcbox_net.dataplane.port_send cimport port_send
 from arcbox_net.dataplane.router_ask cimport router_ask
 from arcbox_net.dataplane.router_state cimport (
-    WAITING_EACH_MAX, WAITING_MAX, router, router_routes, router_side, waiting_frame,
+    WAITING_EACH_MAX, WAITING_MAX, WAY_LEG, WAY_SWITCH, WAYS, router, router_routes, router_side, waiting_frame,
 )
-from arcbox_net.dataplane.shares cimport SHARE_NONE, share_give_back, share_take
+from arcbox_net.dataplane.shares cimport SHARE_NONE, SHARES_BEHIND, share_give_back, share_take
 from arcbox_net.dataplane.verdict cimport OUTBOUND, Direction
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES, frame
 from arcbox_net.memory.pool cimport POOL_SMALL, SMALL_FRAME_BYTES, pool_acquire, pool_release
 from arcbox_net.wire.ethernet cimport (
-    ETHERNET_DESTINATION, ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, MAC_BYTES,
+    ETHERNET_DESTINATION, ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, MAC_BYTES, ethernet_mac,
 )
 from arcbox_net.wire.ipv4 cimport ipv4_destination_be
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_DESTINATION
@@ -28,16 +28,17 @@ from arcbox_net.wire.neighbour cimport ipv6_is_unspecified
 
 
 cdef void batch_add(
-    router *r, Direction towards, router_batch *batch, const frame *f, uint16_t from_port
+    router *r, Direction towards, router_batch *batches, const frame *f, uint16_t from_port
 ) noexcept nogil:
-    """Send a translated packet with the batch; it may be sent before that is flushed, and lies where it lies by then.
+    """Send a translated packet with its way's batch; it may be sent before that is flushed, and lies there by then.
 
     A packet whose next hop is not known yet is copied, and waits. One that has none is dropped and counted.
-    *from_port*: where it came from, whose share of the neighbours and of what waits it takes.
+    It came from *from_port*, and still has its sender's MAC.
     """
     cdef router_side *side = &r.sides[<int>towards]
     cdef uint8_t key[IPV6_ADDRESS_BYTES]
     cdef neighbour *one
+    cdef uint32_t way
     if not _next_hop(r, towards, f.data + ETHERNET_HEADER_BYTES, key):
         side.unresolved += 1
         count_drop(r, from_port, PORT_DROP_NOWHERE)
@@ -45,7 +46,8 @@ cdef void batch_add(
     one = neighbours_find(&side.neighbours, key)
     if one == NULL:
         one = neighbours_seek(
-            &side.neighbours, key, <uint16_t>SHARE_NONE if _is_next_hop(&r.routes, key) else from_port, r.now_s
+            &side.neighbours, key,
+            <uint16_t>SHARE_NONE if _is_next_hop(&r.routes, key) else share_of(r, f, from_port), r.now_s,
         )
     if one == NULL:
         side.unresolved += 1
@@ -57,26 +59,45 @@ cdef void batch_add(
         if one.probes == 0 and neighbour_is_due(one, r.now_s):
             router_ask(r, towards, key)
         return
-    _append(r, towards, batch, one, f)
+    way = _way_to(towards, one)
+    _append(r, way, &batches[way], one, f)
 
 
-cdef void batch_flush(router *r, Direction towards, router_batch *batch) noexcept nogil:
-    """Send what is in the batch."""
+cdef void batches_flush(router *r, router_batch *batches) noexcept nogil:
+    """Send what is in the batches of all ways."""
+    cdef uint32_t way
+    for way in range(<uint32_t>WAYS):
+        _flush(r, way, &batches[way])
+
+
+cdef void _flush(router *r, uint32_t way, router_batch *batch) noexcept nogil:
     cdef port_frame *frames[BURST_MAX]
     cdef receiver *inside = r.base.sink
-    cdef port *uplink
+    cdef uint16_t number = r.leg if way == WAY_LEG else r.uplink
+    cdef port *out = r.base.owner.ports[number] if number < PORTS_MAX else NULL
     cdef uint32_t i
     if batch.count == 0:
         return
-    if towards == OUTBOUND:
-        uplink = r.base.owner.ports[r.uplink]
+    if way == WAY_SWITCH:
+        inside.burst(inside, &r.base, batch.frames, batch.count)
+    elif out != NULL:
         for i in range(batch.count):
             frames[i] = &batch.frames[i]
-        if uplink != NULL:
-            port_send(uplink, frames, batch.count)
-    else:
-        inside.burst(inside, &r.base, batch.frames, batch.count)
+        port_send(out, frames, batch.count)
     batch.count = 0
+
+
+cdef uint32_t _way_to(Direction towards, const neighbour *one) noexcept nogil:
+    return <uint32_t>WAY_LEG if one.by_leg else <uint32_t>towards
+
+
+cdef uint16_t share_of(const router *r, const frame *f, uint16_t from_port) noexcept nogil:
+    """Whose share a frame takes of: its port's, or, of many guests behind the leg, one by its sender's MAC."""
+    cdef uint64_t mac
+    if from_port != r.leg:
+        return from_port
+    mac = ethernet_mac(f.data + ETHERNET_SOURCE)
+    return <uint16_t>(PORTS_MAX + (mac >> 24 ^ mac >> 32 ^ mac >> 40) % SHARES_BEHIND)  # its last octets
 
 
 cdef void count_drop(router *r, uint16_t from_port, PortDrop reason) noexcept nogil:
@@ -88,7 +109,7 @@ cdef void count_drop(router *r, uint16_t from_port, PortDrop reason) noexcept no
 cdef void send_waiting(router *r, Direction towards, const neighbour *one) noexcept nogil:
     """*one* was heard: send what waited for it."""
     cdef router_side *side = &r.sides[<int>towards]
-    cdef uint32_t i, n = 0, id = <uint32_t>(one - side.neighbours.entries)
+    cdef uint32_t i, n = 0, id = <uint32_t>(one - side.neighbours.entries), way = _way_to(towards, one)
     cdef router_batch batch
     cdef uint8_t *sent[WAITING_MAX]
     cdef frame f
@@ -98,8 +119,8 @@ cdef void send_waiting(router *r, Direction towards, const neighbour *one) noexc
             _describe(&f, side.waiting[i].data, side.waiting[i].size)
             sent[n] = _take(side, &side.waiting[i])
             n += 1
-            _append(r, towards, &batch, one, &f)
-    batch_flush(r, towards, &batch)
+            _append(r, way, &batch, one, &f)
+    _flush(r, way, &batch)
     for i in range(n):
         pool_release(r.base.owner.buffers, sent[i])
 
@@ -122,7 +143,7 @@ cdef void router_send_frame(router *r, Direction towards, uint8_t *data, uint32_
     _describe(&f, data, size)
     batch.count = 0
     _put(r, &batch, &f)
-    batch_flush(r, towards, &batch)
+    _flush(r, towards, &batch)
 
 
 cdef bint _next_hop(const router *r, Direction towards, const uint8_t *ip, uint8_t *key) noexcept nogil:
@@ -167,12 +188,15 @@ cdef bint _is_next_hop(const router_routes *routes, const uint8_t *key) noexcept
 
 
 cdef void _append(
-    router *r, Direction towards, router_batch *batch, const neighbour *one, const frame *f
+    router *r, uint32_t way, router_batch *batch, const neighbour *one, const frame *f
 ) noexcept nogil:
+    cdef const uint8_t *own = &r.leg_mac[0]
+    if way != WAY_LEG:
+        own = r.sides[way].mac
     if batch.count == BURST_MAX:
-        batch_flush(r, towards, batch)
+        _flush(r, way, batch)
     memcpy(f.data + ETHERNET_DESTINATION, one.mac, MAC_BYTES)
-    memcpy(f.data + ETHERNET_SOURCE, r.sides[<int>towards].mac, MAC_BYTES)
+    memcpy(f.data + ETHERNET_SOURCE, own, MAC_BYTES)
     _put(r, batch, f)
 
 
@@ -198,7 +222,7 @@ cdef uint8_t *_take(router_side *side, waiting_frame *waiting) noexcept nogil:
     """The buffer of a frame that waits no longer."""
     cdef uint8_t *data = waiting.data
     waiting.data = NULL
-    share_give_back(&side.waiting_shares, waiting.from_port)
+    share_give_back(&side.waiting_shares, waiting.share)
     return data
 
 
@@ -208,6 +232,7 @@ cdef void _wait(
     """Keep a copy until *one* is heard, if there is room."""
     cdef router_side *side = &r.sides[<int>towards]
     cdef uint32_t i, same = 0, free_at = WAITING_MAX, id = <uint32_t>(one - side.neighbours.entries)
+    cdef uint16_t share = share_of(r, f, from_port)
     cdef uint8_t *data = NULL
     for i in range(<uint32_t>WAITING_MAX):
         if side.waiting[i].data == NULL:
@@ -216,10 +241,10 @@ cdef void _wait(
             same += 1
     # Large buffers are few, and what is dropped of a connection comes again.
     if free_at < WAITING_MAX and same < WAITING_EACH_MAX and f.size <= SMALL_FRAME_BYTES:
-        if share_take(&side.waiting_shares, from_port):
+        if share_take(&side.waiting_shares, share):
             data = pool_acquire(r.base.owner.buffers, POOL_SMALL)
             if data == NULL:
-                share_give_back(&side.waiting_shares, from_port)
+                share_give_back(&side.waiting_shares, share)
     if data == NULL:
         side.unresolved += 1
         count_drop(r, from_port, PORT_DROP_WAITING)
@@ -228,4 +253,4 @@ cdef void _wait(
     side.waiting[free_at].data = data
     side.waiting[free_at].size = f.size
     side.waiting[free_at].neighbour = id
-    side.waiting[free_at].from_port = from_port
+    side.waiting[free_at].share = share

@@ -10,7 +10,7 @@ from arcbox_net.dataplane.neighbours cimport (
 )
 from arcbox_net.dataplane.port cimport PORTS_MAX, port_message
 from arcbox_net.dataplane.router_send cimport drop_waiting, send_waiting
-from arcbox_net.dataplane.router_state cimport ON_LINK_MAX, router, router_side
+from arcbox_net.dataplane.router_state cimport ON_LINK_MAX, WAY_LEG, WAY_OUT, WAYS, router, router_side
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND, Direction
 from arcbox_net.wire.ethernet cimport MAC_BYTES, ethernet_is_group, ethernet_mac
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
@@ -27,6 +27,8 @@ cdef packed struct side_payload:
 
 cdef packed struct setup_payload:
     uint16_t uplink
+    uint16_t leg
+    uint8_t leg_mac[MAC_BYTES]
     side_payload sides[2]
     uint32_t next_hop_be
     uint8_t next_hop6[IPV6_ADDRESS_BYTES]
@@ -36,7 +38,7 @@ cdef packed struct setup_payload:
     nat_prefix6 on_link6[ON_LINK_MAX]
 
 cdef packed struct neighbour_payload:
-    uint8_t towards
+    uint8_t way
     uint8_t mac[MAC_BYTES]  # zeros: control knows no more
     uint8_t key[IPV6_ADDRESS_BYTES]
 
@@ -58,6 +60,8 @@ cdef int _set_up(router *r, const port_message *message) noexcept nogil:
     if wanted.uplink >= PORTS_MAX or wanted.on_link_count > ON_LINK_MAX or wanted.on_link6_count > ON_LINK_MAX:
         return -EINVAL
     r.uplink = wanted.uplink
+    r.leg = wanted.leg
+    memcpy(r.leg_mac, wanted.leg_mac, MAC_BYTES)
     _set_up_side(&r.sides[<int>OUTBOUND], &wanted.sides[<int>OUTBOUND])
     _set_up_side(&r.sides[<int>INBOUND], &wanted.sides[<int>INBOUND])
     r.routes.next_hop_be = wanted.next_hop_be
@@ -80,20 +84,22 @@ cdef int _set_neighbour(router *r, const port_message *message) noexcept nogil:
     cdef neighbour_payload wanted
     cdef router_side *side
     cdef neighbour *one
+    cdef Direction towards
     if message.size != sizeof(wanted):
         return -EINVAL
     memcpy(&wanted, message.payload, sizeof(wanted))
-    if wanted.towards > INBOUND or ethernet_is_group(wanted.mac):
+    if wanted.way >= WAYS or ethernet_is_group(wanted.mac):
         return -EINVAL
-    side = &r.sides[wanted.towards]
+    towards = OUTBOUND if wanted.way == WAY_OUT else INBOUND
+    side = &r.sides[<int>towards]
     one = neighbours_find(&side.neighbours, wanted.key)
     if ethernet_mac(wanted.mac) == 0:
         if one == NULL:
             return -ENOENT
-        drop_waiting(r, <Direction>wanted.towards, <uint32_t>(one - side.neighbours.entries))
+        drop_waiting(r, towards, <uint32_t>(one - side.neighbours.entries))
         neighbours_forget(&side.neighbours, <uint32_t>(one - side.neighbours.entries))
         return 0
-    if not neighbours_fix(&side.neighbours, wanted.key, wanted.mac):
+    if not neighbours_fix(&side.neighbours, wanted.key, wanted.mac, wanted.way == WAY_LEG):
         return -ENOSPC
-    send_waiting(r, <Direction>wanted.towards, neighbours_find(&side.neighbours, wanted.key))
+    send_waiting(r, towards, neighbours_find(&side.neighbours, wanted.key))
     return 0

@@ -1,7 +1,7 @@
 """All that a router is: its engine, its two sides with their neighbours, and the frames that wait for a MAC address.
 
-`sides` is indexed by where packets go: [OUTBOUND] is the uplink's, [INBOUND] the guests'. Functions of the other
-router files take it with its `worker`'s thread between them: nothing here is locked.
+`sides` is indexed by where packets go: [OUTBOUND] is the uplink's, [INBOUND] the guests', to whom two ways lead.
+Functions of the other router files take it with its `worker`'s thread between them: nothing here is locked.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -21,11 +21,17 @@ cdef enum:
     WAITING_EACH_MAX = 8
     ON_LINK_MAX = 4  # prefixes of each family
 
+cdef enum:  # ways of packets: the uplink's, and those of the guests by the switch and by the leg on the bridge
+    WAY_OUT = 0  # OUTBOUND
+    WAY_SWITCH = 1  # INBOUND
+    WAY_LEG = 2
+    WAYS = 3
+
 cdef struct waiting_frame:
     uint8_t *data  # of a pool's buffer; NULL: the place is free
     uint32_t size
     uint32_t neighbour  # its number
-    uint16_t from_port
+    uint16_t share
 
 cdef struct router_side:
     neighbour_table neighbours
@@ -33,7 +39,7 @@ cdef struct router_side:
     uint32_t address_be  # of ours, who asks; 0: none of that family
     uint8_t address6[IPV6_ADDRESS_BYTES]
     uint8_t link_local6[IPV6_ADDRESS_BYTES]
-    shares waiting_shares  # by the port that the frames came from
+    shares waiting_shares
     waiting_frame waiting[WAITING_MAX]
     uint64_t unresolved  # frames that nobody answered for
 
@@ -49,6 +55,8 @@ cdef struct router:
     port base  # what guests send to: the switch's port
     nat_engine *engine
     uint16_t uplink  # its port's number
+    uint16_t leg  # as well: where guests with kernel devices are; PORT_NONE: there is no such
+    uint8_t leg_mac[MAC_BYTES]
     router_side sides[2]
     router_routes routes
     uint32_t now_s
@@ -56,6 +64,6 @@ cdef struct router:
     uint32_t last_ip_be
     uint32_t last_s
 
-cdef struct router_outside:  # what the uplink sends to
+cdef struct router_receiver:  # what the uplink, or the leg, sends to
     receiver base
-    router *inside
+    router *of

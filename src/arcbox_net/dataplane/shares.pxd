@@ -1,6 +1,7 @@
 """Places of one table that guests fill: nobody has more of them than are left for all others.
 
-A greedy guest alone gets half of the places, two get a third each, and who comes then finds another third free.
+A greedy guest alone gets half of the places, two get a third each, and who comes then finds another third free. Those
+who take are known by a number: that of their port, or, of guests behind one port, one of a few more.
 """
 
 from libc.stdint cimport uint16_t, uint32_t
@@ -8,26 +9,28 @@ from libc.stdint cimport uint16_t, uint32_t
 from arcbox_net.dataplane.port cimport PORTS_MAX
 
 cdef enum:
-    SHARE_NONE = PORTS_MAX  # instead of a port: a place that is not counted
+    SHARES_BEHIND = 64
+    SHARES_MAX = PORTS_MAX + SHARES_BEHIND
+    SHARE_NONE = SHARES_MAX  # of a place that is not counted
 
 cdef struct shares:
     uint32_t places
     uint32_t taken
-    uint32_t taken_by[PORTS_MAX]
+    uint32_t taken_by[SHARES_MAX]
 
 
-cdef inline bint share_take(shares *s, uint16_t port) noexcept nogil:
-    """Whether *port* gets one more place."""
-    if port >= PORTS_MAX:
+cdef inline bint share_take(shares *s, uint16_t who) noexcept nogil:
+    """Whether *who* gets one more place."""
+    if who == SHARE_NONE:
         return True
-    if s.taken_by[port] >= s.places - s.taken:
+    if s.taken_by[who] >= s.places - s.taken:
         return False
-    s.taken_by[port] += 1
+    s.taken_by[who] += 1
     s.taken += 1
     return True
 
 
-cdef inline void share_give_back(shares *s, uint16_t port) noexcept nogil:
-    if port < PORTS_MAX:
-        s.taken_by[port] -= 1
+cdef inline void share_give_back(shares *s, uint16_t who) noexcept nogil:
+    if who != SHARE_NONE:
+        s.taken_by[who] -= 1
         s.taken -= 1

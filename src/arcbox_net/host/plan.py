@@ -16,6 +16,7 @@ RELAY_MARK_DOOR = 0x100
 # What a veth takes as one frame of IPv4 TCP (BIG TCP); 65,536 is what other devices take, a TAP among them.
 LARGE_FRAME_BYTES = 131_072
 UPLINK = "@uplink"  # the switch's in the place of a port's name, which has no such sign
+ROUTER = "@router"  # likewise, of the NAT engine's leg on the bridge
 TXQUEUELEN = 10_000  # the default 500/1000 drops bursts of a guest that is slow to wake
 
 
@@ -66,6 +67,13 @@ class TapPlan(PortPlan):
 @dataclasses.dataclass(frozen=True, slots=True)
 class UplinkPlan(TapPlan):
     """The TAP by which the user-space switch joins the bridge; `port` is UPLINK."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LegPlan(TapPlan):
+    """The TAP by which the NAT engine's router joins the bridge; `port` is ROUTER. What guests with devices of
+    their own send beyond the subnet goes to its `mac`. It hears nothing else, and may send as the whole world.
+    """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,7 +147,9 @@ class HostAccessRedirect:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FirewallPlan:
-    """The whole ruleset of one network. `subnet` set, neither `masquerade` nor `relay`: host-only."""
+    """The whole ruleset of one network. `subnet` set, neither `masquerade` nor `relay`: the host routes nothing, and
+    what leaves the subnet goes to `router_mac`, on the bridge, if there is one.
+    """
 
     network: str
     bridge: str
@@ -148,6 +158,7 @@ class FirewallPlan:
     subnet6: IPv6Network | None = None
     gateway6: IPv6Address | None = None
     masquerade: bool = False
+    router_mac: str | None = None
     relay: RelayPlan | None = None
     isolated: bool = False
     dhcp: bool = False
@@ -176,6 +187,11 @@ def port_ifname(network: str, index: int) -> str:
 def uplink_ifname(network: str) -> str:
     """`abx-HHHHH_up`: filtered like a guest port, and none, as those end in a number."""
     return f"{port_prefix(network)}up"
+
+
+def leg_ifname(network: str) -> str:
+    """`abx-HHHHH_rt`: as `uplink_ifname`."""
+    return f"{port_prefix(network)}rt"
 
 
 def tun_ifname(shard: int) -> str:

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import parse_ipv4
+from arcbox_net.config import Egress
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound, StateError
 from arcbox_net.host.plan import PortPlan, TapPlan
 from arcbox_net.network.devices import connect, disconnect, port_infos
@@ -73,10 +74,11 @@ class Attaching:
     async def listen_again(self) -> None:
         """Let the guests of an earlier run's sockets connect again."""
         for port in self._ports:
-            if port.socket is None:
-                continue
             try:
-                await self._connect(port)
+                if port.socket is not None:
+                    await self._connect(port)
+                elif self._leaves_by_engine:
+                    (await self._open_datapath()).let_out(port)
             except (ArcboxNetError, OSError) as error:
                 log.error("port %s of the earlier run is gone: %s", port.name, error)
                 await self._forget(port)
@@ -99,9 +101,13 @@ class Attaching:
             self.engine.set_forwards(self._dnats())
 
     @property
-    def uplink(self) -> PortPlan | None:
-        """The device by which guests at sockets are on the bridge, while there are any."""
-        return self._datapath.uplink if self._datapath is not None else None
+    def own_plans(self) -> tuple[PortPlan, ...]:
+        """The devices by which our datapath is on the bridge, while there are guests for it."""
+        return self._datapath.plans if self._datapath is not None else ()
+
+    @property
+    def _leaves_by_engine(self) -> bool:
+        return self._layout.egress == Egress.ENGINE.value
 
     async def attach(self, request: PortRequest) -> tuple[PortInfo, list[int]]:
         """A new guest port, and its TAP fds, which the caller closes after handing them on."""
@@ -149,31 +155,44 @@ class Attaching:
         """Remove the port, its device and its address."""
         if port.socket is not None and self._datapath is not None:
             await self._datapath.detach(port)
-            await self._close_unused()
         else:
             await self._kernel.run(disconnect, self._site, port)
+        await self._let_go(port)
         await self._forget(port)
 
     async def _connect(self, port: Port) -> list[int]:
-        if port.socket is None:
+        if port.socket is None and not self._leaves_by_engine:
             return await self._kernel.run(connect, self._site, port)
-        from arcbox_net.network.datapath import Datapath  # 10 MB, for networks with such guests only
-
         try:
-            if self._datapath is None:
-                datapath = Datapath(self._site, self._layout, self._kernel, self._changing)
-                await datapath.open()
-                self._datapath = datapath
-                self.forwards_changed()
+            datapath = await self._open_datapath()
+            if port.socket is None:
+                datapath.let_out(port)
+                return await self._kernel.run(connect, self._site, port)
             if port.socket.holder is not None:
                 self._holders.hold(
                     port.name, port.socket.holder
                 )  # first: if it is gone, nothing else is there
-            await self._datapath.attach(port)
+            await datapath.attach(port)
         except BaseException:
-            await self._close_unused()
+            await self._let_go(port)
             raise
         return []
+
+    async def _open_datapath(self) -> Datapath:
+        from arcbox_net.network.datapath import Datapath  # 10 MB, for networks with such guests only
+
+        if self._datapath is None:
+            datapath = Datapath(self._site, self._layout, self._kernel, self._changing)
+            await datapath.open()
+            self._datapath = datapath
+            self.forwards_changed()
+        return self._datapath
+
+    async def _let_go(self, port: Port) -> None:
+        """The guest needs the datapath no more; close it after the last one."""
+        if self._datapath is not None:
+            self._datapath.forget(port)
+        await self._close_unused()
 
     async def _close_unused(self) -> None:
         if self._datapath is not None and not len(self._datapath):
@@ -193,7 +212,7 @@ class Attaching:
                 await self.detach(port)
 
     async def _restore_uplink(self, present: Collection[str]) -> None:
-        if self._datapath is None or self._datapath.uplink.ifname in present:
+        if self._datapath is None or all(plan.ifname in present for plan in self._datapath.plans):
             return
         try:  # somebody may have renamed it
             await self._datapath.restore()
@@ -226,7 +245,7 @@ class Attaching:
         try:
             if port.socket is not None and self._datapath is not None:
                 await self._datapath.detach(port)
-                await self._close_unused()
+            await self._let_go(port)
         except ArcboxNetError as error:
             log.error("port %s: %s", port.name, error)
         await self._forget(port)

@@ -567,9 +567,9 @@ class Network:
 
     def _contents(self) -> Contents:
         forwards = self._forwarding
-        uplink = self._attaching.uplink if hasattr(self, "_attaching") else None
+        own = self._attaching.own_plans if hasattr(self, "_attaching") else ()
         return Contents(
-            ports=tuple(port.plan for port in self._ports) + ((uplink,) if uplink else ()),
+            ports=tuple(port.plan for port in self._ports) + own,
             dnats=forwards.dnats() if forwards else (),
             redirects=forwards.redirects() if forwards else (),
             relay=self._egress.plan if self._egress else None,

@@ -1,10 +1,11 @@
 """The user-space datapath of a network: the switch that guests at sockets are on, and its uplink to the bridge.
 
 *Theory of operation.* Opened with the first such guest and closed with the last, so that a network without has no
-worker thread and none of these modules in memory. Workers own descriptors and packets, and are told what to do by
-messages; here is who is attached. A guest's endpoint keeps one port, of one worker, for as long as the guest is
-attached, whoever is connected at the moment: MAC and addresses are bound to that port once. Each worker has a switch,
-which are one to everybody else, and a queue of the uplink. The engine is the first worker's.
+worker thread and none of these modules in memory. With egress engine all guests are such, because all leave by it.
+Workers own descriptors and packets, and are told what to do by messages; here is who is attached. A guest's endpoint
+keeps one port, of one worker, for as long as the guest is attached, whoever is connected at the moment: MAC and
+addresses are bound to that port once. Each worker has a switch, which are one to everybody else, and a queue of the
+uplink. The engine is the first worker's.
 
 The uplink is a TAP of ours. What passes it the kernel filters like what a guest sends, for exactly the guests behind
 it (`SwitchedPlan`); which of them sent it is the switch's to check. The kernel answers a flow by the queue that its
@@ -30,7 +31,7 @@ from arcbox_net.dataplane.switch import Switch
 from arcbox_net.dataplane.worker_group import WorkerGroup, workers_by_cores
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.linux.tap import takes_uso
-from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, SwitchedPlan, UplinkPlan, uplink_ifname
+from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, PortPlan, SwitchedPlan, UplinkPlan, uplink_ifname
 from arcbox_net.network.devices import connect, disconnect, port_info
 from arcbox_net.network.engine_egress import ETHERNET_BYTES, EngineEgress, add_queue
 from arcbox_net.network.messages import PortInfo
@@ -90,6 +91,7 @@ class Datapath:
             multi_queue=True,
         )
         self._guests: dict[str, tuple[Port, Endpoint]] = {}
+        self._leaving: dict[str, Port] = {}  # guests with devices of the kernel, who leave by the engine
         self._restoring: asyncio.Task[None] | None = None
         self._is_lost_again = False
         switches = [Switch() for _ in range(self.uplink.queues)]
@@ -116,7 +118,8 @@ class Datapath:
                 )
                 self.engine.open()
             self._bind_network(self._uplink_number)
-            await self._kernel.run(self._site.firewall.add_port, self.uplink)
+            for plan in self.plans:
+                await self._kernel.run(self._site.firewall.add_port, plan)
             await self.restore()
         except BaseException:
             await self.close()
@@ -136,10 +139,27 @@ class Datapath:
         for worker in self._group.workers:
             asyncio.get_running_loop().remove_reader(worker.event_fd)
         self._group.stop()
-        await self._kernel.run(self._remove_uplink)
+        for plan in self.plans:
+            await self._kernel.run(self._remove, plan)
+
+    @property
+    def plans(self) -> tuple[PortPlan, ...]:
+        """The devices by which it is on the bridge."""
+        return (self.uplink,) if self.engine is None else (self.uplink, self.engine.leg)
 
     def __len__(self) -> int:
-        return len(self._guests)
+        return len(self._guests) + len(self._leaving)
+
+    def let_out(self, port: Port) -> None:
+        """A guest that has a device of the kernel leaves by the engine."""
+        assert self.engine is not None
+        self.engine.add_guest(port.plan)
+        self._leaving[port.name] = port
+
+    def forget(self, port: Port) -> None:
+        """As `let_out` never happened."""
+        if self._leaving.pop(port.name, None) is not None and self.engine is not None:
+            self.engine.remove_guest(port.plan)
 
     async def attach(self, port: Port) -> None:
         """Let the guest of *port* connect. On failure nothing of it is left."""
@@ -283,9 +303,9 @@ class Datapath:
             raise
         return fds
 
-    def _remove_uplink(self) -> None:
-        self._site.links.remove(self.uplink.ifname)
-        self._site.firewall.remove_port(self.uplink)
+    def _remove(self, plan: PortPlan) -> None:
+        self._site.links.remove(plan.ifname)
+        self._site.firewall.remove_port(plan)
 
     def _on_events(self, worker: Worker) -> None:
         by_number = {endpoint.number: endpoint for _, endpoint in self._guests.values()}
@@ -302,7 +322,7 @@ class Datapath:
     def _lost(self, number: int) -> str:
         if self.engine is None or number == self._uplink_number:
             return self.uplink.ifname
-        return self.engine.lose()
+        return self.engine.lose(number)
 
     async def _restore_until_there(self) -> None:
         delay_s = RESTORE_FIRST_S

@@ -1,14 +1,16 @@
-"""Egress by the NAT engine: guests of the switch leave by an interface of the host, with an address of their own.
+"""Egress by the NAT engine: guests leave by an interface of the host, with an address of their own.
 
 What guests send to the gateway's MAC and beyond the subnet goes to a router, a port of the worker, and through the
-engine to a packet socket on the uplink, where the router answers for the external address with a MAC of its own. What
-is for the gateway itself (DHCP, DNS, the host) goes to the bridge as ever. The engine is the worker's: it is looked at
-while the worker is paused.
+engine to a packet socket on the uplink, where the router answers for the external address with a MAC of its own. From
+guests at sockets the switch gives it to the router; from guests with devices of the kernel the bridge leads it to the
+router's leg, a TAP, by a rule that changes its destination MAC to the leg's. What is for the gateway itself (DHCP, DNS,
+the host) goes to the bridge as ever. The engine is the worker's: it is looked at while the worker is paused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -21,22 +23,24 @@ from arcbox_net.dataplane.engine import NatEngine
 from arcbox_net.dataplane.nat_config import NatEngineConfig
 from arcbox_net.dataplane.port_binding import PortBinding
 from arcbox_net.dataplane.router import Router
-from arcbox_net.dataplane.router_config import RouterConfig
+from arcbox_net.dataplane.router_config import RouterConfig, Way
 from arcbox_net.dataplane.verdict import Direction
-from arcbox_net.errors import ArcboxNetError
+from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.host.linux.tap import takes_uso
 from arcbox_net.network.engine_log import REPORT_S, ExhaustionLog
 from arcbox_net.network.messages import FlowInfo
 from arcbox_net.ports.packet import PacketPort
 from arcbox_net.ports.queues import QUEUE_ADD
+from arcbox_net.ports.tap import TapPort
+from arcbox_net.recipes.engine import leg_plan
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.nat_views import NatFlow, NatForward
     from arcbox_net.dataplane.port_binding import Control
     from arcbox_net.dataplane.switch import Switch
     from arcbox_net.dataplane.worker_group import Place
-    from arcbox_net.host.plan import Dnat
+    from arcbox_net.host.plan import Dnat, PortPlan
     from arcbox_net.recipes.engine import EngineUplink
     from arcbox_net.recipes.site import Layout, Site
 
@@ -60,6 +64,9 @@ class EngineEgress:
         self.number = -1
         self._uplink = uplink
         self._mac = stable_mac(site.network, f"@engine {uplink.ifname}")
+        self.leg = leg_plan(site, layout)
+        self._router: Router
+        self._leg_number = -1
         self._uplink_number = -1
         self._reporting: asyncio.Task[None] | None = None
         self._is_lost = True
@@ -77,11 +84,13 @@ class EngineEgress:
 
     def open(self) -> None:
         """Add the router and its uplink to the worker."""
-        router = Router(self._engine)
+        self._router = router = Router(self._engine)
         self.number = self._worker.add(router, self._switch)
         self._switch.bind(self._worker, self.number, PortBinding("router"))
         port = PacketPort(frame_max=self._uplink.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._uplink_number = self._worker.add(port, router.outside)
+        leg = TapPort(frame_max=self._site.config.mtu + ETHERNET_BYTES, uso=True)
+        self._leg_number = self._worker.add(leg, router.inside)
         router.set_up(
             self._worker,
             self.number,
@@ -92,6 +101,8 @@ class EngineEgress:
                 external=(self._uplink.external,),
                 next_hop=self._uplink.next_hop,
                 gateway=self._layout.gateway,
+                leg=self._leg_number,
+                leg_mac=self.leg.mac,
             ),
         )
         self._reporting = asyncio.get_running_loop().create_task(self._report())
@@ -101,8 +112,19 @@ class EngineEgress:
         if self._reporting is not None:
             self._reporting.cancel()
 
+    def add_guest(self, plan: PortPlan) -> None:
+        """A guest with a device of the kernel: it can be reached before it speaks."""
+        for ip in plan.ips:
+            self._router.set_neighbour(self._worker, self.number, str(ip), plan.mac, way=Way.LEG)
+
+    def remove_guest(self, plan: PortPlan) -> None:
+        for ip in plan.ips:
+            with contextlib.suppress(OSError):  # it was never told
+                self._router.set_neighbour(self._worker, self.number, str(ip), None, way=Way.LEG)
+
     def restore(self) -> None:
-        """Called in the kernel thread: open the uplink if it is not. Raises KernelError, PermissionDenied."""
+        """Called in the kernel thread: open what is lost. Raises KernelError, PermissionDenied."""
+        self._restore_leg()
         if self._is_lost:
             fd = open_packet(self._uplink.ifname, [parse_mac(self._mac)])
             self._is_lost = False  # first: it may be lost again at once
@@ -112,8 +134,17 @@ class EngineEgress:
                 self._is_lost = True
                 raise
 
-    def lose(self) -> str:
-        """The uplink is gone: `restore` opens it anew. Returns its name."""
+    def _restore_leg(self) -> None:
+        try:
+            self._site.links.apply_port(self.leg)
+        except InterfaceNotFound:
+            (fd,) = self._site.links.create_tap(self.leg)
+            add_queue(self._worker, self._leg_number, fd)
+
+    def lose(self, number: int) -> str:
+        """The device of that port is gone: `restore` opens it anew. Returns its name."""
+        if number == self._leg_number:
+            return self.leg.ifname
         self._is_lost = True
         return self._uplink.ifname
 

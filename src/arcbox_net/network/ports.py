@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
-from arcbox_net.config import QUEUES_MAX, Egress, check_ifname, check_port_name
+from arcbox_net.config import QUEUES_MAX, check_ifname, check_port_name
 from arcbox_net.errors import (
     ConfigError,
     LimitReached,
@@ -214,13 +214,6 @@ class PortTable:
         hostname = (request.hostname or name).lower()
         check_port_name(hostname, field="hostname")
         ip6 = layout.guest_address6(mac)
-        if layout.egress == Egress.ENGINE.value and request.kind not in SOCKET_KINDS:
-            raise ConfigError(
-                f"egress engine serves guests at sockets, not on {request.kind}",
-                fix="attach with --stream, --dgram or --vhost-user (run: --via), or use egress masquerade",
-                field="kind",
-                value=request.kind,
-            )
         if request.kind in SOCKET_KINDS:
             socket = self._socket(request)
             return Port(request.kind, self._switched(common), hostname, ip6=ip6, socket=socket)

@@ -1,13 +1,15 @@
-"""Where the NAT engine's uplink leads: an interface of the host, the guests' address there, and the next hop."""
+"""The two sides of the NAT engine: its uplink, an interface of the host, and its leg on the network's bridge."""
 
 from __future__ import annotations
 
 import dataclasses
 from ipaddress import IPv4Address, IPv4Interface
 
+from arcbox_net.addresses import stable_mac
 from arcbox_net.config import MTU_MAX
 from arcbox_net.errors import AddressInUse, ConfigError
-from arcbox_net.recipes.site import Site
+from arcbox_net.host.plan import ROUTER, LegPlan, leg_ifname
+from arcbox_net.recipes.site import Layout, Site
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,6 +20,23 @@ class EngineUplink:
     external: IPv4Interface
     next_hop: IPv4Address | None
     mtu: int
+
+
+def router_mac(network: str) -> str:
+    """What the engine's router is to guests on the bridge."""
+    return stable_mac(network, ROUTER)
+
+
+def leg_plan(site: Site, layout: Layout) -> LegPlan:
+    """How the router joins the bridge. Isolated guests reach it: it keeps them apart itself."""
+    return LegPlan(
+        network=site.network,
+        port=ROUTER,
+        ifname=leg_ifname(site.network),
+        bridge=layout.bridge,
+        mac=router_mac(site.network),
+        mtu=site.config.mtu,
+    )
 
 
 def engine_uplink(site: Site) -> EngineUplink:

@@ -14,10 +14,11 @@ from arcbox_net.addresses import (
     parse_subnet6,
     ula_subnet,
 )
-from arcbox_net.config import AUTO, gateway_of
+from arcbox_net.config import AUTO, Egress, gateway_of
 from arcbox_net.errors import SubnetConflict, Unsupported
 from arcbox_net.host.linux import sysctl
 from arcbox_net.host.plan import BridgePlan, FirewallPlan, bridge_ifname
+from arcbox_net.recipes.engine import router_mac
 from arcbox_net.recipes.site import Contents, Layout, Site
 
 AUTO_SUBNETS_MAX = 256
@@ -51,6 +52,7 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
             subnet6=layout.subnet6,
             gateway6=layout.gateway6,
             masquerade=masquerade,
+            router_mac=router_mac(site.network) if layout.egress == Egress.ENGINE.value else None,
             relay=contents.relay,
             isolated=site.config.isolated,
             dhcp=site.config.has_dhcp,

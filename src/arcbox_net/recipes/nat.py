@@ -4,7 +4,8 @@ masquerade   guest ── TAP/veth ── bridge (gateway address) ── kernel
 relay        guest ── TAP/veth ── bridge (gateway address) ── TUN, tproxy ── relay threads ── sockets of the host
              └───────────── a private network namespace ─────────────┘
 engine       guest ── socket ── switch ── NAT engine ── packet socket on an interface of the host
-                                  └── uplink ── bridge (gateway address): DHCP, DNS, the host
+                                  └── uplink ─┐ └── leg ─┐
+             guest ── TAP/veth ── bridge (gateway address: DHCP, DNS, the host)
 """
 
 from __future__ import annotations

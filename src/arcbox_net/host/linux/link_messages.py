@@ -7,7 +7,7 @@ import socket
 from arcbox_net.host.linux import rtnl
 from arcbox_net.host.linux.netlink import attr, attr_text, attr_u8, attr_u32, nested
 from arcbox_net.host.linux.ownership import LINK_GROUP
-from arcbox_net.host.plan import LARGE_FRAME_BYTES, TXQUEUELEN, PortPlan, VethPlan
+from arcbox_net.host.plan import LARGE_FRAME_BYTES, TXQUEUELEN, LegPlan, PortPlan, VethPlan
 
 
 def bridge_settings() -> bytes:
@@ -36,6 +36,7 @@ def large_frames() -> bytes:
 
 def port_flags(plan: PortPlan) -> bytes:
     open_port = not plan.anti_spoof
+    hears_groups = not isinstance(plan, LegPlan)
     return nested(
         rtnl.IFLA_LINKINFO,
         attr(rtnl.IFLA_INFO_SLAVE_KIND, b"bridge"),
@@ -43,6 +44,8 @@ def port_flags(plan: PortPlan) -> bytes:
             rtnl.IFLA_INFO_SLAVE_DATA,
             attr_u8(rtnl.IFLA_BRPORT_LEARNING, open_port),
             attr_u8(rtnl.IFLA_BRPORT_UNICAST_FLOOD, open_port),
+            attr_u8(rtnl.IFLA_BRPORT_MCAST_FLOOD, hears_groups),
+            attr_u8(rtnl.IFLA_BRPORT_BCAST_FLOOD, hears_groups),
             attr_u8(rtnl.IFLA_BRPORT_ISOLATED, plan.isolated),
         ),
     )

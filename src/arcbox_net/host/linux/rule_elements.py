@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from arcbox_net.host.linux.nft_text import elements_of
-from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan, SwitchedPlan, UplinkPlan, table_name
+from arcbox_net.host.plan import (
+    Dnat,
+    HostAccessRedirect,
+    LegPlan,
+    PortPlan,
+    SwitchedPlan,
+    UplinkPlan,
+    table_name,
+)
 
 
 def port_elements(port: PortPlan, *, any_address: bool) -> dict[str, list[str]]:
@@ -15,6 +23,8 @@ def port_elements(port: PortPlan, *, any_address: bool) -> dict[str, list[str]]:
     """
     name = f'"{port.ifname}"'
     is_behind = isinstance(port, SwitchedPlan)  # what is the device's own, its uplink has already
+    if isinstance(port, LegPlan):
+        return {"unfiltered_ports": [name]}
     if not port.anti_spoof:
         return {} if is_behind else {"unfiltered_ports": [name]}
     elements = {} if isinstance(port, UplinkPlan) else {"macs": [f"{name} . {port.mac}"]}

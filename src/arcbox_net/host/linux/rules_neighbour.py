@@ -3,8 +3,9 @@
 *Theory of operation.* Guests choose their own IPv6 addresses (SLAAC, with temporary ones), so nobody can say
 beforehand whose an address is. The first to use it has it (`owners6`), for as long as it speaks now and then.
 A duplicate address detection counts as use: who probes first gets the address, and nobody can answer to
-deny it. Nor can anybody else probe for it until its owner is sure of it (`tentative6`), which RFC 4862, 5.4.3 takes for
-an answer; later probes pass, and are answered by the owner. The addresses of the gateway are never a guest's, nor any outside of the network's prefix.
+deny it. Nor can anybody else probe for it until its owner is sure of it (`tentative6`), which RFC 4862, 5.4.3
+takes for an answer; later probes pass, and are answered by the owner. The addresses of the gateway are never a
+guest's, nor any outside of the network's prefix.
 
     unicast TCP and UDP of a speaker heard within a minute     accepted by one rule in `prerouting`
     everything else                                            from_guest → ipv6 → [icmpv6_ →] source6
@@ -41,7 +42,12 @@ def sets(plan: FirewallPlan) -> list[str]:
         return []
     return [
         seen("owners6", _OWN, OWNED_FOR, "IPv6 address and the MAC that has it"),
-        seen("tentative6", "typeof @nh,64,128", TENTATIVE_FOR, "IPv6 addresses that their guest has just probed"),
+        seen(
+            "tentative6",
+            "typeof @nh,64,128",
+            TENTATIVE_FOR,
+            "IPv6 addresses that their guest has just probed",
+        ),
         seen("taken6", "typeof @nh,64,128", OWNED_FOR, "IPv6 addresses that some guest has"),
         seen(
             "speakers6",

@@ -171,11 +171,12 @@ def _dnat_chains(plan: FirewallPlan, bridge: str) -> list[str]:
 
 
 def _forward_chains(plan: FirewallPlan, subnet: IPv4Network, bridge: str) -> list[str]:
-    among_guests = (
-        f"oifname {bridge} " + drop("guests are isolated from each other")
-        if plan.isolated
-        else f"oifname {bridge} {ACCEPT}"
-    )
+    among_guests = [f"oifname {bridge} {ACCEPT}"]
+    if plan.isolated:
+        # Frames between a guest and the NAT engine's router come here too with bridge-nf-call-iptables.
+        of_guests = f"ip saddr {subnet} ip daddr {subnet} " if plan.router_mac is not None else ""
+        kept_apart = f"oifname {bridge} {of_guests}" + drop("guests are isolated from each other")
+        among_guests = [kept_apart, *(among_guests if of_guests else ())]
     outside = "goto connection" if plan.masquerade else drop("the network is host-only")
     # Guests of the same link need no router, and each address that one asks for takes a place in the neighbour
     # table, of which there is one for the whole machine.
@@ -205,7 +206,7 @@ def _forward_chains(plan: FirewallPlan, subnet: IPv4Network, bridge: str) -> lis
             # With bridge-nf-call-iptables, frames between guests come here too; the bridge has judged them.
             f"oifname {bridge} ct status dnat goto connection" if not plan.isolated else "",
             by_gateway,
-            among_guests,
+            *among_guests,
             # Not in a connection and not the start of one: it would leave without NAT.
             "ct state != new " + drop("belongs to no connection"),
             f"ip saddr != {subnet} " + drop("source is not in the subnet"),
