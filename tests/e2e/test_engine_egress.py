@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from arcbox_net import NetConfig
+from arcbox_net.config import Egress
 from tests.e2e.test_sockets import GATEWAY, serve_hello, stream
 from tests.support.guest import Guest
 from tests.support.machine import Machine, each_bridge_nf
@@ -61,6 +63,30 @@ def test_what_the_engine_cannot_have_is_refused_before_anything_is_made(
     done = world.cli(f"up dev {words}", check=False)
     assert done.returncode != 0 and said in done.stderr
     assert world.ours() == {"links": [], "tables": []}
+
+
+def test_the_engine_follows_its_uplinks_mtu_and_counts(machine: Machine) -> None:
+    config = NetConfig(egress=Egress.ENGINE, uplink=machine.uplink, external_ip=EXTERNAL)
+    with machine.network(config) as network:
+        guest = machine.guest(network)
+        echo = f"ping -c 1 -W 1 -M do -s 1400 {machine.world_ip}"
+        guest.run(echo)
+        machine.run(f"ip link set {machine.uplink} mtu 1300")
+
+        def is_told() -> bool:
+            refused = guest.run(echo, check=False)
+            return "mtu" in refused.stdout + refused.stderr
+
+        wait_until(is_told, timeout=10.0)
+        machine.run(f"ip link set {machine.uplink} mtu 1500")
+
+        def passes() -> bool:
+            guest.run("ip route flush cache")
+            return guest.run(echo, check=False).returncode == 0
+
+        wait_until(passes, timeout=10.0)
+        counted = network.stats()["engine"]
+        assert counted["forward"] >= 4 and counted["too_big"] >= 1
 
 
 @each_bridge_nf

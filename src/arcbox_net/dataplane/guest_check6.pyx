@@ -5,7 +5,8 @@ Theory of operation
     use it has it, for as long as it is used now and then (owners.pxd). A probe for duplicates counts as use: who probes
     first has the address, and nobody else can answer to deny it, nor probe for it until its owner is sure of it, which
     would be taken for an answer. Later probes pass: the owner answers them. The gateway's are never a guest's, nor any
-    outside the network's prefix. Without a prefix, addresses are others' business: only routers and servers are looked for.
+    outside the network's prefix. Without a prefix, addresses are others' business: only routers and servers are looked
+    for.
 
     Only TCP, UDP and ICMPv6 are let through, behind options at most and all within the frame's head: what is deeper,
     unknown or in fragments of ICMPv6 is how router advertisements hide from filters (RFC 7113, RFC 6980).

@@ -53,11 +53,15 @@ cdef bint owners_assign(owner_table *table, const uint8_t *address, uint16_t por
 cdef void owners_hear(owner_table *table, const uint8_t *address, uint16_t port, uint32_t now_s) noexcept nogil:
     """Another table has learned that *address* is *port*'s. Of two ports that claimed it, the lower number has it."""
     cdef owner *one = owners_find(table, address)
+    cdef uint32_t probed_s = now_s  # what it was claimed by may have been a probe
     if one != NULL:
         if one.used_s == OWNED_STATIC or one.port < port:
             return
+        if one.port == port:
+            probed_s = one.probed_s
         _release(table, <uint32_t>(one - table.owners))
-    owners_claim(table, address, port, now_s)
+    if owners_claim(table, address, port, now_s):
+        owners_find(table, address).probed_s = probed_s
 
 
 cdef void owners_loosen_port(owner_table *table, uint16_t port, uint32_t now_s) noexcept nogil:

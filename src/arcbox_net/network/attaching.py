@@ -20,6 +20,7 @@ from arcbox_net.network.devices import connect, disconnect, port_infos
 from arcbox_net.network.holders import Holders
 from arcbox_net.network.messages import PortInfo
 from arcbox_net.network.ports import Port, PortRequest, PortTable
+from arcbox_net.recipes.engine import engine_uplink
 
 if TYPE_CHECKING:
     from arcbox_net.host.plan import Dnat
@@ -95,10 +96,23 @@ class Attaching:
         """The NAT engine, while there are guests to serve."""
         return self._datapath.engine if self._datapath is not None else None
 
+    async def engine_stats(self) -> dict[str, int]:
+        """Flows, mappings, packets by what became of them; nothing without an engine."""
+        return await asyncio.to_thread(self.engine.stats) if self.engine is not None else {}
+
     def forwards_changed(self) -> None:
         """Let the engine forward what the network forwards."""
         if self.engine is not None:
             self.engine.set_forwards(self._dnats())
+
+    async def follow_uplink(self) -> None:
+        """Let the engine's uplink be what the host's interface is now. One that is gone is waited for."""
+        if self.engine is None:
+            return
+        try:
+            self.engine.follow(await self._kernel.run(engine_uplink, self._site))
+        except ArcboxNetError as error:
+            log.warning("egress engine: %s", error)
 
     @property
     def own_plans(self) -> tuple[PortPlan, ...]:

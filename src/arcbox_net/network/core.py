@@ -472,6 +472,7 @@ class Network:
             "ra": self._ipv6.stats() if self._ipv6 else {},
             "relay": self._forwards().stats(),
             "egress": self._egress.stats() if self._egress else {},
+            "engine": await self._attaching.engine_stats(),
             "host": self._watch.stats() if self._watch else {},
             "firewall_drops": await self._kernel.run(self._site.firewall.drops),
         }
@@ -524,6 +525,7 @@ class Network:
     async def _surroundings_changed(self) -> None:
         """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""
         await self._keep_off_the_host()
+        await self._attaching.follow_uplink()
         warnings = []
         for subnet, option in ((self._layout.subnet, "--subnet"), (self._layout.subnet6, "--subnet6")):
             if subnet is None:

@@ -63,6 +63,7 @@ class EngineEgress:
         self._switch = switch
         self.number = -1
         self._uplink = uplink
+        self._mtu_max = uplink.mtu  # what the packet socket was opened for
         self._mac = stable_mac(site.network, f"@engine {uplink.ifname}")
         self.leg = leg_plan(site, layout)
         self._router: Router
@@ -71,16 +72,7 @@ class EngineEgress:
         self._reporting: asyncio.Task[None] | None = None
         self._is_lost = True
         self._forwards: dict[Dnat, NatForward] = {}
-        self._engine = NatEngine(
-            NatEngineConfig(
-                external_ip=str(uplink.external.ip),
-                inside=str(layout.subnet),
-                gateway=str(layout.gateway),
-                mtu=site.config.mtu,
-                uplink_mtu=uplink.mtu,
-                isolated=site.config.isolated,
-            )
-        )
+        self._engine = NatEngine(self._config())
 
     def open(self) -> None:
         """Add the router and its uplink to the worker."""
@@ -91,7 +83,37 @@ class EngineEgress:
         self._uplink_number = self._worker.add(port, router.outside)
         leg = TapPort(frame_max=self._site.config.mtu + ETHERNET_BYTES, uso=True)
         self._leg_number = self._worker.add(leg, router.inside)
-        router.set_up(
+        self._set_up()
+
+    def follow(self, uplink: EngineUplink) -> None:
+        """The host's interface is as *uplink* says now: its next hop and its MTU, which is followed downwards only."""
+        if uplink == self._uplink:
+            return
+        self._uplink = uplink
+        with self._worker.paused():
+            self._engine.reconfigure(self._config())
+        self._set_up()
+        log.info("the engine's uplink %s: MTU %d, next hop %s", uplink.ifname, uplink.mtu, uplink.next_hop)
+
+    def stats(self) -> dict[str, int]:
+        """The engine's counters, and packets for whom nobody answered."""
+        with self._worker.paused():
+            counted = self._engine.stats()
+        out, to_guests = self._router.unresolved
+        return counted | {"unresolved_out": out, "unresolved_in": to_guests}
+
+    def _config(self) -> NatEngineConfig:
+        return NatEngineConfig(
+            external_ip=str(self._uplink.external.ip),
+            inside=str(self._layout.subnet),
+            gateway=str(self._layout.gateway),
+            mtu=self._site.config.mtu,
+            uplink_mtu=min(self._uplink.mtu, self._mtu_max),
+            isolated=self._site.config.isolated,
+        )
+
+    def _set_up(self) -> None:
+        self._router.set_up(
             self._worker,
             self.number,
             RouterConfig(

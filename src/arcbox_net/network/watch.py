@@ -27,7 +27,14 @@ _REPAIR = "repair"
 _PORTS = "ports"
 _SURROUNDINGS = "surroundings"
 _BRIDGE_BROKEN = ("link-removed", "link-renamed", "link-down", "mtu-changed", "address-removed")
-_OF_SURROUNDINGS = ("address-added", "address-removed", "route-added", "route-removed", "resync")
+_OF_SURROUNDINGS = (
+    "address-added",
+    "address-removed",
+    "route-added",
+    "route-removed",
+    "mtu-changed",
+    "resync",
+)
 
 log = logging.getLogger("arcbox_net.watch")
 T = TypeVar("T")
@@ -38,7 +45,8 @@ class Watch:
 
     `repair`: our state was changed. `links_changed`: a guest's device went, or left the bridge (by detach, or by
     somebody's hand: then it answers True, and repair follows). `surroundings_changed`: addresses or
-    routes of the host came or went, so that the network's subnet may overlap them, or no longer.
+    routes of the host came or went, so that the network's subnet may overlap them, or no longer; or a link's
+    MTU is another.
     """
 
     def __init__(
