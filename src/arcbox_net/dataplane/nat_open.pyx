@@ -34,8 +34,8 @@ from arcbox_net.dataplane.packet cimport packet
 from arcbox_net.dataplane.unsolicited cimport unsolicited_forget, unsolicited_note
 from arcbox_net.dataplane.verdict cimport (
     DROP_BAD_L4, DROP_FILTERED, DROP_FLOWS_FULL, DROP_GUEST_ADDRESSES, DROP_GUEST_FLOWS, DROP_ISOLATED,
-    DROP_MAPPINGS_FULL, DROP_MARTIAN, DROP_NO_FLOW, DROP_NO_MAPPING, DROP_PORTS_EXHAUSTED, DROP_UNSOLICITED_SYN, INBOUND,
-    OUTBOUND, VERDICT_FORWARD,
+    DROP_MAPPINGS_FULL, DROP_MARTIAN, DROP_NO_FLOW, DROP_NO_MAPPING, DROP_PORTS_EXHAUSTED, DROP_UNSOLICITED_SYN,
+    INBOUND, OUTBOUND, VERDICT_FORWARD,
 )
 from arcbox_net.memory.frame cimport frame
 from arcbox_net.wire.icmp cimport ICMP_PROHIBITED, ICMP_UNREACHABLE, PROTOCOL_ICMP
