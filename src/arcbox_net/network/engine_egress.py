@@ -81,7 +81,7 @@ class EngineEgress:
         self._switch.bind(self._worker, self.number, PortBinding("router"))
         port = PacketPort(frame_max=self._uplink.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._uplink_number = self._worker.add(port, router.outside)
-        leg = TapPort(frame_max=self._site.config.mtu + ETHERNET_BYTES, uso=True)
+        leg = TapPort(frame_max=self._site.config.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._leg_number = self._worker.add(leg, router.inside)
         self._set_up()
 
