@@ -84,6 +84,7 @@ class EngineEgress:
         leg = TapPort(frame_max=self._site.config.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._leg_number = self._worker.add(leg, router.inside)
         self._set_up()
+        self._reporting = asyncio.get_running_loop().create_task(self._report())
 
     def follow(self, uplink: EngineUplink) -> None:
         """The host's interface is as *uplink* says now: its next hop and its MTU, which is followed downwards only."""
@@ -127,7 +128,6 @@ class EngineEgress:
                 leg_mac=self.leg.mac,
             ),
         )
-        self._reporting = asyncio.get_running_loop().create_task(self._report())
 
     def close(self) -> None:
         """Say nothing more in the log."""
