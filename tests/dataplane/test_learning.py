@@ -134,10 +134,9 @@ def test_what_a_port_said_before_it_was_unbound_is_not_its_successors(pair: Pair
 
 
 def test_static_addresses_are_not_overruled_by_what_another_has_learned(pair: Pair) -> None:
-    pair.one.bind(2, PortBinding("trusted"))
-    pair.one.send(2, from_stranger(1))
+    pair.bind(0, PortBinding("trusted"))  # the lower number, which wins of two that are learned
     pair.other.bind(2, PortBinding(mac=STRANGER))
-    pair.other.bind(0, guest(0))
+    pair.one.send(0, from_stranger(1))
     assert pair.other.reaches(1, to_stranger(1)) == {2}
 
 

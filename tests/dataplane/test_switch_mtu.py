@@ -81,6 +81,18 @@ def test_each_sender_is_told_within_a_limit() -> None:
     assert segment.lab.drops(0) == {"too_big": 64}
 
 
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_one_that_is_told_often_leaves_the_others_their_share(ipv6: bool) -> None:
+    def too_big(source: int) -> Packet:
+        if ipv6:
+            return ether(source, 1) / IPv6(src=ip6_of(source), dst=ip6_of(1)) / TCP() / Raw(bytes(MTU))
+        return tcp4(source, 1, size=MTU + 1 - 40)
+
+    segment = segment_with_a_small_port()
+    assert len(segment.send(0, *[too_big(0)] * 64)[0]) == 25
+    assert len(segment.send(2, too_big(2))[2]) == 1
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -21,7 +21,7 @@ class PortDrop(IntEnum):
     PORT_DROP_DHCP = 17
     PORT_DROP_EGRESS = 18
     PORT_DROP_WAITING = 19
-    PORT_DROP_REASONS = 19
+    PORT_DROP_REASONS = 20
 
 class Port:
     @property

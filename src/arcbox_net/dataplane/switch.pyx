@@ -250,6 +250,8 @@ cdef class Switch(Receiver):
         self.base.tick = _tick
         self.state.now_s = 1
         self.state.answers.out = &self.state.answers_out
+        self.state.answers.machines.by_link = True
+        memcpy(self.state.answers.machines.seed, seed, sizeof(seed))
         self.reading = threading.Lock()
         self.rings = []
         if not (

@@ -29,10 +29,19 @@ def workers_by_cores() -> int:
     return max(1, min(4, len(os.sched_getaffinity(0)) - 1))
 
 
+def _pool_for(workers: int, link_capacity: int) -> PacketPool:
+    """A full link between two workers leaves the others what one alone would have."""
+    links = workers * (workers - 1)
+    return PacketPool(
+        small=4096 * workers + links * link_capacity, large=64 * workers + links * link_capacity
+    )
+
+
 class WorkerGroup:
     """One worker for each of *sinks*, which gets what the worker's ports receive, and has a port for every number.
 
-    A link holds *link_capacity* frames (a power of two). *spin_us* None: as a worker's, but 0 if there is not a core
+    A link holds *link_capacity* frames (a power of two); a *pool* of the group's own has room for all of theirs.
+    *spin_us* None: as a worker's, but 0 if there is not a core
     for each and one more. `with WorkerGroup(sinks) as group:` starts and stops them.
     """
 
@@ -41,10 +50,10 @@ class WorkerGroup:
         sinks: Sequence[Receiver],
         pool: PacketPool | None = None,
         spin_us: int | None = None,
-        link_capacity: int = 4096,
+        link_capacity: int = 512,
         name: str = "worker",
     ) -> None:
-        self.pool = PacketPool() if pool is None else pool
+        self.pool = _pool_for(len(sinks), link_capacity) if pool is None else pool
         if spin_us is None and len(sinks) >= max(2, len(os.sched_getaffinity(0))):
             spin_us = 0
         self.workers = [Worker(self.pool, f"{name}-{i}", spin_us) for i in range(len(sinks))]
@@ -64,15 +73,19 @@ class WorkerGroup:
         self.stop()
 
     def start(self) -> None:
-        """Start the workers, with a link between any two of them."""
-        for worker in self.workers:
-            worker.start()
-        for i in range(len(self.workers)):
-            for j, worker in enumerate(self.workers):
-                if i != j:
-                    link = self._links[i, j] = Link(self.pool, self._link_capacity)
-                    # The highest numbers are the links' ends, and lead nowhere in the other workers.
-                    worker.add(LinkEnd(link), LinkDelivery(), ALL_PORTS - 1 - i)
+        """Start the workers, with a link between any two of them. If one cannot be, none is left."""
+        try:
+            for worker in self.workers:
+                worker.start()
+            for i in range(len(self.workers)):
+                for j, worker in enumerate(self.workers):
+                    if i != j:
+                        link = self._links[i, j] = Link(self.pool, self._link_capacity)
+                        # The highest numbers are the links' ends, and lead nowhere in the other workers.
+                        worker.add(LinkEnd(link), LinkDelivery(), ALL_PORTS - 1 - i)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop the workers, and release what was on its way."""

@@ -73,16 +73,26 @@ class Attaching:
         self._datapath: Datapath | None = None
 
     async def listen_again(self) -> None:
-        """Let the guests of an earlier run's sockets connect again."""
+        """Let the guests of an earlier run's sockets connect again, and the kernel's guests leave."""
         for port in self._ports:
+            if port.socket is None:
+                continue
             try:
-                if port.socket is not None:
-                    await self._connect(port)
-                elif self._leaves_by_engine:
-                    (await self._open_datapath()).let_out(port)
+                await self._connect(port)
             except (ArcboxNetError, OSError) as error:
                 log.error("port %s of the earlier run is gone: %s", port.name, error)
                 await self._forget(port)
+        await self._let_out()
+
+    async def _let_out(self) -> None:
+        """Let the guests on devices of the kernel leave by the engine. One that cannot yet waits for a change."""
+        for port in self._ports:
+            if port.socket is not None or not self._leaves_by_engine:
+                continue
+            try:
+                (await self._open_datapath()).let_out(port)
+            except (ArcboxNetError, OSError) as error:
+                log.error("port %s of the earlier run has no way out: %s", port.name, error)
 
     async def stop(self) -> None:
         """Close the sockets of guests; links and rules are somebody else's to remove."""
@@ -108,6 +118,7 @@ class Attaching:
     async def follow_uplink(self) -> None:
         """Let the engine's uplink be what the host's interface is now. One that is gone is waited for."""
         if self.engine is None:
+            await self._let_out()
             return
         try:
             self.engine.follow(await self._kernel.run(engine_uplink, self._site))

@@ -192,6 +192,12 @@ class Datapath:
                 # One that has not seen yet that its old queue is gone would give up the new one with it.
                 worker.send(self._uplink_number, QUEUES_CLOSE)
                 add_queue(worker, self._uplink_number, fds.pop())
+        except BaseException:
+            # A TAP of which one worker has a queue would pass for whole: without any it goes, and is made anew.
+            for worker in self._group.workers:
+                with contextlib.suppress(ArcboxNetError, OSError):
+                    worker.send(self._uplink_number, QUEUES_CLOSE)
+            raise
         finally:
             for fd in fds:
                 os.close(fd)

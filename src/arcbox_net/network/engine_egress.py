@@ -90,10 +90,14 @@ class EngineEgress:
         """The host's interface is as *uplink* says now: its next hop and its MTU, which is followed downwards only."""
         if uplink == self._uplink:
             return
-        self._uplink = uplink
-        with self._worker.paused():
-            self._engine.reconfigure(self._config())
-        self._set_up()
+        before, self._uplink = self._uplink, uplink
+        try:
+            with self._worker.paused():
+                self._engine.reconfigure(self._config())
+            self._set_up()
+        except BaseException:
+            self._uplink = before  # the next change is compared with what holds
+            raise
         log.info("the engine's uplink %s: MTU %d, next hop %s", uplink.ifname, uplink.mtu, uplink.next_hop)
 
     def stats(self) -> dict[str, int]:

@@ -48,6 +48,7 @@ cdef enum:
     KEEPALIVE_INTERVAL_S = 75
     KEEPALIVE_PROBES = 9
     SEND_BYTES = 4194304  # the kernel doubles it
+    WIDE_FLOWS_MAX = 64  # that get so much: a half GiB, if nobody reads
 
 
 cdef void tcp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
@@ -227,7 +228,8 @@ cdef int _dial(relay_worker *w, relay_rule *rule, const sockaddr_in6 *client) no
             continue
         tcp_tune(fd)
         tcp_unpace(fd)
-        tcp_widen(fd)
+        if w.flow_count < WIDE_FLOWS_MAX:
+            tcp_widen(fd)
         if connect(fd, <const sockaddr *>&rule.target, rule.target_size) == 0 or errno == EINPROGRESS:
             source_count(rule, source)
             return fd

@@ -19,6 +19,7 @@ cdef class VmnetInterface:
     cdef readonly object facts
     cdef readonly VmnetNetwork network
     cdef abx_vmnet *_running(self) except NULL
+    cdef int _end(self, uint32_t status) except -1
 
 
 cdef uint32_t interface_read(abx_vmnet *interface, abx_vmnet_packet *packets, int *count) noexcept nogil

@@ -123,6 +123,8 @@ cdef class VmnetInterface:
             raise_for(status, "start", f"a {options.mode.name.lower()} interface")
             self.facts = _facts(&found)
         except BaseException:
+            if self.interface != NULL:
+                status = abx_vmnet_stop(self.interface)
             self._end(status)
             raise
 
@@ -134,7 +136,7 @@ cdef class VmnetInterface:
 
     def __dealloc__(self):
         if self.interface != NULL:
-            abx_vmnet_stop(self.interface)
+            self._end(abx_vmnet_stop(self.interface))
 
     def stop(self):
         """Stop it; its port has left its worker before. Twice is fine. Raises ServiceError without an answer."""
@@ -145,7 +147,7 @@ cdef class VmnetInterface:
         self.interface = NULL
         with nogil:
             status = abx_vmnet_stop(interface)
-        self._close(status)
+        self._end(status)
         raise_for(status, "stop", "an interface")
 
     def add_forward(self, rule):
@@ -192,18 +194,13 @@ cdef class VmnetInterface:
             raise NotRunning("the interface is stopped", network=None)
         return self.interface
 
-    def _end(self, uint32_t status):
-        """It did not become what was wanted."""
-        if self.interface != NULL:
-            status = abx_vmnet_stop(self.interface)
-            self.interface = NULL
-        self._close(status)
-
-    def _close(self, uint32_t status):
-        """Of a service that did not answer, callbacks may come yet: what they write to stays open."""
+    cdef int _end(self, uint32_t status) except -1:
+        """It is stopped. Of a service that did not answer, callbacks may come yet: what they write to stays open."""
+        self.interface = NULL
         if status != ABX_VMNET_NO_ANSWER:
             os.close(self.signal_write)
         os.close(self.signal_read)
+        return 0
 
 
 def bridgeable_interfaces():
