@@ -18,8 +18,8 @@ import pytest
 from tests.e2e.conftest import answering
 from tests.support import segments
 from tests.support.machine import resident_bytes
-from tests.support.netns import Namespace, wait_until
-from tests.support.peers import body_of, connect, drain_server, iperf3_server, refused
+from tests.support.netns import wait_until
+from tests.support.peers import body_of, connect, drain_server, iperf3_server, listening, refused
 from tests.support.rootless import WORLD6, Rootless, RunningGuest
 from tests.support.segments import ACK, RST, SYN, Segment
 
@@ -43,23 +43,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rootless]:
 @pytest.fixture(scope="module")
 def guest(site: Rootless) -> RunningGuest:
     return site.guest("web")
-
-
-@contextlib.contextmanager
-def listening(where: Namespace, l4_port: int, address: str = "0.0.0.0") -> Iterator[socket.socket]:
-    """A listener in *where*, with a timeout on what it accepts."""
-
-    def made() -> socket.socket:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, l4_port))
-        listener.listen(128)
-        listener.settimeout(WAIT_S)
-        return listener
-
-    with where.call(made) as listener:
-        yield listener
 
 
 @contextlib.contextmanager
@@ -163,19 +146,8 @@ def test_t5_a_blackholed_peer_gives_no_answer_before_the_guest_gives_up(
     assert answer is None
 
 
-@contextlib.contextmanager
-def by_hand(guest: RunningGuest, l4_port: int) -> Iterator[str]:
-    """Segments of *l4_port* are the test's: the guest's kernel, which knows no such connection, resets none. The
-    gateway's MAC.
-    """
-    guest.run(["nft", "add table ip t; add chain ip t out { type filter hook output priority 0; }"])
-    guest.run(["nft", f"add rule ip t out tcp sport {l4_port} tcp flags rst drop"])
-    yield segments.gateway_mac(guest, GATEWAY)
-    guest.run("nft delete table ip t")
-
-
 def test_t6_a_retransmitted_syn_is_one_connection(site: Rootless, guest: RunningGuest) -> None:
-    with listening(site.world, 9003) as listener, by_hand(guest, 41002) as mac:
+    with listening(site.world, 9003) as listener, segments.by_hand(guest, 41002, GATEWAY) as mac:
         syn = Segment(guest.ip, 41002, site.world_ip, 9003, SYN)
         answered = lambda got: (got.src, got.dst_port) == (site.world_ip, 41002)  # noqa: E731
         first = segments.exchange(guest, mac, syn, answered)
@@ -194,7 +166,7 @@ def test_t6_a_retransmitted_syn_is_one_connection(site: Rootless, guest: Running
 def test_t10_t26_sequence_numbers_wrap_and_only_the_exact_reset_counts(
     site: Rootless, guest: RunningGuest, isn: int
 ) -> None:
-    with listening(site.world, 9004) as listener, by_hand(guest, 41006) as mac:
+    with listening(site.world, 9004) as listener, segments.by_hand(guest, 41006, GATEWAY) as mac:
 
         def said(flags: int, offset: int, ack: int = 0) -> Segment | None:
             seq = (isn + offset) % 2**32
@@ -220,7 +192,7 @@ def test_t10_t26_sequence_numbers_wrap_and_only_the_exact_reset_counts(
 def test_t27_initial_sequence_numbers_are_unlike(site: Rootless, guest: RunningGuest) -> None:
     seen = set()
     for l4_port in range(41010, 41014):
-        with listening(site.world, 9005), by_hand(guest, l4_port) as mac:
+        with listening(site.world, 9005), segments.by_hand(guest, l4_port, GATEWAY) as mac:
             syn = Segment(guest.ip, l4_port, site.world_ip, 9005, SYN)
             answer = segments.exchange(guest, mac, syn, lambda got, own=l4_port: got.dst_port == own)
             assert answer is not None

@@ -109,6 +109,22 @@ def drain_server(where: Namespace, port: int, address: str = "0.0.0.0") -> Itera
 
 
 @contextlib.contextmanager
+def listening(where: Namespace, l4_port: int, address: str = "0.0.0.0") -> Iterator[socket.socket]:
+    """A listener in *where*, with a timeout on what it accepts."""
+
+    def made() -> socket.socket:
+        listener = socket.socket(family_of(address), socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, l4_port))
+        listener.listen(128)
+        listener.settimeout(10)
+        return listener
+
+    with where.call(made) as listener:
+        yield listener
+
+
+@contextlib.contextmanager
 def udp_echo(where: Namespace, port: int, address: str = "0.0.0.0") -> Iterator[None]:
     """Sends each datagram back, with the address it came from in front."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tests.support.netns import Namespace
@@ -18,7 +19,7 @@ ETHERTYPE = {4: b"\x08\x00", 6: b"\x86\xdd"}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
-    """A TCP segment, without options and payload."""
+    """A TCP segment; *options* are whole words, as they are in the header."""
 
     src: str
     src_port: int
@@ -27,6 +28,9 @@ class Segment:
     flags: int
     seq: int = 1000
     ack: int = 0
+    window: int = 64_000
+    options: bytes = b""
+    payload: bytes = b""
 
 
 def send(guest: Namespace, gateway_mac: str, segment: Segment) -> None:
@@ -45,8 +49,7 @@ def exchange(
     """The first segment for which *wanted* holds that arrives after *segment* was sent; None: there is none."""
 
     def talk() -> Segment | None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as link:
-            link.bind(("eth0", ETH_P_ALL))
+        with link_of("eth0") as link:
             own = link.getsockname()[4]
             link.send(bytes.fromhex(gateway_mac.replace(":", "")) + own + packet(segment))
             deadline = time.monotonic() + timeout
@@ -63,22 +66,43 @@ def exchange(
     return guest.call(talk)
 
 
+def link_of(interface: str) -> socket.socket:
+    """All frames of *interface*, which the calling thread's namespace has."""
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    link.bind((interface, ETH_P_ALL))
+    return link
+
+
 def gateway_mac(guest: Namespace, gateway: str) -> str:
     """The MAC that *guest* found for its gateway."""
     guest.run(f"ping -c 1 -W 2 {gateway}")
     return str(guest.json(f"ip -j neigh show {gateway}")[0]["lladdr"])
 
 
+@contextlib.contextmanager
+def by_hand(guest: Namespace, l4_port: int, gateway: str) -> Iterator[str]:
+    """Segments of *l4_port* are the test's: the guest's kernel, which knows no such connection, resets none.
+    Yields the gateway's MAC.
+    """
+    guest.run(["nft", "add table ip t; add chain ip t out { type filter hook output priority 0; }"])
+    guest.run(["nft", f"add rule ip t out tcp sport {l4_port} tcp flags rst drop"])
+    try:
+        yield gateway_mac(guest, gateway)
+    finally:
+        guest.run("nft delete table ip t")
+
+
 def packet(segment: Segment) -> bytes:
-    """EtherType, IP and TCP headers of *segment*."""
+    """EtherType, IP packet and all of *segment*."""
     src, dst = ip_address(segment.src), ip_address(segment.dst)
     tcp = bytearray(
         struct.pack(
             "!HHIIBBHHH",
             *(segment.src_port, segment.dst_port, segment.seq, segment.ack),
-            *(5 << 4, segment.flags, 64_000, 0, 0),
+            *((5 + len(segment.options) // 4) << 4, segment.flags, segment.window, 0, 0),
         )
     )
+    tcp += segment.options + segment.payload
     pseudo = src.packed + dst.packed + struct.pack("!II", len(tcp), socket.IPPROTO_TCP)
     tcp[16:18] = checksum(pseudo + tcp)
     if isinstance(src, IPv4Address):
@@ -96,14 +120,15 @@ def parsed(frame: bytes) -> Segment | None:
     body = frame[14:]
     if frame[12:14] == ETHERTYPE[4] and len(body) >= 40 and body[9] == socket.IPPROTO_TCP:
         src, dst = str(IPv4Address(body[12:16])), str(IPv4Address(body[16:20]))
-        tcp = body[(body[0] & 15) * 4 :]
+        tcp = body[(body[0] & 15) * 4 : int.from_bytes(body[2:4])]  # what is behind it pads the frame
     elif frame[12:14] == ETHERTYPE[6] and len(body) >= 60 and body[6] == socket.IPPROTO_TCP:
         src, dst = str(IPv6Address(body[8:24])), str(IPv6Address(body[24:40]))
         tcp = body[40:]
     else:
         return None
-    src_port, dst_port, seq, ack = struct.unpack_from("!HHII", tcp)
-    return Segment(src, src_port, dst, dst_port, tcp[13], seq, ack)
+    src_port, dst_port, seq, ack, data, flags, window = struct.unpack_from("!HHIIBBH", tcp)
+    data = (data >> 4) * 4
+    return Segment(src, src_port, dst, dst_port, flags, seq, ack, window, tcp[20:data], tcp[data:])
 
 
 def checksum(body: bytes | bytearray) -> bytes:
