@@ -140,8 +140,8 @@ cdef void _schedule(int policy) noexcept nogil:
     """SCHED_BATCH while bytes come in bulk: a thread that waits for others to leave a core finds more when it runs.
 
     With little to carry it would delay each step of an exchange by a tick where all cores are busy: that cost five in
-    six connections a second (decision 0005). A realtime or idle policy, which somebody has chosen, stays; some sandboxes
-    forbid the call.
+    six connections a second (decision 0005). A realtime or idle policy, which somebody has chosen, stays. Some
+    sandboxes forbid the call.
     """
     cdef sched_param none
     none.sched_priority = 0
