@@ -211,6 +211,7 @@ uint32_t abx_vmnet_start(
     description = describe(wish, network != NULL, facts);
     if (!description)
         goto failed;
+    answer->facts = *facts; /* what was asked for, to which the handler adds what it is told */
     interface->signal_fd = signal_fd;
     interface->interface = begin(description, network, interface->queue, ^(vmnet_return_t found, xpc_object_t said) {
       if (found == VMNET_SUCCESS && said)
@@ -223,11 +224,7 @@ uint32_t abx_vmnet_start(
     else /* the handler may have the reason */
         status = answered_within(answer, ABX_VMNET_REASON_S) ? answer->status : VMNET_FAILURE;
     if (status == VMNET_SUCCESS && interface->interface) {
-        bool virtio = facts->virtio_headers, tso = facts->tso, checksums = facts->checksums;
         *facts = answer->facts;
-        facts->virtio_headers = virtio;
-        facts->tso = tso;
-        facts->checksums = checksums;
         status = watch(interface);
         if (status == VMNET_SUCCESS) {
             answer_drop(answer);

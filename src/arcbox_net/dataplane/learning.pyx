@@ -19,7 +19,9 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.binding cimport binding, binding_is_of
 from arcbox_net.dataplane.fdb cimport fdb_hear
-from arcbox_net.dataplane.notices cimport NOTICE_BYTES, NOTICE_MAC, NOTICE_OWNER, NOTICES_CAPACITY, notice
+from arcbox_net.dataplane.notices cimport (
+    NOTICE_BYTES, NOTICE_MAC, NOTICE_OWNER, NOTICES_CAPACITY, notice, notice_kind,
+)
 from arcbox_net.dataplane.owners cimport owners_hear
 from arcbox_net.dataplane.port cimport PORTS_MAX
 from arcbox_net.dataplane.switch_state cimport switch_state
@@ -28,27 +30,24 @@ from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 
 
 cdef void tell_mac(switch_state *s, uint64_t mac, uint16_t port) noexcept nogil:
-    cdef notice said
-    memset(&said, 0, sizeof(said))
-    memcpy(said.address, &mac, sizeof(mac))
-    said.port = port
-    said.kind = NOTICE_MAC
-    _tell(s, &said)
+    _tell(s, NOTICE_MAC, <const uint8_t *>&mac, sizeof(mac), port)
 
 
 cdef void tell_owner(switch_state *s, const uint8_t *address, uint16_t port) noexcept nogil:
+    _tell(s, NOTICE_OWNER, address, IPV6_ADDRESS_BYTES, port)
+
+
+cdef void _tell(
+    switch_state *s, notice_kind kind, const uint8_t *address, size_t size, uint16_t port
+) noexcept nogil:
     cdef notice said
-    memset(&said, 0, sizeof(said))
-    memcpy(said.address, address, IPV6_ADDRESS_BYTES)
-    said.port = port
-    said.kind = NOTICE_OWNER
-    _tell(s, &said)
-
-
-cdef void _tell(switch_state *s, const notice *said) noexcept nogil:
     cdef uint32_t i
+    memset(&said, 0, sizeof(said))
+    memcpy(said.address, address, size)
+    said.port = port
+    said.kind = kind
     for i in range(s.peers):
-        ring_enqueue_burst(s.telling[i], <const uint8_t *>said, 1)
+        ring_enqueue_burst(s.telling[i], <const uint8_t *>&said, 1)
 
 
 cdef void learning_hear(switch_state *s) noexcept nogil:

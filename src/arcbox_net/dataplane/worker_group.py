@@ -41,8 +41,8 @@ class WorkerGroup:
     """One worker for each of *sinks*, which gets what the worker's ports receive, and has a port for every number.
 
     A link holds *link_capacity* frames (a power of two); a *pool* of the group's own has room for all of theirs.
-    *spin_us* None: as a worker's, but 0 if there is not a core
-    for each and one more. `with WorkerGroup(sinks) as group:` starts and stops them.
+    *spin_us* None: as a worker's, but 0 if there is not a core for each and one more.
+    `with WorkerGroup(sinks) as group:` starts and stops them.
     """
 
     def __init__(

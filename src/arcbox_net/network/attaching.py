@@ -86,8 +86,10 @@ class Attaching:
 
     async def _let_out(self) -> None:
         """Let the guests on devices of the kernel leave by the engine. One that cannot yet waits for a change."""
+        if not self._leaves_by_engine:
+            return
         for port in self._ports:
-            if port.socket is not None or not self._leaves_by_engine:
+            if port.socket is not None:
                 continue
             try:
                 (await self._open_datapath()).let_out(port)

@@ -525,7 +525,8 @@ class Network:
     async def _surroundings_changed(self) -> None:
         """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""
         await self._keep_off_the_host()
-        await self._attaching.follow_uplink()
+        async with self._change:
+            await self._attaching.follow_uplink()
         warnings = []
         for subnet, option in ((self._layout.subnet, "--subnet"), (self._layout.subnet6, "--subnet6")):
             if subnet is None:

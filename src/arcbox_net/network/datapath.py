@@ -29,7 +29,7 @@ from arcbox_net.dataplane.port import PortDrop
 from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
 from arcbox_net.dataplane.switch import Switch
 from arcbox_net.dataplane.worker_group import WorkerGroup, workers_by_cores
-from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
+from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.tap import takes_uso
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, UPLINK, PortPlan, SwitchedPlan, UplinkPlan, uplink_ifname
 from arcbox_net.network.devices import connect, disconnect, port_info
@@ -295,11 +295,7 @@ class Datapath:
         self._site.links.pin_behind(port.plan)
 
     def _restore_uplink(self) -> list[int]:
-        try:
-            self._site.links.apply_port(self.uplink)
-            fds: list[int] = []
-        except InterfaceNotFound:
-            fds = self._site.links.create_tap(self.uplink)
+        fds = self._site.links.ensure_tap(self.uplink)
         try:
             for port, _ in list(self._guests.values()):
                 self._pin(port)

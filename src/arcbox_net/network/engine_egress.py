@@ -25,7 +25,7 @@ from arcbox_net.dataplane.port_binding import PortBinding
 from arcbox_net.dataplane.router import Router
 from arcbox_net.dataplane.router_config import RouterConfig, Way
 from arcbox_net.dataplane.verdict import Direction
-from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
+from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.host.linux.tap import takes_uso
 from arcbox_net.network.engine_log import REPORT_S, ExhaustionLog
@@ -150,7 +150,8 @@ class EngineEgress:
 
     def restore(self) -> None:
         """Called in the kernel thread: open what is lost. Raises KernelError, PermissionDenied."""
-        self._restore_leg()
+        for leg_fd in self._site.links.ensure_tap(self.leg):
+            add_queue(self._worker, self._leg_number, leg_fd)
         if self._is_lost:
             fd = open_packet(self._uplink.ifname, [parse_mac(self._mac)])
             self._is_lost = False  # first: it may be lost again at once
@@ -159,13 +160,6 @@ class EngineEgress:
             except BaseException:
                 self._is_lost = True
                 raise
-
-    def _restore_leg(self) -> None:
-        try:
-            self._site.links.apply_port(self.leg)
-        except InterfaceNotFound:
-            (fd,) = self._site.links.create_tap(self.leg)
-            add_queue(self._worker, self._leg_number, fd)
 
     def lose(self, number: int) -> str:
         """The device of that port is gone: `restore` opens it anew. Returns its name."""
@@ -193,9 +187,7 @@ class EngineEgress:
         said = ExhaustionLog()
         while True:
             await asyncio.sleep(REPORT_S)
-            with self._worker.paused():
-                stats = self._engine.stats()
-            line = said.line(stats)
+            line = said.line(self.stats())
             if line is not None:
                 log.warning("%s: %s", self._uplink.ifname, line)
 

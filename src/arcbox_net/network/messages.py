@@ -12,8 +12,8 @@ class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
     nobody is connected to its socket) or gone.
 
     `ip6`: the address that the guest makes of its MAC, unless it is set up to make others. `socket`: where the guest
-    connects, or with `connects`, where it listens. `remote`: where its own socket for
-    datagrams is. `trouble`: why the last peer had to go. `drops`: frames by reason.
+    connects, or with `connects`, where it listens. `remote`: where its own socket for datagrams is.
+    `trouble`: why the last peer had to go. `drops`: frames by reason.
     """
 
     name: str

@@ -17,8 +17,6 @@ from arcbox_net.relay.flow cimport (
 cdef enum:
     GUESTS_MAX = 4096  # addresses that hold something at a time, of one door
     GUEST_BUCKETS = 1024
-
-cdef enum:
     NO_SOURCE = 0xFF  # begins a multicast address: nobody's own
 
 cdef struct guest_table:

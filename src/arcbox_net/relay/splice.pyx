@@ -26,7 +26,7 @@ from arcbox_net.relay.flow cimport (
     REQUEST_REMOVE, REQUEST_STOP, TCP_CONNECTING, flow_row, item_init, list_reset, relay_request,
     relay_rule, relay_worker,
 )
-from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace, tcp_widen
+from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
 from arcbox_net.relay.udp cimport udp_tune
 from arcbox_net.relay.worker cimport (
     worker_flows, worker_free, worker_init, worker_post, worker_serve, worker_wait,
@@ -469,7 +469,6 @@ cdef bint _check_socket(int kind, int fd, address, int target_port, bint elsewhe
     if tcp and (bound.is_loopback or (bound.version == 4 and not elsewhere)):
         # Other clients of an IPv4 forward do not come here where the kernel's map takes their packets first.
         tcp_unpace(fd)
-        tcp_widen(fd)
     if tcp or not bound.is_unspecified:
         return False
     if name.sin6_family == AF_INET6:

@@ -16,5 +16,4 @@ cdef int tcp_watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil
 cdef void tcp_close_reset(int fd) noexcept nogil
 cdef int tcp_tune(int fd) noexcept nogil
 cdef void tcp_unpace(int fd) noexcept nogil
-cdef void tcp_widen(int fd) noexcept nogil
 cdef void tcp_describe(relay_worker *w, tcp_flow *flow, flow_row *row) noexcept nogil

@@ -48,7 +48,7 @@ cdef enum:
     KEEPALIVE_INTERVAL_S = 75
     KEEPALIVE_PROBES = 9
     SEND_BYTES = 4194304  # the kernel doubles it
-    WIDE_FLOWS_MAX = 64  # that get so much: a half GiB, if nobody reads
+    WIDE_FLOWS_MAX = 64  # that get so much at both ends: a GiB, if nobody reads
 
 
 cdef void tcp_on_listener(relay_worker *w, relay_rule *rule) noexcept nogil:
@@ -176,7 +176,7 @@ cdef void tcp_unpace(int fd) noexcept nogil:
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
 
 
-cdef void tcp_widen(int fd) noexcept nogil:
+cdef void _widen(int fd) noexcept nogil:
     """Let a send buffer take some whole pipes, where that is allowed (root): fewer wake-ups for the same bytes.
 
     Without the privilege the kernel goes on tuning it: a plain SO_SNDBUF would end that, at a lower limit.
@@ -205,6 +205,9 @@ cdef void _open(relay_worker *w, relay_rule *rule, int client_fd, const sockaddr
         tcp_close_reset(target_fd)
         tcp_close_reset(client_fd)
         return
+    if w.flow_count <= WIDE_FLOWS_MAX:  # this one is counted
+        _widen(client_fd)
+        _widen(target_fd)
     flow = &entry.tcp
     flow.rule = rule
     flow.opened_ms = w.now_ms
@@ -228,8 +231,6 @@ cdef int _dial(relay_worker *w, relay_rule *rule, const sockaddr_in6 *client) no
             continue
         tcp_tune(fd)
         tcp_unpace(fd)
-        if w.flow_count < WIDE_FLOWS_MAX:
-            tcp_widen(fd)
         if connect(fd, <const sockaddr *>&rule.target, rule.target_size) == 0 or errno == EINPROGRESS:
             source_count(rule, source)
             return fd

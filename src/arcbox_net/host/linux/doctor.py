@@ -24,7 +24,7 @@ from arcbox_net.host.linux.kernel import SYSCTL_FIX
 from arcbox_net.host.linux.listeners import wildcard_listeners
 from arcbox_net.host.linux.nftables import Firewall, nft_path
 from arcbox_net.host.linux.rtsocket import RouteSocket
-from arcbox_net.host.linux.tap import TUN_MODE_FIX
+from arcbox_net.host.linux.tap import TUN_MODE_FIX, kernel_version
 from arcbox_net.host.plan import parse_alias
 
 NFT_VERSION_MIN = (1, 0, 0)
@@ -98,7 +98,7 @@ def _privileges(is_capable: bool) -> Check:
 
 def _kernel() -> Check:
     release = platform.release()
-    version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+    version = kernel_version(release)
     if version < KERNEL_MIN:
         wanted = ".".join(map(str, KERNEL_MIN))
         return Check("kernel", False, f"{release} is older than {wanted}", "boot a newer kernel")

@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 from types import TracebackType
 from typing import Any, Self
 
+from arcbox_net.errors import InterfaceNotFound
 from arcbox_net.host.linux import bridges, guest_links, routes
 from arcbox_net.host.linux.kernel import Kernel
 from arcbox_net.host.linux.ownership import OwnedLink, describe, fits, is_ours
@@ -55,6 +56,14 @@ class Links:
     def create_tap(self, plan: TapPlan) -> list[int]:
         """Make a TAP and return an fd for each queue; none for a persistent one, which is opened by name."""
         return guest_links.create_tap(self._kernel, plan)
+
+    def ensure_tap(self, plan: TapPlan) -> list[int]:
+        """Put the TAP right if it is there; otherwise make it, and return what `create_tap` does."""
+        try:
+            self.apply_port(plan)
+        except InterfaceNotFound:
+            return self.create_tap(plan)
+        return []
 
     def open_tap(self, ifname: str, queues: int) -> list[int]:
         """One more fd for each of *queues* on a TAP of ours that is there."""

@@ -114,9 +114,14 @@ def open_device() -> int:
         ) from None
 
 
+def kernel_version(release: str) -> tuple[int, ...]:
+    """The first two numbers of a kernel's *release*."""
+    return tuple(int(part) for part in re.findall(r"\d+", release)[:2])
+
+
 def takes_uso(release: str | None = None) -> bool:
     """Whether the kernel of that *release*, or this one, takes UDP super-frames, from TAPs and packet sockets."""
-    return tuple(int(part) for part in re.findall(r"\d+", release or platform.release())[:2]) >= USO_KERNEL
+    return kernel_version(release or platform.release()) >= USO_KERNEL
 
 
 def set_offloads(fd: int, offloads: int) -> int:

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint32_t
 
-from arcbox_net.abi.vmnet cimport abx_vmnet, abx_vmnet_network, abx_vmnet_packet
+from arcbox_net.abi.vmnet cimport abx_vmnet, abx_vmnet_forward, abx_vmnet_network, abx_vmnet_packet
+
+ctypedef uint32_t (*forward_change)(abx_vmnet *, const abx_vmnet_forward *) noexcept nogil
 
 
 cdef class VmnetNetwork:
@@ -19,6 +21,7 @@ cdef class VmnetInterface:
     cdef readonly object facts
     cdef readonly VmnetNetwork network
     cdef abx_vmnet *_running(self) except NULL
+    cdef int _change(self, forward_change change, rule, operation) except -1
     cdef int _end(self, uint32_t status) except -1
 
 

@@ -152,22 +152,20 @@ cdef class VmnetInterface:
 
     def add_forward(self, rule):
         """Have the host forward as *rule* says. Raises KernelError in a `VmnetNetwork`, which has its own rules."""
-        cdef abx_vmnet_forward forward
-        cdef abx_vmnet *interface = self._running()
-        cdef uint32_t status
-        _fill_forward(&forward, rule)
-        with nogil:
-            status = abx_vmnet_forward_add(interface, &forward)
-        raise_for(status, "forward", _name(rule))
+        self._change(abx_vmnet_forward_add, rule, "forward")
 
     def remove_forward(self, rule):
+        self._change(abx_vmnet_forward_remove, rule, "removal")
+
+    cdef int _change(self, forward_change change, rule, operation) except -1:
         cdef abx_vmnet_forward forward
         cdef abx_vmnet *interface = self._running()
         cdef uint32_t status
         _fill_forward(&forward, rule)
         with nogil:
-            status = abx_vmnet_forward_remove(interface, &forward)
-        raise_for(status, "removal", _name(rule))
+            status = change(interface, &forward)
+        raise_for(status, operation, _name(rule))
+        return 0
 
     def forwards(self):
         """The rules that the system has for this interface, `VmnetForward`s."""
