@@ -287,6 +287,7 @@ cdef struct relay_worker:
     relay_request *requests
     relay_request *requests_last
     uint8_t running
+    uint8_t *peek  # PEEK_BYTES, made when pipes first run out
     uint8_t copy[COPY_BYTES]
     epoll_event events[EVENTS_MAX]
 

@@ -14,7 +14,8 @@ MSG_MORE, and the next read, of 0, brings the FIN. Whatever else it brings lets 
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
 
 from arcbox_net.abi.files cimport SPLICE_F_MOVE, SPLICE_F_NONBLOCK, splice, write
 from arcbox_net.abi.socket cimport (
@@ -25,6 +26,7 @@ from arcbox_net.relay.flow cimport COPY_BYTES, relay_worker, tcp_side, tcp_way
 from arcbox_net.relay.pipes cimport pipe_acquire, pipe_release, pipe_reserve
 
 cdef enum:
+    PEEK_BYTES = 524288  # each discard wakes the sender: many bytes at a time
     TURN_BYTES_MAX = 2097152  # of one way in one turn: others wait at most this long
 
 cdef enum pump_result:
@@ -133,11 +135,15 @@ cdef inline int pump_drain(tcp_way *way, tcp_side *sink) noexcept nogil:
 
 cdef inline int pump_peek(relay_worker *w, tcp_way *way, tcp_side *source, tcp_side *sink) noexcept nogil:
     """Without a pipe: look, send, and discard exactly what was sent."""
-    cdef ssize_t got = recv(source.fd, w.copy, COPY_BYTES, MSG_DONTWAIT | MSG_PEEK)
-    cdef ssize_t sent
+    cdef ssize_t got, sent
+    if w.peek == NULL:
+        w.peek = <uint8_t *>malloc(PEEK_BYTES)
+        if w.peek == NULL:
+            return -1
+    got = recv(source.fd, w.peek, PEEK_BYTES, MSG_DONTWAIT | MSG_PEEK)
     if got <= 0:
         return pump_ended(way, source, got)
-    sent = send(sink.fd, w.copy, <size_t>got, MSG_DONTWAIT | MSG_NOSIGNAL)
+    sent = send(sink.fd, w.peek, <size_t>got, MSG_DONTWAIT | MSG_NOSIGNAL)
     if sent < 0:
         if errno == EAGAIN:
             sink.writable = 0

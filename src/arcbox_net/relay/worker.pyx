@@ -38,7 +38,7 @@ from arcbox_net.relay.flow cimport (
 )
 from arcbox_net.relay.gate cimport gate_describe, gate_on_event, gate_on_timeout
 from arcbox_net.relay.offer cimport offer_on_listener
-from arcbox_net.relay.pipes cimport pipes_free
+from arcbox_net.relay.pipes cimport pipes_free, pipes_prepare
 from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.relay.tcp cimport (
     tcp_describe, tcp_on_event, tcp_on_listener, tcp_on_timeout, tcp_on_turn, tcp_reset,
@@ -88,6 +88,7 @@ cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexce
         failure = errno
         worker_free(w)
         return failure
+    pipes_prepare(w)
     w.now_ms = monotonic_ns() // 1_000_000
     return 0
 
@@ -207,8 +208,10 @@ cdef void worker_free(relay_worker *w) noexcept nogil:
     pipes_free(w)
     free(w.buckets)
     free(w.batch)
+    free(w.peek)
     w.buckets = NULL
     w.batch = NULL
+    w.peek = NULL
     close(w.epoll_fd)  # close(-1) is a harmless EBADF, after a start that failed half-way
     close(w.wake_fd)
     close(w.reserve_fd)
