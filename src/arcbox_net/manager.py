@@ -31,7 +31,8 @@ from urllib.parse import quote
 import msgspec
 
 from arcbox_net import paths
-from arcbox_net.config import NetConfig, NetworkMode, check_network_name, config_to_mapping
+from arcbox_net.config import NetConfig, NetworkMode, config_to_mapping
+from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import AlreadyRunning, ArcboxNetError, NotRunning, StartFailed, Unsupported, from_json
 from arcbox_net.network.client import Client
 from arcbox_net.network.messages import (

@@ -29,7 +29,7 @@ class NetworkName(click.ParamType[Any]):
     name = "name"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from arcbox_net.config import check_network_name
+        from arcbox_net.config_values import check_network_name
 
         return check_network_name(value)
 
@@ -45,7 +45,7 @@ class PortName(click.ParamType[Any]):
     name = "port"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from arcbox_net.config import check_port_name
+        from arcbox_net.config_values import check_port_name
 
         return check_port_name(value)
 
@@ -129,7 +129,7 @@ def check_guest(mac: str | None, ip: str | None, name: str | None = None) -> Non
     import ipaddress
 
     from arcbox_net.addresses import parse_mac
-    from arcbox_net.config import check_port_name
+    from arcbox_net.config_values import check_port_name
 
     if mac is not None:
         parse_mac(mac)

@@ -7,7 +7,7 @@ import ipaddress
 import click
 
 from arcbox_net.cli import common, output
-from arcbox_net.config import check_domain
+from arcbox_net.config_values import check_domain
 from arcbox_net.errors import ConfigError
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from arcbox_net import paths
-from arcbox_net.config import NetConfig, check_network_name, config_from_mapping
+from arcbox_net.config import NetConfig, config_from_mapping
+from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import ArcboxNetError, StartFailed
 from arcbox_net.network.lock import NetworkLock, live_networks
 from arcbox_net.network.state import RUNNING, State, remove_state

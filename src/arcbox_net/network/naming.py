@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
 from arcbox_net.addresses import format_mac
-from arcbox_net.config import NetConfig, NetworkMode, check_domain, local_domain, parse_endpoint
+from arcbox_net.config import NetConfig, NetworkMode, local_domain
+from arcbox_net.config_values import check_domain, parse_endpoint
 from arcbox_net.errors import ArcboxNetError, ConfigError, RecordNotFound
 from arcbox_net.network.messages import DnsRecordInfo
 from arcbox_net.network.ports import Port

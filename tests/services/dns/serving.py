@@ -12,7 +12,7 @@ import signal
 import sys
 from ipaddress import IPv4Network
 
-from arcbox_net.config import parse_endpoint
+from arcbox_net.config_values import parse_endpoint
 from arcbox_net.services.dns import DnsService, DnsSettings, LocalNames
 
 
