@@ -21,17 +21,15 @@ from arcbox_net.config import (
     NetConfig,
     NetworkMode,
     Reservation,
-    check_network_name,
-    check_port_name,
     config_from_mapping,
     config_to_mapping,
     gateway_of,
     load_networks,
     local_domain,
-    parse_endpoint,
     parse_host_access,
     pool_of,
 )
+from arcbox_net.config_values import check_network_name, check_port_name, parse_endpoint
 from arcbox_net.errors import ConfigError
 from arcbox_net.rules import parse_forward
 
@@ -55,9 +53,21 @@ def test_defaults_are_those_of_each_mode() -> None:
     assert NetConfig(dhcp=DhcpConfig(enabled=False)).has_dhcp is False
 
 
-@pytest.mark.parametrize("external_ip", ["203.0.113.9", "203.0.113.9/24"])
-def test_the_engine_has_an_uplink_and_an_address_there(external_ip: str) -> None:
-    config = NetConfig(egress=Egress.ENGINE, uplink="eth0", external_ip=external_ip)
+ENGINE = {"egress": Egress.ENGINE, "uplink": "eth0", "external_ip": "203.0.113.9"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"external_ip": "203.0.113.9/24"},
+        {"uplink": "tap:lan0"},
+        {"external_ip6": "2001:db8::9", "next_hop": "203.0.113.1", "next_hop6": "fe80::1"},
+        {"filtering": "endpoint-independent"},
+    ],
+)
+def test_the_engine_has_an_uplink_and_an_address_there(options: dict[str, Any]) -> None:
+    config = NetConfig(**ENGINE | options)
     assert config_from_mapping(config_to_mapping(config)) == config
 
 
@@ -70,6 +80,14 @@ def test_the_engine_has_an_uplink_and_an_address_there(external_ip: str) -> None
         ({"egress": Egress.ENGINE, "uplink": "eth0", "external_ip": "2001:db8::1"}, "external_ip"),
         ({"uplink": "eth0"}, "uplink"),
         ({"external_ip": "203.0.113.9"}, "external_ip"),
+        ({"external_ip6": "2001:db8::9"}, "external_ip6"),
+        ({"filtering": "endpoint-independent"}, "filtering"),
+        ({**ENGINE, "uplink": "tap:"}, "uplink"),
+        ({**ENGINE, "external_ip6": "203.0.113.9"}, "external_ip6"),
+        ({**ENGINE, "external_ip6": "2001:db8::9", "subnet6": "none"}, "external_ip6"),
+        ({**ENGINE, "next_hop": "203.0.113.1/24"}, "next_hop"),
+        ({**ENGINE, "next_hop6": "203.0.113.1"}, "next_hop6"),
+        ({**ENGINE, "filtering": "none"}, "filtering"),
     ],
 )
 def test_half_of_an_engine_is_refused(options: dict[str, Any], field: str) -> None:

@@ -6,7 +6,6 @@ Everything here is checked when it is built, so the rest of the code reads it fr
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import ipaddress
 import re
@@ -15,6 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from arcbox_net.addresses import Subnet, parse_mac, parse_subnet, parse_subnet6
+from arcbox_net.config_engine import NEEDED, OPTIONAL, check_engine
+from arcbox_net.config_values import (
+    check_domain,
+    check_ifname,
+    check_network_name,
+    check_port_name,
+    check_type,
+    enum_of,
+    ip_of,
+    ipv4_of,
+    items_of,
+    known_keys,
+    parse_endpoint,
+    texts_of,
+)
 from arcbox_net.errors import ConfigError
 from arcbox_net.rules import ForwardRule, parse_forward
 
@@ -34,14 +48,7 @@ OFF = "none"
 SUBNET_NAT = "192.168.64.0/24"
 SUBNET_HOST_ONLY = "10.0.0.0/24"
 
-_ENDPOINT = re.compile(
-    r"\[([^\]]+)\](?::([0-9]{1,5}))?|([0-9.]+)(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+(?:%[!-~]+)?)"
-)
 _OPTION = re.compile(r"[0-9]{1,3}")
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
-_PORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 
 
 class NetworkMode(enum.Enum):
@@ -73,7 +80,7 @@ class Reservation:
 
     def __post_init__(self) -> None:
         parse_mac(self.mac)
-        _ipv4("reservations.ip", self.ip)
+        ipv4_of("reservations.ip", self.ip)
         if self.hostname is not None:
             check_port_name(self.hostname, field="reservations.hostname")
 
@@ -134,7 +141,7 @@ class DhcpConfig:
                 ipaddress.IPv4Network(destination)
             except ValueError as error:
                 raise ConfigError(f"dhcp.routes: {error}", field="dhcp.routes", value=destination) from None
-            _ipv4("dhcp.routes", router)
+            ipv4_of("dhcp.routes", router)
 
     def option_payload(self, number: int) -> bytes:
         """The bytes configured for option *number*. Raises ConfigError when its hex is broken or it is too long."""
@@ -183,7 +190,7 @@ class DnsConfig:
         for name, addresses in self.records.items():
             check_domain("dns.records", name)
             for address in addresses:
-                _ip("dns.records", address)
+                ip_of("dns.records", address)
         if self.domain is not None:
             check_domain("dns.domain", self.domain)
         for suffix in self.rebind_allow:
@@ -224,8 +231,13 @@ class NetConfig:
     interface to put under a bridge of ours instead. `multiqueue`/`num_queues`: queue pairs of each TAP.
     `subnet`: a CIDR, or "auto" for the mode's default or the next free one. `isolated`: guests do not see each
     other. `anti_spoof`: a guest may only use the MAC and addresses it was given. `subnet6`: a /64 of unique
-    local IPv6 addresses, "auto" for one that is chosen once and remembered, or "none". `uplink`, `external_ip` (egress
-    engine): the interface that guests leave by, and the address they have there, with or without its prefix length.
+    local IPv6 addresses, "auto" for one that is chosen once and remembered, or "none".
+
+    Egress engine: `uplink`, the interface that guests leave by ("tap:NAME" for a TAP whose other end the host has);
+    `external_ip` and `external_ip6`, the addresses they have there, with or without prefix length; `next_hop` and
+    `next_hop6`, None for the host's default route by that interface; `filtering`: who may send to a guest's external
+    port, see `NatEngineConfig`.
+
     `workers`: threads for the guests at sockets; None: by the number of cores, one on two.
     """
 
@@ -249,6 +261,10 @@ class NetConfig:
     subnet6: str = AUTO
     uplink: str | None = None
     external_ip: str | None = None
+    external_ip6: str | None = None
+    next_hop: str | None = None
+    next_hop6: str | None = None
+    filtering: str | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -282,7 +298,7 @@ class NetConfig:
         self._check_bridge()
         self._check_subnet()
         self._check_subnet6()
-        self._check_engine()
+        check_engine(self, has_engine=self.egress is Egress.ENGINE)
         for i, rule in enumerate(self.forwards):
             for other in self.forwards[:i]:
                 if rule.overlaps(other):
@@ -317,7 +333,7 @@ class NetConfig:
             return
         subnet = parse_subnet(self.subnet)
         if self.gateway is not None:
-            gateway = _ipv4("gateway", self.gateway)
+            gateway = ipv4_of("gateway", self.gateway)
             if gateway not in subnet.hosts():
                 raise ConfigError(
                     f"gateway {gateway} is not a host address of {subnet}",
@@ -325,27 +341,6 @@ class NetConfig:
                     value=self.gateway,
                 )
         pool_of(self, subnet)
-
-    def _check_engine(self) -> None:
-        for field in ("uplink", "external_ip"):
-            value = getattr(self, field)
-            if (value is not None) != (self.egress is Egress.ENGINE):
-                raise ConfigError(
-                    f"{field} and egress engine go together",
-                    fix="--egress engine --uplink IFACE --external-ip ADDRESS",
-                    field=field,
-                    value=value,
-                )
-        if self.uplink is not None and self.external_ip is not None:
-            check_ifname("uplink", self.uplink)
-            try:
-                ipaddress.IPv4Interface(self.external_ip)
-            except ValueError:
-                raise ConfigError(
-                    f"external_ip {self.external_ip!r} is not an IPv4 address",
-                    field="external_ip",
-                    value=self.external_ip,
-                ) from None
 
     def _check_subnet6(self) -> None:
         if self.subnet6 in (AUTO, OFF):
@@ -402,7 +397,7 @@ def pool_of(config: NetConfig, subnet: Subnet) -> tuple[ipaddress.IPv4Address, i
         if first == gateway_of(config, subnet):
             first += 1
         return first, subnet.broadcast_address - 1
-    first, last = (_ipv4("dhcp.pool", text) for text in config.dhcp.pool)
+    first, last = (ipv4_of("dhcp.pool", text) for text in config.dhcp.pool)
     if not (subnet.network_address < first <= last < subnet.broadcast_address):
         raise ConfigError(
             f"dhcp.pool {first}–{last} is not inside {subnet}", field="dhcp.pool", value=f"{first}-{last}"
@@ -415,51 +410,6 @@ def local_domain(config: NetConfig, network: str) -> str:
     return (config.dns.domain or f"{network}.internal").rstrip(".").lower()
 
 
-def check_network_name(name: str) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"network name {name!r}: 1 to 32 of a-z 0-9 -, not starting or ending with -",
-            field="name",
-            value=name,
-        )
-    return name
-
-
-def check_port_name(name: str, *, field: str = "port") -> str:
-    if not isinstance(name, str) or not _PORT_NAME.fullmatch(name):
-        raise ConfigError(
-            f"{field} {name!r}: 1 to 63 letters, digits and -, not starting or ending with -",
-            field=field,
-            value=name,
-        )
-    return name
-
-
-def check_ifname(field: str, ifname: str) -> str:
-    if not isinstance(ifname, str) or not re.fullmatch(r"[!-.0-~]{1,15}", ifname) or ifname in (".", ".."):
-        raise ConfigError(f"{field} {ifname!r} is not an interface name", field=field, value=ifname)
-    return ifname
-
-
-def check_domain(field: str, name: str) -> str:
-    if not isinstance(name, str) or len(name) > 253 or not _DOMAIN.fullmatch(name):
-        raise ConfigError(f"{field} {name!r} is not a domain name", field=field, value=name)
-    return name
-
-
-def parse_endpoint(field: str, text: str, default: int) -> tuple[str, int]:
-    """`(address, l4_port)` from `1.2.3.4`, `1.2.3.4:5353`, `::1`, `fe80::1%eth0` or `[::1]:53`. Raises ConfigError."""
-    match = _ENDPOINT.fullmatch(text)
-    if match is None:
-        raise ConfigError(f"{field} {text!r}: expected address or address:port", field=field, value=text)
-    address = match.group(1) or match.group(3) or match.group(5)
-    number = match.group(2) or match.group(4)
-    l4_port = int(number) if number else default
-    if not 1 <= l4_port <= 65535:
-        raise ConfigError(f"{field} {text!r}: a port number is 1 to 65535", field=field, value=text)
-    return str(_ip(field, address)), l4_port
-
-
 def parse_host_access(text: str) -> HostAccess:
     """`8080`, `8080/tcp` or `53/udp`. Raises ConfigError."""
     number, _, protocol = str(text).partition("/")
@@ -470,22 +420,22 @@ def parse_host_access(text: str) -> HostAccess:
 
 def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> NetConfig:
     """A NetConfig from parsed TOML or JSON; every unknown key and wrong type is a ConfigError that names it."""
-    values = dict(_known(body, NetConfig, where))
+    values = dict(known_keys(body, NetConfig, where))
     if "mode" in values:
-        values["mode"] = _enum(NetworkMode, values["mode"], f"{where}.mode")
+        values["mode"] = enum_of(NetworkMode, values["mode"], f"{where}.mode")
     if "egress" in values:
-        values["egress"] = _enum(Egress, values["egress"], f"{where}.egress")
-    for field in ("mac", "bridge", "name", "subnet", "gateway", "nic", "uplink", "external_ip"):
-        _typed(values, field, (str, type(None)), where)
-    _typed(values, "subnet6", (str,), where)
+        values["egress"] = enum_of(Egress, values["egress"], f"{where}.egress")
+    for field in ("mac", "bridge", "name", "subnet", "gateway", "nic", *NEEDED, *OPTIONAL):
+        check_type(values, field, (str, type(None)), where)
+    check_type(values, "subnet6", (str,), where)
     for field in ("mtu", "num_queues"):
-        _typed(values, field, (int,), where)
-    _typed(values, "workers", (int, type(None)), where)
+        check_type(values, field, (int,), where)
+    check_type(values, "workers", (int, type(None)), where)
     for field in ("multiqueue", "isolated", "anti_spoof"):
-        _typed(values, field, (bool,), where)
+        check_type(values, field, (bool,), where)
     if "forwards" in values:
         values["forwards"] = tuple(
-            parse_forward(text) for text in _texts(values["forwards"], f"{where}.forwards")
+            parse_forward(text) for text in texts_of(values["forwards"], f"{where}.forwards")
         )
     if "host_access" in values:
         items = values["host_access"]
@@ -552,18 +502,18 @@ def load_networks(path: str | Path) -> dict[str, NetConfig]:
 
 
 def _dhcp(body: Any, where: str) -> DhcpConfig:
-    values = dict(_known(body, DhcpConfig, where))
-    _typed(values, "enabled", (bool, type(None)), where)
+    values = dict(known_keys(body, DhcpConfig, where))
+    check_type(values, "enabled", (bool, type(None)), where)
     for field in ("lease_s", "max_lease_s", "addresses_per_port_max", "requests_per_s"):
-        _typed(values, field, (int,), where)
-    _typed(values, "match", (str,), where)
+        check_type(values, field, (int,), where)
+    check_type(values, "match", (str,), where)
     if values.get("pool") is not None:
-        pool = _texts(values["pool"], f"{where}.pool")
+        pool = texts_of(values["pool"], f"{where}.pool")
         if len(pool) != 2:
             raise ConfigError(f"{where}.pool: expected [first, last]", field=f"{where}.pool", value=str(pool))
         values["pool"] = (pool[0], pool[1])
     if "reservations" in values:
-        items = _items(values["reservations"], f"{where}.reservations")
+        items = items_of(values["reservations"], f"{where}.reservations")
         values["reservations"] = tuple(_reservation(item, f"{where}.reservations") for item in items)
     if "options" in values:
         options = values["options"]
@@ -573,9 +523,9 @@ def _dhcp(body: Any, where: str) -> DhcpConfig:
             )
         values["options"] = {int(key): str(text) for key, text in options.items()}
     if "search" in values:
-        values["search"] = tuple(_texts(values["search"], f"{where}.search"))
+        values["search"] = tuple(texts_of(values["search"], f"{where}.search"))
     if "routes" in values:
-        routes = [_texts(item, f"{where}.routes") for item in _items(values["routes"], f"{where}.routes")]
+        routes = [texts_of(item, f"{where}.routes") for item in items_of(values["routes"], f"{where}.routes")]
         if any(len(item) != 2 for item in routes):
             raise ConfigError(
                 f"{where}.routes: expected [[cidr, router]]", field=f"{where}.routes", value=str(routes)
@@ -585,7 +535,7 @@ def _dhcp(body: Any, where: str) -> DhcpConfig:
 
 
 def _reservation(item: Any, where: str) -> Reservation:
-    values = _known(item, Reservation, where)
+    values = known_keys(item, Reservation, where)
     for field in ("mac", "ip"):
         if not isinstance(values.get(field), str):
             raise ConfigError(f"{where}: {field} is missing", field=f"{where}.{field}", value=str(item))
@@ -593,14 +543,14 @@ def _reservation(item: Any, where: str) -> Reservation:
 
 
 def _dns(body: Any, where: str) -> DnsConfig:
-    values = dict(_known(body, DnsConfig, where))
-    _typed(values, "enabled", (bool, type(None)), where)
-    _typed(values, "rebind_protection", (bool,), where)
-    _typed(values, "domain", (str, type(None)), where)
-    _typed(values, "cache_entries_max", (int,), where)
+    values = dict(known_keys(body, DnsConfig, where))
+    check_type(values, "enabled", (bool, type(None)), where)
+    check_type(values, "rebind_protection", (bool,), where)
+    check_type(values, "domain", (str, type(None)), where)
+    check_type(values, "cache_entries_max", (int,), where)
     for field in ("upstreams", "rebind_allow"):
         if field in values:
-            values[field] = tuple(_texts(values[field], f"{where}.{field}"))
+            values[field] = tuple(texts_of(values[field], f"{where}.{field}"))
     for field in ("domain_upstreams", "records"):
         if field in values:
             if not isinstance(values[field], Mapping):
@@ -608,74 +558,13 @@ def _dns(body: Any, where: str) -> DnsConfig:
                     f"{where}.{field}: expected a table", field=f"{where}.{field}", value=str(values[field])
                 )
             values[field] = {
-                str(name): tuple(_texts([item] if isinstance(item, str) else item, f"{where}.{field}.{name}"))
+                str(name): tuple(
+                    texts_of([item] if isinstance(item, str) else item, f"{where}.{field}.{name}")
+                )
                 for name, item in values[field].items()
             }
     return DnsConfig(**values)
 
 
-def _known(body: Any, cls: type, where: str) -> Mapping[str, Any]:
-    if not isinstance(body, Mapping):
-        raise ConfigError(f"{where}: expected a table, got {body!r}", field=where, value=str(body))
-    fields = [field.name for field in dataclasses.fields(cls)]
-    for key in body:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            raise ConfigError(
-                f"{where}: unknown key {key!r}",
-                fix=f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(fields)}",
-                field=f"{where}.{key}",
-                value=str(body[key]),
-            )
-    return body
-
-
-def _typed(values: Mapping[str, Any], field: str, types: tuple[type, ...], where: str) -> None:
-    if field not in values:
-        return
-    value = values[field]
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-        raise ConfigError(
-            f"{where}.{field}: {value!r} is not {wanted}", field=f"{where}.{field}", value=str(value)
-        )
-
-
-def _items(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where}: expected a list, got {value!r}", field=where, value=str(value))
-    return list(value)
-
-
-def _texts(value: Any, where: str) -> list[str]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(
-            f"{where}: expected a list of strings, got {value!r}", field=where, value=str(value)
-        )
-    return list(value)
-
-
-def _enum(cls: type[enum.Enum], value: Any, where: str) -> Any:
-    try:
-        return cls(value)
-    except ValueError:
-        known = ", ".join(str(item.value) for item in cls)
-        raise ConfigError(f"{where}: {value!r} is none of {known}", field=where, value=str(value)) from None
-
-
 def _enabled(asked: bool | None, mode: NetworkMode) -> bool:
     return mode in (NetworkMode.NAT, NetworkMode.HOST_ONLY) if asked is None else asked
-
-
-def _ipv4(field: str, text: str) -> ipaddress.IPv4Address:
-    try:
-        return ipaddress.IPv4Address(text)
-    except ValueError:
-        raise ConfigError(f"{field} {text!r} is not an IPv4 address", field=field, value=text) from None
-
-
-def _ip(field: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        raise ConfigError(f"{field} {text!r} is not an address", field=field, value=text) from None

@@ -9,7 +9,17 @@ import pytest
 from tests.support.source import PACKAGE, files, imports
 
 # Everything may use the base: plain values and errors without I/O.
-BASE = {"__init__", "addresses", "config", "errors", "paths", "rules"}
+BASE = {
+    "__init__",
+    "addresses",
+    "config",
+    "config_engine",
+    "config_ports",
+    "config_values",
+    "errors",
+    "paths",
+    "rules",
+}
 BELOW: dict[str, set[str]] = {
     "base": set(),
     "abi": set(),

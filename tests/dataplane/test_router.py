@@ -167,6 +167,25 @@ def test_what_does_not_leave_the_subnet_is_the_bridges(site: Site, dst: str) -> 
     assert set(site.resolved().rx(0, udp_out(dst=dst))) == {BRIDGE}
 
 
+@pytest.mark.parametrize(
+    "dst",
+    [
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "fd00:42::42",
+        "fd00:c1::a9fe:a9fe",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "fec0::1",
+        "::203.0.113.1",
+        ip6_of(1),
+    ],
+)
+def test_what_ipv6_does_not_leave_the_subnet_is_the_bridges(site: Site, dst: str) -> None:
+    frame = Ether(src=mac_of(0), dst=GATEWAY_MAC) / IPv6(src=ip6_of(0), dst=dst) / UDP()
+    assert set(site.resolved().rx(0, frame)) == {BRIDGE}
+
+
 def test_a_large_frame_goes_out_in_one_piece(site: Site) -> None:
     (sent,) = site.resolved().rx(0, udp_out(size=1400))[UPLINK]
     assert bytes(sent[UDP].payload) == bytes(1400)
@@ -407,6 +426,19 @@ def test_a_guest_behind_the_leg_that_control_knows_is_not_asked_for(site: Site) 
     )
     (came,) = site.rx(UPLINK, asks)[LEG]
     assert (came.dst, came[UDP].dport) == (mac_of(7), 5353)
+
+
+def test_an_ipv6_guest_behind_the_leg_is_answered_after_an_hour_of_silence(site: Site) -> None:
+    asks = Ether(src=mac_of(7), dst=LEG_MAC) / IPv6(src=ip6_of(7), dst=SERVER6)
+    open_tcp = asks / TCP(sport=5000, dport=80, flags="S", seq=1)
+    (sent,) = site.resolved().rx(LEG, open_tcp)[UPLINK]
+    back = Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC) / IPv6(src=SERVER6, dst=EXTERNAL6)
+    ports = {"sport": 80, "dport": sent[TCP].sport}
+    site.rx(UPLINK, back / TCP(**ports, flags="SA", seq=1, ack=2))
+    site.rx(LEG, asks / TCP(sport=5000, dport=80, flags="A", seq=2, ack=2))
+    site.lab.tick(3600 * 10)
+    (came,) = site.rx(UPLINK, back / TCP(**ports, flags="A", seq=1, ack=2))[LEG]
+    assert came.dst == mac_of(7)
 
 
 def test_guests_of_both_kinds_reach_each_other_by_the_external_address(site: Site) -> None:

@@ -86,7 +86,12 @@ PLANS = {
     "host_only": dataclasses.replace(NAT, masquerade=False, dnats=(), redirects=()),
     "isolated": dataclasses.replace(NAT, isolated=True, dnats=(), redirects=()),
     "engine": dataclasses.replace(
-        NAT, masquerade=False, isolated=True, router_mac="02:00:00:00:02:00", redirects=()
+        NAT6,
+        masquerade=False,
+        isolated=True,
+        router_mac="02:00:00:00:02:00",
+        routes_ipv6=True,
+        redirects=(),
     ),
     "nat_ipv6": NAT6,
     "host_only_ipv6": dataclasses.replace(NAT6, masquerade=False, isolated=True, dnats=(), redirects=()),
@@ -106,6 +111,11 @@ def test_ruleset_is_the_golden_one(name: str) -> None:
     if os.environ.get("ABX_UPDATE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_engine_without_an_ipv6_address_is_given_no_ipv6() -> None:
+    text = ruleset.render(dataclasses.replace(PLANS["engine"], routes_ipv6=False))
+    assert text.count("ether daddr set") == 1
 
 
 def test_bridge_network_has_no_inet_table() -> None:

@@ -17,6 +17,7 @@ from arcbox_net.config import (
     load_networks,
     parse_host_access,
 )
+from arcbox_net.config_engine import FILTERING
 from arcbox_net.errors import ConfigError
 from arcbox_net.rules import ForwardRule
 
@@ -47,11 +48,31 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice([egress.value for egress in Egress]),
             help="How packets leave. Default: auto.",
         ),
-        click.option("--uplink", metavar="IF", help="--egress engine: the interface that guests leave by."),
+        click.option(
+            "--uplink",
+            metavar="IF|tap:IF",
+            help="--egress engine: the interface that guests leave by, or a TAP whose other end is the host's.",
+        ),
         click.option(
             "--external-ip",
             metavar="ADDRESS",
             help="--egress engine: the guests' address there, which nobody has.",
+        ),
+        click.option(
+            "--external-ip6",
+            metavar="ADDRESS",
+            help="--egress engine: the same for IPv6. Default: none leaves.",
+        ),
+        click.option(
+            "--next-hop",
+            metavar="ADDRESS",
+            help="--egress engine: where packets go from there. Default: as the host's own by that interface.",
+        ),
+        click.option("--next-hop6", metavar="ADDRESS", help="--egress engine: the same for IPv6."),
+        click.option(
+            "--filtering",
+            type=click.Choice(FILTERING),
+            help="--egress engine: who may send to a guest's external port. Default: whom it sent to from there.",
         ),
         common.publish_option,
         click.option(
@@ -97,6 +118,10 @@ def build_config(
     egress: str | None = None,
     uplink: str | None = None,
     external_ip: str | None = None,
+    external_ip6: str | None = None,
+    next_hop: str | None = None,
+    next_hop6: str | None = None,
+    filtering: str | None = None,
     forwards: Sequence[ForwardRule] = (),
     mtu: int | None = None,
     bridge: str | None = None,
@@ -128,6 +153,10 @@ def build_config(
         ("isolated", isolated),
         ("uplink", uplink),
         ("external_ip", external_ip),
+        ("external_ip6", external_ip6),
+        ("next_hop", next_hop),
+        ("next_hop6", next_hop6),
+        ("filtering", filtering),
         ("workers", workers),
     ):
         if value is not None:

@@ -31,6 +31,7 @@ cdef inline bint leaves_subnet(const switch_network *network, const uint8_t *fra
             network.has_subnet6
             and is_unicast6(ip + IPV6_DESTINATION)
             and not prefix6_has(&network.subnet6, ip + IPV6_DESTINATION)
+            and not _is_never_routed6(ip + IPV6_DESTINATION)
         )
     return False
 
@@ -41,6 +42,21 @@ cdef inline bint _is_never_routed(uint32_t destination) noexcept nogil:
         first == 0 or first == 127 or first >= 224  # nobody in particular, this host, groups
         or destination >> 16 == 0xA9FE  # link-local
         or destination == 0x646464C8 or destination == <uint32_t>0xA83F8110  # 100.100.100.200, 168.63.129.16
+    )
+
+
+cdef inline bint _is_never_routed6(const uint8_t *to) noexcept nogil:
+    cdef uint32_t first = load_u32(to), last = load_u32(to + 12)
+    if first >> 16 == 0 or first >> 16 == 0x2002 or first >> 24 == 0xFF or first >> 23 == 0xFE80 >> 7:
+        return True  # nobody in particular, this host, IPv4 in disguise, 6to4, groups, of one link or site
+    if load_u32(to + 4) | load_u32(to + 8):
+        return False
+    if first == 0x0064FF9B:  # RFC 6052: IPv4 behind a NAT64
+        return _is_never_routed(last)
+    return (  # where clouds have their metadata
+        (first == <uint32_t>0xFD0000C1 and last == <uint32_t>0xA9FEA9FE)
+        or (last == 0x254 and (first == <uint32_t>0xFD000EC2 or first == <uint32_t>0xFD2000CE))
+        or (last == 0x42 and first == <uint32_t>0xFD000042)
     )
 
 

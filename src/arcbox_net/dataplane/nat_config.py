@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from arcbox_net.config_engine import FILTERING
 from arcbox_net.dataplane.nat_config_values import (
     PortRange,
     PortRanges,
@@ -22,7 +23,6 @@ from arcbox_net.dataplane.nat_config_values import (
 )
 from arcbox_net.errors import ConfigError
 
-FILTERING = ("endpoint-independent", "address-dependent", "address-and-port-dependent")
 GUEST_BY = ("link-address", "address")
 UNSOLICITED_SYN = ("drop", "refuse")
 EXHAUSTED = ("prohibited", "host-unreachable")

@@ -9,6 +9,8 @@ Theory of operation
                         meanwhile; not used for NEIGHBOUR_UNUSED_S → gone
     FIXED      given    control takes it away
 
+    One by the leg is not asked, so it stays KNOWN for as long as a TCP connection to it may be silent.
+
     Who sends asks `neighbour_is_due` ten times a second and sends the requests.
 
     Each entry is the guest's whose frame made it, and counts among its share of the table: a guest that scans a prefix
@@ -27,6 +29,7 @@ cdef enum:
     NEIGHBOUR_PROBES = 3  # a second apart
     NEIGHBOUR_FRESH_S = 60
     NEIGHBOUR_UNUSED_S = 300
+    NEIGHBOUR_BY_LEG_UNUSED_S = 7440 + 300  # NatEngineConfig.tcp_established_timeout_s, and its last probe's answer
 
 cdef enum:  # neighbour.state
     NEIGHBOUR_SOUGHT = 0

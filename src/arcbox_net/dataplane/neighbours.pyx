@@ -74,7 +74,9 @@ cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil:
 
 cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil:
     """Whether it is to be asked now; counted if so."""
-    cdef bint stale = one.state == NEIGHBOUR_KNOWN and now_s - one.heard_s >= NEIGHBOUR_FRESH_S
+    cdef bint stale = (
+        one.state == NEIGHBOUR_KNOWN and now_s - one.heard_s >= NEIGHBOUR_FRESH_S and not one.by_leg
+    )
     if one.state != NEIGHBOUR_SOUGHT and not (stale and now_s - one.used_s < NEIGHBOUR_FRESH_S):
         return False
     if one.probes == NEIGHBOUR_PROBES or (one.probes and one.probed_s == now_s):
@@ -86,10 +88,10 @@ cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil:
 
 cdef bint neighbour_is_over(const neighbour *one, uint32_t now_s) noexcept nogil:
     """Whether it did not answer, or nobody sends to it any more."""
+    cdef uint32_t unused_s
     if one.state == NEIGHBOUR_FIXED:
         return False
     if one.probes == NEIGHBOUR_PROBES and now_s != one.probed_s:
         return True
-    return one.state == NEIGHBOUR_KNOWN and now_s - one.used_s >= NEIGHBOUR_UNUSED_S and (
-        now_s - one.heard_s >= NEIGHBOUR_UNUSED_S
-    )
+    unused_s = NEIGHBOUR_BY_LEG_UNUSED_S if one.by_leg else NEIGHBOUR_UNUSED_S
+    return one.state == NEIGHBOUR_KNOWN and now_s - one.used_s >= unused_s and now_s - one.heard_s >= unused_s

@@ -148,7 +148,7 @@ class HostAccessRedirect:
 @dataclasses.dataclass(frozen=True, slots=True)
 class FirewallPlan:
     """The whole ruleset of one network. `subnet` set, neither `masquerade` nor `relay`: the host routes nothing, and
-    what leaves the subnet goes to `router_mac`, on the bridge, if there is one.
+    what leaves the subnet goes to `router_mac`, on the bridge, if there is one: IPv4, and IPv6 if it `routes_ipv6`.
     """
 
     network: str
@@ -159,6 +159,7 @@ class FirewallPlan:
     gateway6: IPv6Address | None = None
     masquerade: bool = False
     router_mac: str | None = None
+    routes_ipv6: bool = False
     relay: RelayPlan | None = None
     isolated: bool = False
     dhcp: bool = False

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from arcbox_net.network.kernel_thread import KernelThread
     from arcbox_net.network.naming import Naming
     from arcbox_net.network.state import State
+    from arcbox_net.recipes.engine import EngineUplink
     from arcbox_net.recipes.site import Layout, Site
 
 log = logging.getLogger("arcbox_net")
@@ -117,15 +118,20 @@ class Attaching:
         if self.engine is not None:
             self.engine.set_forwards(self._dnats())
 
-    async def follow_uplink(self) -> None:
+    async def follow_uplink(self) -> EngineUplink | None:
         """Let the engine's uplink be what the host's interface is now. One that is gone is waited for."""
-        if self.engine is None:
-            await self._let_out()
-            return
+        if not self._leaves_by_engine:
+            return None
         try:
-            self.engine.follow(await self._kernel.run(engine_uplink, self._site))
+            uplink = await self._kernel.run(engine_uplink, self._site)
+            if self.engine is not None:
+                self.engine.follow(uplink)
         except ArcboxNetError as error:
             log.warning("egress engine: %s", error)
+            return None
+        if self.engine is None:
+            await self._let_out()
+        return uplink
 
     @property
     def own_plans(self) -> tuple[PortPlan, ...]:

@@ -126,7 +126,9 @@ class Network:
                     kernel=self._kernel,
                 )
                 await self._watch.start()
-                await self._keep_off_the_host()  # what it got since the relay was told, nobody noticed
+                # What changed since they were told, nobody noticed.
+                await self._keep_off_the_host()
+                await self._follow_uplink()
             except BaseException:
                 try:
                     await self._tear_down()
@@ -526,7 +528,7 @@ class Network:
         """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""
         await self._keep_off_the_host()
         async with self._change:
-            await self._attaching.follow_uplink()
+            await self._follow_uplink()
         warnings = []
         for subnet, option in ((self._layout.subnet, "--subnet"), (self._layout.subnet6, "--subnet6")):
             if subnet is None:
@@ -541,6 +543,12 @@ class Network:
                 for clash in clashes[:1]
             ]
         self._warnings = warnings
+
+    async def _follow_uplink(self) -> None:
+        """Lead the engine's packets where the host's routes lead, and guests' IPv6 to it while that is somewhere."""
+        uplink = await self._attaching.follow_uplink()
+        if self._ipv6 is not None:
+            self._ipv6.set_engine_egress(uplink is not None and uplink.next_hop6 is not None)
 
     async def _keep_off_the_host(self) -> None:
         """Keep guests away from every address that is the host's now."""

@@ -153,13 +153,13 @@ class Datapath:
     def let_out(self, port: Port) -> None:
         """A guest that has a device of the kernel leaves by the engine."""
         assert self.engine is not None
-        self.engine.add_guest(port.plan)
+        self.engine.add_guest(port)
         self._leaving[port.name] = port
 
     def forget(self, port: Port) -> None:
         """As `let_out` never happened."""
         if self._leaving.pop(port.name, None) is not None and self.engine is not None:
-            self.engine.remove_guest(port.plan)
+            self.engine.remove_guest(port)
 
     async def attach(self, port: Port) -> None:
         """Let the guest of *port* connect. On failure nothing of it is left."""

@@ -28,6 +28,7 @@ from arcbox_net.dataplane.verdict import Direction
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.host.linux.tap import takes_uso
+from arcbox_net.host.plan import GATEWAY_LINK_LOCAL
 from arcbox_net.network.engine_log import REPORT_S, ExhaustionLog
 from arcbox_net.network.messages import FlowInfo
 from arcbox_net.ports.packet import PacketPort
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from arcbox_net.dataplane.port_binding import Control
     from arcbox_net.dataplane.switch import Switch
     from arcbox_net.dataplane.worker_group import Place
-    from arcbox_net.host.plan import Dnat, PortPlan
+    from arcbox_net.host.plan import Dnat
+    from arcbox_net.network.ports import Port
     from arcbox_net.recipes.engine import EngineUplink
     from arcbox_net.recipes.site import Layout, Site
 
@@ -71,6 +73,7 @@ class EngineEgress:
         self._uplink_number = -1
         self._reporting: asyncio.Task[None] | None = None
         self._is_lost = True
+        self._dnats: Sequence[Dnat] = ()
         self._forwards: dict[Dnat, NatForward] = {}
         self._engine = NatEngine(self._config())
 
@@ -79,7 +82,8 @@ class EngineEgress:
         self._router = router = Router(self._engine)
         self.number = self._worker.add(router, self._switch)
         self._switch.bind(self._worker, self.number, PortBinding("router"))
-        port = PacketPort(frame_max=self._uplink.mtu + ETHERNET_BYTES, uso=takes_uso())
+        kind = TapPort if self._uplink.is_tap else PacketPort
+        port = kind(frame_max=self._uplink.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._uplink_number = self._worker.add(port, router.outside)
         leg = TapPort(frame_max=self._site.config.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._leg_number = self._worker.add(leg, router.inside)
@@ -93,12 +97,15 @@ class EngineEgress:
         before, self._uplink = self._uplink, uplink
         try:
             with self._worker.paused():
+                self._remove_forwards()
                 self._engine.reconfigure(self._config())
+                self._add_forwards()
             self._set_up()
         except BaseException:
             self._uplink = before  # the next change is compared with what holds
             raise
-        log.info("the engine's uplink %s: MTU %d, next hop %s", uplink.ifname, uplink.mtu, uplink.next_hop)
+        hops = ", ".join(str(hop) for hop in (uplink.next_hop, uplink.next_hop6) if hop) or "none"
+        log.info("the engine's uplink %s: MTU %d, next hops: %s", uplink.ifname, uplink.mtu, hops)
 
     def stats(self) -> dict[str, int]:
         """The engine's counters, and packets for whom nobody answered."""
@@ -108,16 +115,22 @@ class EngineEgress:
         return counted | {"unresolved_out": out, "unresolved_in": to_guests}
 
     def _config(self) -> NatEngineConfig:
+        config, uplink = self._site.config, self._uplink
         return NatEngineConfig(
-            external_ip=str(self._uplink.external.ip),
+            external_ip=str(uplink.external.ip),
             inside=str(self._layout.subnet),
             gateway=str(self._layout.gateway),
-            mtu=self._site.config.mtu,
-            uplink_mtu=min(self._uplink.mtu, self._mtu_max),
-            isolated=self._site.config.isolated,
+            external_ip6=str(uplink.external6.ip) if uplink.external6 else None,
+            inside6=str(self._layout.subnet6) if uplink.external6 else None,
+            gateway6=str(self._layout.gateway6) if uplink.external6 else None,
+            filtering=config.filtering or NatEngineConfig.filtering,
+            mtu=config.mtu,
+            uplink_mtu=min(uplink.mtu, self._mtu_max),
+            isolated=config.isolated,
         )
 
     def _set_up(self) -> None:
+        uplink, layout = self._uplink, self._layout
         self._router.set_up(
             self._worker,
             self.number,
@@ -125,9 +138,11 @@ class EngineEgress:
                 uplink=self._uplink_number,
                 uplink_mac=self._mac,
                 gateway_mac=bridge_mac(self._site.network),
-                external=(self._uplink.external,),
-                next_hop=self._uplink.next_hop,
-                gateway=self._layout.gateway,
+                external=(uplink.external, *((uplink.external6,) if uplink.external6 else ())),
+                next_hop=uplink.next_hop,
+                next_hop6=uplink.next_hop6,
+                gateway=layout.gateway,
+                gateways6=(GATEWAY_LINK_LOCAL.ip, layout.gateway6) if layout.gateway6 else (),
                 leg=self._leg_number,
                 leg_mac=self.leg.mac,
             ),
@@ -138,13 +153,13 @@ class EngineEgress:
         if self._reporting is not None:
             self._reporting.cancel()
 
-    def add_guest(self, plan: PortPlan) -> None:
+    def add_guest(self, port: Port) -> None:
         """A guest with a device of the kernel: it can be reached before it speaks."""
-        for ip in plan.ips:
-            self._router.set_neighbour(self._worker, self.number, str(ip), plan.mac, way=Way.LEG)
+        for ip in port.addresses:
+            self._router.set_neighbour(self._worker, self.number, str(ip), port.plan.mac, way=Way.LEG)
 
-    def remove_guest(self, plan: PortPlan) -> None:
-        for ip in plan.ips:
+    def remove_guest(self, port: Port) -> None:
+        for ip in port.addresses:
             with contextlib.suppress(OSError):  # it was never told
                 self._router.set_neighbour(self._worker, self.number, str(ip), None, way=Way.LEG)
 
@@ -153,13 +168,18 @@ class EngineEgress:
         for leg_fd in self._site.links.ensure_tap(self.leg):
             add_queue(self._worker, self._leg_number, leg_fd)
         if self._is_lost:
-            fd = open_packet(self._uplink.ifname, [parse_mac(self._mac)])
+            fd = self._open_uplink()
             self._is_lost = False  # first: it may be lost again at once
             try:
                 add_queue(self._worker, self._uplink_number, fd)
             except BaseException:
                 self._is_lost = True
                 raise
+
+    def _open_uplink(self) -> int:
+        if self._uplink.is_tap:
+            return self._site.surroundings.open_foreign_tap(self._uplink.ifname)
+        return open_packet(self._uplink.ifname, [parse_mac(self._mac)])
 
     def lose(self, number: int) -> str:
         """The device of that port is gone: `restore` opens it anew. Returns its name."""
@@ -169,19 +189,34 @@ class EngineEgress:
         return self._uplink.ifname
 
     def set_forwards(self, dnats: Sequence[Dnat]) -> None:
-        """Send these ports of the external address to guests, and no others."""
-        external = self._uplink.external.ip
-        wanted = {dnat for dnat in dnats if dnat.host_ip in (None, external) and dnat.guest_ip.version == 4}
+        """Send these ports of the external addresses to guests, and no others."""
+        self._dnats = dnats
         with self._worker.paused():
-            for dnat in self._forwards.keys() - wanted:
-                self._engine.remove_forward(self._forwards.pop(dnat))
-            for dnat in wanted - self._forwards.keys():
-                try:
-                    self._forwards[dnat] = self._engine.add_forward(
-                        dnat.protocol, dnat.host_port, str(dnat.guest_ip), dnat.guest_port
-                    )
-                except ArcboxNetError as error:  # a flow has the port: tried again with the next change
-                    log.error("%s port %d is not forwarded yet: %s", dnat.protocol, dnat.host_port, error)
+            self._remove_forwards()
+            self._add_forwards()
+
+    def _wanted(self) -> set[Dnat]:
+        """Those forwards that are of an address which the engine has now."""
+        uplink = self._uplink
+        externals = {4: uplink.external.ip, 6: uplink.external6.ip if uplink.external6 else None}
+        return {
+            dnat
+            for dnat in self._dnats
+            if (external := externals[dnat.guest_ip.version]) and dnat.host_ip in (None, external)
+        }
+
+    def _remove_forwards(self) -> None:
+        for dnat in self._forwards.keys() - self._wanted():
+            self._engine.remove_forward(self._forwards.pop(dnat))
+
+    def _add_forwards(self) -> None:
+        for dnat in self._wanted() - self._forwards.keys():
+            try:
+                self._forwards[dnat] = self._engine.add_forward(
+                    dnat.protocol, dnat.host_port, str(dnat.guest_ip), dnat.guest_port
+                )
+            except ArcboxNetError as error:  # a flow has the port: tried again with the next change
+                log.error("%s port %d is not forwarded yet: %s", dnat.protocol, dnat.host_port, error)
 
     async def _report(self) -> None:
         said = ExhaustionLog()

@@ -20,8 +20,9 @@ class Ipv6:
     ) -> None:
         self._settings = _settings(network, config, layout, domain)
         self._bridge = layout.bridge
-        # The engine of a network has an external address of IPv4 only.
+        # By the host's routes; the engine has its own.
         self._is_routed = layout.router is not None and layout.egress != Egress.ENGINE.value
+        self._leaves_by_engine = False
         self._place = place
         self._egress = Ipv6Egress(self._egress_changed)
         self._service: RaService | None = None
@@ -29,7 +30,9 @@ class Ipv6:
     @property
     def has_egress(self) -> bool:
         """Whether guests have a way out by IPv6 now."""
-        return self._settings is not None and self._is_routed and self._egress.available
+        return self._settings is not None and (
+            self._leaves_by_engine or (self._is_routed and self._egress.available)
+        )
 
     async def start(self) -> None:
         """Advertise from now on. Raises ServiceError. The caller is outside, where the host's routes are."""
@@ -55,6 +58,12 @@ class Ipv6:
         """Serve again on a bridge that was deleted and made anew."""
         if self._service is not None:
             await self._service.rebind()
+
+    def set_engine_egress(self, available: bool) -> None:
+        """Whether the NAT engine has a way out by IPv6 now."""
+        if available != self._leaves_by_engine:
+            self._leaves_by_engine = available
+            self._egress_changed(available)
 
     def stats(self) -> dict[str, int]:
         return self._service.stats() if self._service else {}

@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
-from arcbox_net.config import QUEUES_MAX, check_ifname, check_port_name
+from arcbox_net.config import QUEUES_MAX
+from arcbox_net.config_values import check_ifname, check_port_name
 from arcbox_net.errors import (
     ConfigError,
     LimitReached,
@@ -87,6 +88,11 @@ class Port:
     @property
     def ip(self) -> IPv4Address | None:
         return self.plan.ips[0] if self.plan.ips else None
+
+    @property
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """Those that it was given, and the one made of its MAC."""
+        return (*self.plan.ips, *((self.ip6,) if self.ip6 else ()))
 
     def open_netns(self) -> int:
         """A new fd of the guest's network namespace. Raises NamespaceNotFound, PermissionDenied."""

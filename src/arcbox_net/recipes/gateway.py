@@ -53,6 +53,7 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
             gateway6=layout.gateway6,
             masquerade=masquerade,
             router_mac=router_mac(site.network) if layout.egress == Egress.ENGINE.value else None,
+            routes_ipv6=site.config.external_ip6 is not None,
             relay=contents.relay,
             isolated=site.config.isolated,
             dhcp=site.config.has_dhcp,

@@ -25,7 +25,14 @@ class NatRecipe:
         egress = choose_egress(site.config.egress, has_power=not site.is_private)
         if egress is Egress.ENGINE:
             engine_uplink(site)  # or else the first guest would be told what is wrong with it
-        return choose_gateway(site, previous, egress=egress.value, routed=True)
+        layout = choose_gateway(site, previous, egress=egress.value, routed=True)
+        if site.config.external_ip6 is not None and layout.address6 is None:
+            raise Unsupported(
+                "external_ip6 is for guests with IPv6, which this host has switched off",
+                fix="sysctl -w net.ipv6.conf.all.disable_ipv6=0, or leave external_ip6 out",
+                feature="IPv6",
+            )
+        return layout
 
     def apply(self, site: Site, layout: Layout, contents: Contents) -> None:
         apply_gateway(site, layout, contents, masquerade=layout.egress == Egress.MASQUERADE.value)

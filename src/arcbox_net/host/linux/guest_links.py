@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from pathlib import Path
 
@@ -54,10 +55,28 @@ def open_tap(kernel: Kernel, ifname: str, queues: int) -> list[int]:
         raise KernelError(
             f"{ifname} is not a TAP of arcbox-net", operation="open TAP", object=ifname, errno=errno.EPERM
         )
+    return _open_queues(kernel, link, queues, vnet_hdr=rtnl.tun_flag(link, rtnl.IFLA_TUN_VNET_HDR))
+
+
+def open_foreign_tap(kernel: Kernel, ifname: str) -> int:
+    """A queue of a TAP that somebody else made, with all offloads. Raises InterfaceNotFound when there is none."""
+    link = kernel.rt.need_link(ifname)
+    (fd,) = _open_queues(kernel, link, 1, vnet_hdr=True)
+    try:
+        if kernel.rt.need_link(ifname).ifindex != link.ifindex:  # it went, and opening made another one
+            raise InterfaceNotFound(f"TAP {ifname} is gone", interface=ifname)
+        tap.set_offloads(fd, tap.OFFLOADS_ALL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_queues(kernel: Kernel, link: Link, queues: int, *, vnet_hdr: bool) -> list[int]:
     return tap.open_queues(
-        ifname,
+        link.ifname,
         queues,
-        vnet_hdr=rtnl.tun_flag(link, rtnl.IFLA_TUN_VNET_HDR),
+        vnet_hdr=vnet_hdr,
         multi_queue=rtnl.tun_flag(link, rtnl.IFLA_TUN_MULTI_QUEUE),
         create=False,
         opener=kernel.open_tun,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from types import TracebackType
 from typing import Any, Self
 
@@ -69,6 +69,10 @@ class Links:
         """One more fd for each of *queues* on a TAP of ours that is there."""
         return guest_links.open_tap(self._kernel, ifname, queues)
 
+    def open_foreign_tap(self, ifname: str) -> int:
+        """A queue of a TAP that somebody else made. Raises InterfaceNotFound, KernelError when it is in use."""
+        return guest_links.open_foreign_tap(self._kernel, ifname)
+
     def create_veth(self, plan: VethPlan, netns_fd: int) -> None:
         """Make a veth pair between the bridge and the namespace *netns_fd*; a failure leaves nothing."""
         guest_links.create_veth(self._kernel, plan, netns_fd)
@@ -120,21 +124,26 @@ class Links:
         """Counters of our links by name."""
         return {link.ifname: link.stats for link in self._kernel.rt.links(stats=True) if is_ours(link)}
 
-    def addresses(self, ifname: str) -> list[IPv4Interface]:
-        """The IPv4 addresses of a link; none when there is no such link."""
+    def addresses(
+        self, ifname: str, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[IPv4Interface | IPv6Interface]:
+        """The addresses of a link; none when there is no such link."""
         link = self._kernel.rt.link(ifname)
-        found = [] if link is None else self._kernel.rt.addresses(socket.AF_INET)
+        found = [] if link is None else self._kernel.rt.addresses(family)
         return [
-            address.interface
-            for address in found
-            if link is not None
-            and address.ifindex == link.ifindex
-            and isinstance(address.interface, IPv4Interface)
+            address.interface for address in found if link is not None and address.ifindex == link.ifindex
         ]
 
-    def default_gateway(self, ifname: str) -> IPv4Address | None:
-        """Where the IPv4 default route by *ifname* leads, if there is one. Raises InterfaceNotFound."""
-        return routes.default_gateway(self._kernel.rt, self._kernel.rt.need_link(ifname).ifindex)
+    def default_gateway(
+        self, ifname: str, family: socket.AddressFamily = socket.AF_INET
+    ) -> IPv4Address | IPv6Address | None:
+        """Where the default route by *ifname* leads, if there is one. Raises InterfaceNotFound."""
+        return routes.default_gateway(self._kernel.rt, self._kernel.rt.need_link(ifname).ifindex, family)
+
+    def is_tap(self, ifname: str) -> bool:
+        """Whether there is a TAP of that name."""
+        link = self._kernel.rt.link(ifname)
+        return link is not None and link.kind == "tun" and bool(link.mac)
 
     def mtu(self, ifname: str) -> int:
         """Raises InterfaceNotFound."""

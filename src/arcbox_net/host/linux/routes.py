@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
 from arcbox_net.host.linux import rtnl
@@ -30,14 +30,18 @@ class RouteClash(NamedTuple):
         return self.text
 
 
-def default_gateway(rt: RouteSocket, ifindex: int) -> IPv4Address | None:
-    """Where the preferred IPv4 default route by that link leads."""
+def default_gateway(
+    rt: RouteSocket, ifindex: int, family: socket.AddressFamily
+) -> IPv4Address | IPv6Address | None:
+    """Where the preferred default route by that link leads."""
     routes = [
         route
-        for route in rt.routes(socket.AF_INET)
-        if route.network.prefixlen == 0 and ifindex in route.ifindexes and route.gateway
+        for route in rt.routes(family)
+        if route.network.prefixlen == 0
+        and ifindex in route.ifindexes
+        and (":" in route.gateway if family == socket.AF_INET6 else "." in route.gateway)
     ]
-    return IPv4Address(min(routes, key=lambda route: route.metric).gateway) if routes else None
+    return ip_address(min(routes, key=lambda route: route.metric).gateway) if routes else None
 
 
 def find_clashes(rt: RouteSocket, subnet: Network, ignore: Collection[str] = ()) -> list[RouteClash]:

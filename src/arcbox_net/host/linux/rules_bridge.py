@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arcbox_net.addresses import bridge_mac
 from arcbox_net.host.linux import rules_neighbour
-from arcbox_net.host.linux.never_routed import NEVER_ROUTED
+from arcbox_net.host.linux.never_routed import NEVER_ROUTED, NEVER_ROUTED6
 from arcbox_net.host.linux.nft_text import chain, drop, elements_of, seen, table
 from arcbox_net.host.linux.rule_elements import merge, port_elements
 from arcbox_net.host.plan import FirewallPlan, port_prefix, uplink_ifname
@@ -120,10 +120,16 @@ def _to_router(plan: FirewallPlan, ports: str) -> str:
     """What guests send by way of the gateway's MAC and beyond the subnet is the router's, which is on the bridge."""
     if plan.router_mac is None:
         return ""
+    to_gateway = f"{ports} ether daddr {bridge_mac(plan.network)}"
+    subnets: list[tuple[str, tuple[str, ...]]] = [("ip", (str(plan.subnet), *NEVER_ROUTED))]
+    if plan.routes_ipv6:
+        subnets.append(("ip6", (str(plan.subnet6), *NEVER_ROUTED6)))
     return chain(
         "to_router",
-        f"{ports} ether daddr {bridge_mac(plan.network)} "
-        f"ip daddr != {{ {', '.join((str(plan.subnet), *NEVER_ROUTED))} }} ether daddr set {plan.router_mac}",
+        *(
+            f"{to_gateway} {family} daddr != {{ {', '.join(kept)} }} ether daddr set {plan.router_mac}"
+            for family, kept in subnets
+        ),
         # After the guests' frames were judged.
         hook="filter hook prerouting priority filter + 1",
         comment="packets for the outside: to the NAT engine instead of this host",
