@@ -321,6 +321,18 @@ def test_a_neighbour_that_is_used_is_asked_again_after_a_minute_and_used_meanwhi
     assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
 
 
+def test_neighbours_are_asked_again_on_an_uplink_that_may_be_another_one(site: Site) -> None:
+    site.rx(0, udp_out())
+    site.rx(UPLINK, arp_reply(NEXT_HOP, NEXT_HOP_MAC))
+    site.set_up(f"{EXTERNAL}/24")
+    assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
+    site.lab.tick()
+    (asked,) = (Ether(one[12:]) for one in site.lab.take()[UPLINK])
+    assert asked[ARP].pdst == NEXT_HOP
+    site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC))
+    assert site.rx(0, udp_out())[UPLINK][0].dst == HOST_MAC
+
+
 def test_what_control_says_of_a_neighbour_holds_until_it_is_taken_back(site: Site) -> None:
     site.resolved()
     site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC))

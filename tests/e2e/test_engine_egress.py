@@ -53,6 +53,7 @@ def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_th
         ("--egress engine", "--uplink"),
         ("--uplink up0", "go together"),
         ("--egress engine --uplink none0 --external-ip 203.0.113.9", "none0"),
+        ("--egress engine --uplink tap:up0 --external-ip 203.0.113.9", "ip tuntap add dev up0 mode tap"),
         ("--egress engine --uplink up0 --external-ip 203.0.113.2", "this host's own"),
         ("--egress engine --uplink up0 --external-ip 198.51.100.9", "198.51.100.9/24"),
     ],

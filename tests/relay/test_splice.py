@@ -223,7 +223,9 @@ def test_k5_with_descriptors_for_one_side_only_the_client_is_reset() -> None:
 
 def test_k5_without_descriptors_for_pipes_bulk_data_still_arrives_whole() -> None:
     with TcpForward() as forward:
-        blocked = [forward.pair() for _ in range(3)]  # each holds a pipe, one more than are ready from the start
+        blocked = [
+            forward.pair() for _ in range(3)
+        ]  # each holds a pipe, one more than are ready from the start
         for i, (source, _) in enumerate(blocked, 1):
             _block(forward, source, i)
         client, served = forward.pair()

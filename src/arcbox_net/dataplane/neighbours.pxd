@@ -9,6 +9,8 @@ Theory of operation
                         meanwhile; not used for NEIGHBOUR_UNUSED_S → gone
     FIXED      given    control takes it away
 
+    When all are in doubt, because the link may be another one, they are as if they had not been heard for long.
+
     One by the leg is not asked, so it stays KNOWN for as long as a TCP connection to it may be silent.
 
     Who sends asks `neighbour_is_due` ten times a second and sends the requests.
@@ -65,6 +67,7 @@ cdef bint neighbours_fix(
     neighbour_table *table, const uint8_t *key, const uint8_t *mac, bint by_leg
 ) noexcept nogil
 cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil
+cdef void neighbours_doubt(neighbour_table *table, uint32_t now_s) noexcept nogil
 cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil
 cdef bint neighbour_is_over(const neighbour *one, uint32_t now_s) noexcept nogil
 

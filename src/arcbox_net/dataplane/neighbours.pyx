@@ -72,6 +72,15 @@ cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil:
     address_release(&table.addresses, address_number(id))
 
 
+cdef void neighbours_doubt(neighbour_table *table, uint32_t now_s) noexcept nogil:
+    """Ask all again that are used."""
+    cdef uint32_t id
+    for id in range(table.addresses.used):
+        if table.addresses.entries[id].holders and table.entries[id].state == NEIGHBOUR_KNOWN:
+            table.entries[id].heard_s = now_s - NEIGHBOUR_FRESH_S
+            table.entries[id].probes = 0
+
+
 cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil:
     """Whether it is to be asked now; counted if so."""
     cdef bint stale = (

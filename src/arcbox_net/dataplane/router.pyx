@@ -343,7 +343,10 @@ cdef class Router(Port):
         self.state = NULL  # the base class frees it
 
     def set_up(self, worker, number, config):
-        """Tell the router in place *number* of *worker* of its sides, a `RouterConfig`; also to change them."""
+        """Tell the router in place *number* of *worker* of its sides, a `RouterConfig`; also to change them.
+
+        Neighbours on the uplink are asked for their MAC addresses again.
+        """
         worker.send(number, RouterMessage.ROUTER_SETUP, setup_payload(config))
 
     def set_neighbour(self, worker, number, ip, mac, *, way=Way.UPLINK):

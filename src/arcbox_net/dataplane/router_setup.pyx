@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 
 from arcbox_net.dataplane.engine_state cimport nat_prefix, nat_prefix6
 from arcbox_net.dataplane.neighbours cimport (
-    neighbour, neighbours_find, neighbours_fix, neighbours_forget,
+    neighbour, neighbours_doubt, neighbours_find, neighbours_fix, neighbours_forget,
 )
 from arcbox_net.dataplane.port cimport PORTS_MAX, port_message
 from arcbox_net.dataplane.router_send cimport drop_waiting, send_waiting
@@ -70,6 +70,7 @@ cdef int _set_up(router *r, const port_message *message) noexcept nogil:
     memcpy(r.routes.on_link, wanted.on_link, sizeof(r.routes.on_link))
     r.routes.on_link6_count = wanted.on_link6_count
     memcpy(r.routes.on_link6, wanted.on_link6, sizeof(r.routes.on_link6))
+    neighbours_doubt(&r.sides[<int>OUTBOUND].neighbours, r.now_s)
     return 0
 
 

@@ -168,6 +168,7 @@ class EngineEgress:
         for leg_fd in self._site.links.ensure_tap(self.leg):
             add_queue(self._worker, self._leg_number, leg_fd)
         if self._is_lost:
+            self._set_up()  # who is there may be somebody else now
             fd = self._open_uplink()
             self._is_lost = False  # first: it may be lost again at once
             try:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from arcbox_net.host.linux.firewall_monitor import FirewallMonitor
 from arcbox_net.host.linux.monitor import Event, LinkMonitor
 from arcbox_net.host.linux.nftables import Firewall
-from arcbox_net.host.plan import is_door, port_prefix
+from arcbox_net.host.plan import is_door, leg_ifname, port_prefix, uplink_ifname
 from arcbox_net.network.kernel_thread import KernelThread
 from arcbox_net.recipes.site import Layout
 
@@ -61,6 +61,7 @@ class Watch:
     ) -> None:
         self._layout = layout
         self._port_prefix = port_prefix(firewall.network)
+        self._own_ports = (uplink_ifname(firewall.network), leg_ifname(firewall.network))
         self._repair = repair
         self._links_changed = links_changed
         self._surroundings_changed = surroundings_changed
@@ -105,6 +106,8 @@ class Watch:
                 "link-renamed",
             ):  # somebody's bridge is back, without our guests
                 self._request(_PORTS)
+        elif event.kind == "link-down" and event.ifname in self._own_ports:
+            self._request_repair()  # a guest's own may be kept down
         elif any(name.startswith(self._port_prefix) for name in names):
             if event.kind in ("link-removed", "link-renamed") or (
                 event.kind == "master-changed" and event.detail != self._layout.bridge
