@@ -16,6 +16,8 @@ from tests.support.switch import GATEWAY_MAC, UPLINK, Segment, guest, ip6_of, ne
 STRANGER = "02:00:00:00:0a:01"
 FREE = "fd00:64::abcd"
 AGE_S = 300
+OWNED_FOR_S = 600
+TOLD_S = 32  # the span in which an address is told once
 
 
 @dataclass
@@ -97,7 +99,40 @@ def test_what_is_in_use_at_one_does_not_age_at_the_other(pair: Pair) -> None:
 def test_what_is_no_longer_used_ages_in_both(pair: Pair) -> None:
     pair.one.send(UPLINK, from_stranger(1))
     assert learned(pair.other) == {STRANGER: UPLINK}
-    pair.pass_time(AGE_S + 10)
+    pair.pass_time(AGE_S + TOLD_S)
+    assert learned(pair.one) == learned(pair.other) == {}
+
+
+def test_a_mac_in_use_is_free_nowhere_before_its_own_worker_lets_it_go(pair: Pair) -> None:
+    """Port 2 used it last at the end of the span in which it was told, and 1 is the lower number."""
+    pair.bind(1, PortBinding("trusted"))
+    pair.bind(2, PortBinding("trusted"))
+    pair.one.send(2, from_stranger(0))
+    pair.pass_time(TOLD_S - 3)
+    pair.one.send(2, from_stranger(0))
+    pair.pass_time(AGE_S - 2)
+    assert pair.other.reason(1, from_stranger(0)) == "source_mac"
+    assert learned(pair.one) == learned(pair.other) == {STRANGER: 2}
+
+
+def test_an_ipv6_address_in_use_is_free_nowhere_before_its_own_worker_lets_it_go(pair: Pair) -> None:
+    pair.one.send(1, udp6(1, 0, src=FREE))
+    pair.pass_time(TOLD_S - 3)
+    pair.one.send(1, udp6(1, 0, src=FREE))
+    pair.pass_time(OWNED_FOR_S - 2)
+    assert pair.other.reason(0, udp6(0, 1, src=FREE)) == "source_ip"
+    assert pair.one.reaches(1, udp6(1, 0, src=FREE)) == {0}
+
+
+def test_two_workers_with_a_port_each_forget_a_mac_together(pair: Pair) -> None:
+    """The uplink is a port of every worker, and its latest frame counts, whoever had it."""
+    pair.one.send(UPLINK, from_stranger(1))
+    pair.other.send(UPLINK, from_stranger(1))
+    pair.pass_time(TOLD_S - 3)
+    pair.one.send(UPLINK, from_stranger(1))
+    pair.pass_time(AGE_S - 2)
+    assert learned(pair.one) == learned(pair.other) == {STRANGER: UPLINK}
+    pair.pass_time(4)
     assert learned(pair.one) == learned(pair.other) == {}
 
 
@@ -106,7 +141,7 @@ def test_an_address_taken_at_both_belongs_to_the_lower_number_in_both(pair: Pair
     pair.bind(2, PortBinding("trusted"))
     pair.one.send(UPLINK, from_stranger(1))
     learned(pair.other)
-    pair.other.lab.tick(10 * (AGE_S + 10))  # its clock is ahead, so there the address is free
+    pair.other.lab.tick(10 * (AGE_S + TOLD_S))  # its clock is ahead, so there the address is free
     pair.other.send(2, from_stranger(0))
     assert learned(pair.other) == learned(pair.one) == {STRANGER: 2}
     assert pair.one.reason(UPLINK, from_stranger(1)) == "source_mac"
@@ -116,7 +151,7 @@ def test_the_lower_number_takes_an_address_back_when_it_is_used(pair: Pair) -> N
     pair.bind(2, PortBinding("trusted"))
     pair.one.send(2, from_stranger(1))
     learned(pair.other)
-    pair.other.lab.tick(10 * (AGE_S + 10))
+    pair.other.lab.tick(10 * (AGE_S + TOLD_S))
     pair.other.send(UPLINK, from_stranger(0))
     assert learned(pair.one) == {STRANGER: 2}
     pair.one.lab.tick(10 * 40)

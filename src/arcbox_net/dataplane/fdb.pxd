@@ -27,7 +27,7 @@ cdef enum:
 
 cdef struct fdb:
     uint64_t *slots
-    uint32_t *heard_s
+    uint32_t *heard_s  # ahead of the clock by what a notice lasts, at most
     uint64_t seed[2]
     uint32_t learned
     uint32_t cursor  # of ageing
@@ -46,7 +46,7 @@ cdef fdb_result fdb_insert_static(fdb *table, uint64_t mac, uint16_t port) noexc
 cdef fdb_result fdb_learn_new(
     fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t now_s
 ) noexcept nogil
-cdef void fdb_hear(fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t now_s) noexcept nogil
+cdef void fdb_hear(fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t heard_s) noexcept nogil
 cdef void fdb_forget_port(fdb *table, uint16_t port) noexcept nogil
 cdef void fdb_age(fdb *table, uint32_t now_s, uint32_t budget) noexcept nogil
 
@@ -86,5 +86,5 @@ cdef inline fdb_result fdb_learn(
     if table.heard_s[at] == FDB_STATIC:
         return FDB_OK
     news = notice_due(table.heard_s[at], now_s)
-    table.heard_s[at] = now_s
+    table.heard_s[at] = max(table.heard_s[at], now_s)
     return FDB_NEWS if news else FDB_OK

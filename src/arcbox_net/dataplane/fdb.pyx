@@ -3,6 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from arcbox_net.dataplane.notices cimport is_unheard
 from arcbox_net.memory.table cimport table_allocate, table_release
 
 
@@ -45,14 +46,16 @@ cdef fdb_result fdb_learn_new(
     return FDB_OK
 
 
-cdef void fdb_hear(fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t now_s) noexcept nogil:
+cdef void fdb_hear(fdb *table, uint64_t mac, uint16_t port, uint32_t limit, uint32_t heard_s) noexcept nogil:
     """Another table has learned that *mac* is *port*'s. Of two ports that were learned, the lower number has it."""
     cdef uint32_t at = fdb_slot(table, mac)
     if at != FDB_NONE:
         if table.heard_s[at] == FDB_STATIC or <uint16_t>table.slots[at] < port:
             return
+        if <uint16_t>table.slots[at] == port:
+            heard_s = max(heard_s, table.heard_s[at])
         _remove(table, at)
-    fdb_learn_new(table, mac, port, limit, now_s)
+    fdb_learn_new(table, mac, port, limit, heard_s)
 
 
 cdef void fdb_forget_port(fdb *table, uint16_t port) noexcept nogil:
@@ -72,7 +75,11 @@ cdef void fdb_age(fdb *table, uint32_t now_s, uint32_t budget) noexcept nogil:
     cdef uint32_t _step, at
     for _step in range(budget):
         at = table.cursor
-        if table.slots[at] != 0 and table.heard_s[at] != FDB_STATIC and now_s - table.heard_s[at] >= FDB_AGE_S:
+        if (
+            table.slots[at] != 0
+            and table.heard_s[at] != FDB_STATIC
+            and is_unheard(table.heard_s[at], now_s, FDB_AGE_S)
+        ):
             _remove(table, at)
         else:
             table.cursor = (at + 1) & (FDB_SLOTS - 1)

@@ -2,8 +2,9 @@
 
 Theory of operation
     Each worker has a switch with tables of its own, and only its own ports' frames teach it. What is new there, a MAC
-    or an IPv6 address that a guest took, is told to each other switch by a ring, and again every 2^TOLD_BITS seconds as
-    long as it is used: what was heard ages like what was learned. Notices are taken before every burst, tick and
+    or an IPv6 address that a guest took, is told to each other switch by a ring, and again in each span of 2^TOLD_BITS
+    seconds in which it is used. What was heard ages like what was learned, from the end of that span on: nowhere is an
+    address free while the port's own worker holds it. Notices are taken before every burst, tick and
     message, so a switch knows whatever the others knew when the frame before it came in.
 
     Two ports of two workers may be the first with an address at the same moment. Then the lower number has it, in all
@@ -21,6 +22,7 @@ from arcbox_net.dataplane.binding cimport binding, binding_is_of
 from arcbox_net.dataplane.fdb cimport fdb_hear
 from arcbox_net.dataplane.notices cimport (
     NOTICE_BYTES, NOTICE_MAC, NOTICE_OWNER, NOTICES_CAPACITY, notice, notice_kind,
+    notice_lasts_s,
 )
 from arcbox_net.dataplane.owners cimport owners_hear
 from arcbox_net.dataplane.port cimport PORTS_MAX
@@ -46,6 +48,7 @@ cdef void _tell(
     memcpy(said.address, address, size)
     said.port = port
     said.kind = kind
+    said.heard_s = s.now_s
     for i in range(s.peers):
         ring_enqueue_burst(s.telling[i], <const uint8_t *>&said, 1)
 
@@ -74,6 +77,6 @@ cdef void _hear(switch_state *s, const notice *said) noexcept nogil:
         return
     if said.kind == NOTICE_MAC:
         memcpy(&mac, said.address, sizeof(mac))
-        fdb_hear(&s.macs, mac, said.port, b.learned_max, s.now_s)
+        fdb_hear(&s.macs, mac, said.port, b.learned_max, notice_lasts_s(said))
     elif said.kind == NOTICE_OWNER:
-        owners_hear(&s.owners, said.address, said.port, s.now_s)
+        owners_hear(&s.owners, said.address, said.port, notice_lasts_s(said), s.now_s)

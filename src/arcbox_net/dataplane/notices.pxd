@@ -18,9 +18,20 @@ cdef struct notice:
     uint8_t address[IPV6_ADDRESS_BYTES]
     uint16_t port
     uint16_t kind
-    uint32_t gap[3]
+    uint32_t heard_s  # by the switch that tells
+    uint32_t gap[2]
 
 
 cdef inline bint notice_due(uint32_t heard_s, uint32_t now_s) noexcept nogil:
     """Whether an address last heard at *heard_s* has yet to be told in this span."""
-    return heard_s >> TOLD_BITS != now_s >> TOLD_BITS
+    return heard_s >> TOLD_BITS < now_s >> TOLD_BITS
+
+
+cdef inline uint32_t notice_lasts_s(const notice *said) noexcept nogil:
+    """Until when its address may be in use, of which no more is told in that span."""
+    return said.heard_s | ((1 << TOLD_BITS) - 1)
+
+
+cdef inline bint is_unheard(uint32_t heard_s, uint32_t now_s, uint32_t age_s) noexcept nogil:
+    """Whether an address was not used for *age_s*. *heard_s* may be ahead of *now_s*, by what a notice lasts."""
+    return now_s >= heard_s and now_s - heard_s >= age_s

@@ -21,7 +21,7 @@ cdef enum:
     TENTATIVE_S = 4  # three whole seconds: one probe is usual, a second after which the address is taken
 
 cdef struct owner:
-    uint32_t used_s
+    uint32_t used_s  # ahead of the clock by what a notice lasts, at most
     uint32_t probed_s  # when it last looked for duplicates; 0: never
     uint16_t port
 
@@ -36,7 +36,9 @@ cdef bint owners_init(owner_table *table, const uint64_t *seed) noexcept nogil
 cdef void owners_free(owner_table *table) noexcept nogil
 cdef bint owners_claim(owner_table *table, const uint8_t *address, uint16_t port, uint32_t now_s) noexcept nogil
 cdef bint owners_assign(owner_table *table, const uint8_t *address, uint16_t port) noexcept nogil
-cdef void owners_hear(owner_table *table, const uint8_t *address, uint16_t port, uint32_t now_s) noexcept nogil
+cdef void owners_hear(
+    owner_table *table, const uint8_t *address, uint16_t port, uint32_t used_s, uint32_t now_s
+) noexcept nogil
 cdef void owners_loosen_port(owner_table *table, uint16_t port, uint32_t now_s) noexcept nogil
 cdef void owners_forget_port(owner_table *table, uint16_t port) noexcept nogil
 cdef void owners_age(owner_table *table, uint32_t now_s, uint32_t budget) noexcept nogil
@@ -54,7 +56,7 @@ cdef inline bint owner_uses(owner *one, uint32_t now_s) noexcept nogil:
     """Its port uses the address. Whether others are to be told."""
     cdef bint news = one.used_s != OWNED_STATIC and notice_due(one.used_s, now_s)
     if one.used_s != OWNED_STATIC:
-        one.used_s = now_s
+        one.used_s = max(one.used_s, now_s)
     return news
 
 

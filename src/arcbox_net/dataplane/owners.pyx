@@ -7,6 +7,7 @@ from arcbox_net.dataplane.address_table cimport (
     ADDRESS_ID_MASK, ADDRESS_NONE, address_number, address_release, address_table_free, address_table_init,
     address_take,
 )
+from arcbox_net.dataplane.notices cimport is_unheard
 from arcbox_net.memory.table cimport table_allocate, table_release
 from arcbox_net.wire.octets cimport load_u32
 
@@ -50,7 +51,9 @@ cdef bint owners_assign(owner_table *table, const uint8_t *address, uint16_t por
     return owners_claim(table, address, port, OWNED_STATIC)
 
 
-cdef void owners_hear(owner_table *table, const uint8_t *address, uint16_t port, uint32_t now_s) noexcept nogil:
+cdef void owners_hear(
+    owner_table *table, const uint8_t *address, uint16_t port, uint32_t used_s, uint32_t now_s
+) noexcept nogil:
     """Another table has learned that *address* is *port*'s. Of two ports that claimed it, the lower number has it."""
     cdef owner *one = owners_find(table, address)
     cdef uint32_t probed_s = now_s  # what it was claimed by may have been a probe
@@ -59,8 +62,9 @@ cdef void owners_hear(owner_table *table, const uint8_t *address, uint16_t port,
             return
         if one.port == port:
             probed_s = one.probed_s
+            used_s = max(used_s, one.used_s)
         _release(table, <uint32_t>(one - table.owners))
-    if owners_claim(table, address, port, now_s):
+    if owners_claim(table, address, port, used_s):
         owners_find(table, address).probed_s = probed_s
 
 
@@ -90,7 +94,7 @@ cdef void owners_age(owner_table *table, uint32_t now_s, uint32_t budget) noexce
         one = &table.owners[id]
         if not table.addresses.entries[id].holders or one.used_s == OWNED_STATIC:
             continue
-        if now_s - one.used_s >= OWNED_FOR_S:
+        if is_unheard(one.used_s, now_s, OWNED_FOR_S):
             _release(table, id)
 
 

@@ -172,6 +172,8 @@ cdef void _list(switch_state *s) noexcept nogil:
             s.listed[n].mac = s.macs.slots[at] >> 16
             s.listed[n].port = <uint16_t>s.macs.slots[at]
             s.listed[n].is_static = s.macs.heard_s[at] == FDB_STATIC
-            s.listed[n].age_s = 0 if s.listed[n].is_static else s.now_s - s.macs.heard_s[at]
+            s.listed[n].age_s = 0
+            if not s.listed[n].is_static and s.now_s > s.macs.heard_s[at]:
+                s.listed[n].age_s = s.now_s - s.macs.heard_s[at]
             n += 1
     s.listed_count = n
