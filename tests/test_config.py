@@ -78,6 +78,10 @@ def test_the_engine_has_an_uplink_and_an_address_there(options: dict[str, Any]) 
         ({"egress": Egress.ENGINE, "uplink": "eth0"}, "external_ip"),
         ({"egress": Egress.ENGINE, "uplink": "eth 0", "external_ip": "203.0.113.9"}, "uplink"),
         ({"egress": Egress.ENGINE, "uplink": "eth0", "external_ip": "2001:db8::1"}, "external_ip"),
+        (
+            {"egress": Egress.ENGINE, "uplink": "eth0", "external_ip": "203.0.113.9", "anti_spoof": False},
+            "anti_spoof",
+        ),
         ({"uplink": "eth0"}, "uplink"),
         ({"external_ip": "203.0.113.9"}, "external_ip"),
         ({"external_ip6": "2001:db8::9"}, "external_ip6"),
@@ -90,7 +94,7 @@ def test_the_engine_has_an_uplink_and_an_address_there(options: dict[str, Any]) 
         ({**ENGINE, "filtering": "none"}, "filtering"),
     ],
 )
-def test_half_of_an_engine_is_refused(options: dict[str, Any], field: str) -> None:
+def test_what_an_engine_cannot_do_is_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigError) as caught:
         NetConfig(**options)
     assert caught.value.field == field

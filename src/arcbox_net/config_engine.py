@@ -53,6 +53,13 @@ def check_engine(config: NetConfig, *, has_engine: bool) -> None:
             field="external_ip6",
             value=config.external_ip6,
         )
+    if not config.anti_spoof:
+        raise ConfigError(
+            "the NAT engine's limits are each guest's, and without anti_spoof a guest can be many",
+            fix="anti_spoof = true, or --egress masquerade",
+            field="anti_spoof",
+            value=False,
+        )
     if config.filtering not in (None, *FILTERING):
         raise ConfigError(
             f"filtering {config.filtering!r}: expected one of {', '.join(FILTERING)}",

@@ -40,6 +40,7 @@ EXTERNAL, NEXT_HOP, HOST, SERVER = "203.0.113.5", "203.0.113.1", "203.0.113.9", 
 EXTERNAL6, NEXT_HOP6, SERVER6 = "2001:db8:1::5", "2001:db8:1::1", "2001:db8:2::1"
 
 
+SHARERS_MAX = 256 + 1024  # ports, and what a bridge has of them
 METADATA = ("169.254.169.254", "100.100.100.200", "168.63.129.16")  # which the host drops
 
 
@@ -485,6 +486,43 @@ def test_guests_behind_the_leg_have_shares_of_their_own(site: Site) -> None:
     assert site.lab.drops(LEG) == {"waiting": 8}
     site.rx(LEG, by_bridge(8, UDP(), dst="203.0.113.20"))
     assert site.lab.drops(LEG) == {"waiting": 8}
+
+
+def by_bridge_from(mac: str, *, ip: str = ip_of(7), dst: str) -> Packet:
+    frame = by_bridge(7, UDP(), dst=dst)
+    frame.src, frame[IP].src = mac, ip
+    return frame
+
+
+@pytest.mark.parametrize("other", ["02:00:00:00:00:50", "02:00:00:00:01:11", "06:00:00:40:00:10"])
+def test_no_choice_of_a_mac_takes_of_another_guests_share(site: Site, other: str) -> None:
+    """The first MAC has taken half of the places that there are, and would take the rest."""
+    for i in range(10, 15):
+        site.rx(LEG, *[by_bridge_from("02:00:00:00:00:10", dst=f"203.0.113.{i}") for _ in range(8)])
+    assert site.lab.drops(LEG) == {"waiting": 8}
+    for i in range(20, 22):
+        site.rx(LEG, *[by_bridge_from(other, dst=f"203.0.113.{i}") for _ in range(8)])
+    assert site.lab.drops(LEG) == {"waiting": 8}
+
+
+@pytest.mark.parametrize(("others", "ways"), [(SHARERS_MAX - 1, [LEG]), (SHARERS_MAX, [])])
+def test_guests_behind_the_leg_have_shares_up_to_a_limit(site: Site, others: int, ways: list[int]) -> None:
+    """Who comes after the last is not remembered, and has to be asked for."""
+    site.resolved().engine.add_forward("udp", 5353, ip_of(7))
+    for i in range(0, others, 64):
+        octets = [(n // 256, n % 256) for n in range(i, min(i + 64, others))]
+        site.rx(
+            LEG,
+            *[
+                by_bridge_from(f"02:00:00:01:{a:02x}:{b:02x}", ip=f"10.1.{a}.{b}", dst=GATEWAY)
+                for a, b in octets
+            ],
+        )
+    site.rx(LEG, by_bridge_from(mac_of(7), dst=SERVER))
+    asks = (
+        Ether(src=NEXT_HOP_MAC, dst=UPLINK_MAC) / IP(src=SERVER, dst=EXTERNAL) / UDP(sport=4000, dport=5353)
+    )
+    assert [port for port, frames in site.rx(UPLINK, asks).items() if UDP in frames[0]] == ways
 
 
 def test_fragments_wait_in_the_engine_and_go_on(site: Site) -> None:

@@ -23,7 +23,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.address_table cimport ADDRESS_ID_MASK, ADDRESS_NONE, address_find, address_table
-from arcbox_net.dataplane.shares cimport shares
+from arcbox_net.dataplane.shares cimport sharer, shares
 from arcbox_net.wire.ethernet cimport MAC_BYTES
 from arcbox_net.wire.octets cimport load_u32
 
@@ -43,7 +43,7 @@ cdef struct neighbour:
     uint8_t state
     uint8_t probes  # since it was last heard
     bint by_leg  # its frames go by the router's leg on the bridge, and not by the switch
-    uint16_t made_by  # whose share it is of
+    uint32_t share  # the place of who made it
     uint32_t heard_s
     uint32_t used_s
     uint32_t probed_s
@@ -61,7 +61,7 @@ cdef bint neighbours_init(
 ) noexcept nogil
 cdef void neighbours_free(neighbour_table *table) noexcept nogil
 cdef neighbour *neighbours_seek(
-    neighbour_table *table, const uint8_t *key, uint16_t made_by, uint32_t now_s
+    neighbour_table *table, const uint8_t *key, const sharer *made_by, uint32_t now_s
 ) noexcept nogil
 cdef bint neighbours_fix(
     neighbour_table *table, const uint8_t *key, const uint8_t *mac, bint by_leg

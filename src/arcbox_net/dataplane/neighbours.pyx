@@ -7,7 +7,9 @@ from arcbox_net.dataplane.address_table cimport (
     ADDRESS_ID_MASK, ADDRESS_NONE, address_number, address_release, address_table_free, address_table_init,
     address_take,
 )
-from arcbox_net.dataplane.shares cimport SHARE_NONE, share_give_back, share_take
+from arcbox_net.dataplane.shares cimport (
+    SHARE_NONE, share_give_back, share_take, sharer, shares_free, shares_init,
+)
 from arcbox_net.memory.table cimport table_allocate, table_release
 from arcbox_net.wire.ethernet cimport MAC_BYTES
 from arcbox_net.wire.octets cimport load_u32
@@ -21,33 +23,42 @@ cdef bint neighbours_init(
     False without memory; `neighbours_free` is due all the same.
     """
     memset(table, 0, sizeof(neighbour_table))
-    table.made.places = shared_max
     table.entries_max = shared_max + reserved
     table.entries = <neighbour *>table_allocate(table.entries_max * sizeof(neighbour))
-    return address_table_init(&table.addresses, table.entries_max, seed) and table.entries != NULL
+    return (
+        shares_init(&table.made, shared_max, seed)
+        and address_table_init(&table.addresses, table.entries_max, seed)
+        and table.entries != NULL
+    )
 
 
 cdef void neighbours_free(neighbour_table *table) noexcept nogil:
     table_release(table.entries, table.entries_max * sizeof(neighbour))
     table.entries = NULL
     address_table_free(&table.addresses)
+    shares_free(&table.made)
 
 
 cdef neighbour *neighbours_seek(
-    neighbour_table *table, const uint8_t *key, uint16_t made_by, uint32_t now_s
+    neighbour_table *table, const uint8_t *key, const sharer *made_by, uint32_t now_s
 ) noexcept nogil:
-    """A new entry for *key*, which has none; NULL when the table or that share of it is full."""
-    cdef uint32_t number_be
+    """A new entry for *key*, which has none, of *made_by*'s share, or of nobody's.
+
+    NULL when the table or that share of it is full.
+    """
+    cdef uint32_t number_be, share = SHARE_NONE
     cdef neighbour *one
-    if not share_take(&table.made, made_by):
-        return NULL
+    if made_by != NULL:
+        share = share_take(&table.made, made_by)
+        if share == SHARE_NONE:
+            return NULL
     number_be = address_take(&table.addresses, key)
     if number_be == ADDRESS_NONE:
-        share_give_back(&table.made, made_by)
+        share_give_back(&table.made, share)
         return NULL
     one = &table.entries[load_u32(<const uint8_t *>&number_be) & ADDRESS_ID_MASK]
     memset(one, 0, sizeof(neighbour))
-    one.made_by = made_by
+    one.share = share
     one.used_s = now_s
     return one
 
@@ -58,7 +69,7 @@ cdef bint neighbours_fix(
     """*key* has *mac*, whatever is heard. False: the table is full."""
     cdef neighbour *one = neighbours_find(table, key)
     if one == NULL:
-        one = neighbours_seek(table, key, SHARE_NONE, 0)
+        one = neighbours_seek(table, key, NULL, 0)
     if one == NULL:
         return False
     memcpy(one.mac, mac, MAC_BYTES)
@@ -68,7 +79,7 @@ cdef bint neighbours_fix(
 
 
 cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil:
-    share_give_back(&table.made, table.entries[id].made_by)
+    share_give_back(&table.made, table.entries[id].share)
     address_release(&table.addresses, address_number(id))
 
 

@@ -37,13 +37,13 @@ from arcbox_net.dataplane.port cimport (
 )
 from arcbox_net.dataplane.router_ask cimport router_ask, router_hears, router_learns
 from arcbox_net.dataplane.router_send cimport (
-    batch_add, batches_flush, count_drop, drop_waiting, router_batch, share_of,
+    batch_add, batches_flush, count_drop, drop_waiting, router_batch, sharer_of,
 )
 from arcbox_net.dataplane.router_setup cimport router_message
 from arcbox_net.dataplane.router_state cimport (
     INSIDE_MAX, NEXT_HOPS_MAX, OUTSIDE_MAX, WAITING_MAX, WAYS, router, router_receiver, router_side,
 )
-from arcbox_net.dataplane.shares cimport share_give_back
+from arcbox_net.dataplane.shares cimport share_give_back, sharer, shares_free, shares_init
 from arcbox_net.dataplane.verdict cimport (
     DROP_FIRST, INBOUND, OUTBOUND, VERDICT_FORWARD, VERDICT_HAIRPIN, Direction,
 )
@@ -147,6 +147,7 @@ cdef inline void _learn_sender(router *r, const port_frame *f) noexcept nogil:
     cdef const uint8_t *ip = p + ETHERNET_HEADER_BYTES
     cdef uint64_t mac = ethernet_mac(p + ETHERNET_SOURCE)
     cdef uint8_t key[IPV6_ADDRESS_BYTES]
+    cdef sharer by
     if ethernet_type(p) == ETHERTYPE_IPV4 and f.head.size >= ETHERNET_HEADER_BYTES + IPV4_HEADER_BYTES:
         if mac == r.last_mac and ipv4_source_be(ip) == r.last_ip_be and r.now_s == r.last_s:
             return
@@ -158,9 +159,8 @@ cdef inline void _learn_sender(router *r, const port_frame *f) noexcept nogil:
         memcpy(key, ip + IPV6_SOURCE, IPV6_ADDRESS_BYTES)
     else:
         return
-    router_learns(
-        r, INBOUND, key, p + ETHERNET_SOURCE, share_of(r, &f.head, f.from_port), f.from_port == r.leg
-    )
+    by = sharer_of(r, &f.head, f.from_port)
+    router_learns(r, INBOUND, key, p + ETHERNET_SOURCE, &by, f.from_port == r.leg)
 
 
 cdef inline void _burst_add(router *r, router_burst *burst, const port_frame *f) noexcept nogil:
@@ -328,16 +328,18 @@ cdef class Router(Port):
         self.state.engine = engine._open()
         self.state.uplink = PORTS_MAX - 1
         self.state.leg = PORT_NONE
-        self.state.sides[<int>OUTBOUND].waiting_shares.places = WAITING_MAX
-        self.state.sides[<int>INBOUND].waiting_shares.places = WAITING_MAX
         if not (
-            neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX, NEXT_HOPS_MAX, seed)
+            shares_init(&self.state.sides[<int>OUTBOUND].waiting_shares, WAITING_MAX, seed)
+            and shares_init(&self.state.sides[<int>INBOUND].waiting_shares, WAITING_MAX, seed)
+            and neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX, NEXT_HOPS_MAX, seed)
             and neighbours_init(&self.state.sides[<int>INBOUND].neighbours, INSIDE_MAX, 0, seed)
         ):
             raise MemoryError
 
     def __dealloc__(self):
         if self.state is not NULL:
+            shares_free(&self.state.sides[<int>OUTBOUND].waiting_shares)
+            shares_free(&self.state.sides[<int>INBOUND].waiting_shares)
             neighbours_free(&self.state.sides[<int>OUTBOUND].neighbours)
             neighbours_free(&self.state.sides[<int>INBOUND].neighbours)
         self.state = NULL  # the base class frees it

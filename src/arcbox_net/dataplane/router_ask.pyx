@@ -15,6 +15,7 @@ from arcbox_net.dataplane.neighbours cimport (
 )
 from arcbox_net.dataplane.router_send cimport router_send_frame, send_waiting
 from arcbox_net.dataplane.router_state cimport router, router_side
+from arcbox_net.dataplane.shares cimport sharer
 from arcbox_net.dataplane.verdict cimport OUTBOUND, Direction
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.wire.arp cimport (
@@ -147,19 +148,22 @@ cdef void _answer_nd(
 
 cdef void _hear(router *r, Direction towards, const uint8_t *key, const uint8_t *mac, bint learns) noexcept nogil:
     """*key* is at *mac*: remember it if it is sought or known, or when it *learns* of one that will be needed."""
+    cdef sharer uplink
     if learns or neighbours_find(&r.sides[<int>towards].neighbours, key) != NULL:
-        router_learns(r, towards, key, mac, r.uplink, False)
+        uplink.port = r.uplink
+        uplink.mac = 0
+        router_learns(r, towards, key, mac, &uplink, False)
 
 
 cdef void router_learns(
-    router *r, Direction towards, const uint8_t *key, const uint8_t *mac, uint16_t share, bint by_leg
+    router *r, Direction towards, const uint8_t *key, const uint8_t *mac, const sharer *by, bint by_leg
 ) noexcept nogil:
     """*key* was heard from *mac*: remember it, if there is room, and send what waits for it."""
     cdef router_side *side = &r.sides[<int>towards]
     cdef neighbour *one = neighbours_find(&side.neighbours, key)
     cdef bint sought
     if one == NULL:
-        one = neighbours_seek(&side.neighbours, key, share, r.now_s)
+        one = neighbours_seek(&side.neighbours, key, by, r.now_s)
     if one == NULL:
         return
     sought = one.state == NEIGHBOUR_SOUGHT

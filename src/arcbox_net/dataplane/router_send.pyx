@@ -15,7 +15,7 @@ from arcbox_net.dataplane.router_ask cimport router_ask
 from arcbox_net.dataplane.router_state cimport (
     WAITING_EACH_MAX, WAITING_MAX, WAY_LEG, WAY_SWITCH, WAYS, router, router_routes, router_side, waiting_frame,
 )
-from arcbox_net.dataplane.shares cimport SHARE_NONE, SHARES_BEHIND, share_give_back, share_take
+from arcbox_net.dataplane.shares cimport SHARE_NONE, share_give_back, share_take, sharer
 from arcbox_net.dataplane.verdict cimport OUTBOUND, Direction
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES, frame
 from arcbox_net.memory.pool cimport POOL_SMALL, SMALL_FRAME_BYTES, pool_acquire, pool_release
@@ -38,6 +38,7 @@ cdef void batch_add(
     cdef router_side *side = &r.sides[<int>towards]
     cdef uint8_t key[IPV6_ADDRESS_BYTES]
     cdef neighbour *one
+    cdef sharer by
     cdef uint32_t way
     if not _next_hop(r, towards, f.data + ETHERNET_HEADER_BYTES, key):
         side.unresolved += 1
@@ -45,10 +46,8 @@ cdef void batch_add(
         return
     one = neighbours_find(&side.neighbours, key)
     if one == NULL:
-        one = neighbours_seek(
-            &side.neighbours, key,
-            <uint16_t>SHARE_NONE if _is_next_hop(&r.routes, key) else share_of(r, f, from_port), r.now_s,
-        )
+        by = sharer_of(r, f, from_port)
+        one = neighbours_seek(&side.neighbours, key, NULL if _is_next_hop(&r.routes, key) else &by, r.now_s)
     if one == NULL:
         side.unresolved += 1
         count_drop(r, from_port, PORT_DROP_WAITING)
@@ -91,13 +90,12 @@ cdef uint32_t _way_to(Direction towards, const neighbour *one) noexcept nogil:
     return <uint32_t>WAY_LEG if one.by_leg else <uint32_t>towards
 
 
-cdef uint16_t share_of(const router *r, const frame *f, uint16_t from_port) noexcept nogil:
-    """Whose share a frame takes of: its port's, or, of many guests behind the leg, one by its sender's MAC."""
-    cdef uint64_t mac
-    if from_port != r.leg:
-        return from_port
-    mac = ethernet_mac(f.data + ETHERNET_SOURCE)
-    return <uint16_t>(PORTS_MAX + (mac >> 24 ^ mac >> 32 ^ mac >> 40) % SHARES_BEHIND)  # its last octets
+cdef sharer sharer_of(const router *r, const frame *f, uint16_t from_port) noexcept nogil:
+    """Whose share a frame takes of: its port's, or, of guests behind the leg, its sender's, whose MAC is judged."""
+    cdef sharer by
+    by.port = from_port
+    by.mac = ethernet_mac(f.data + ETHERNET_SOURCE) if from_port == r.leg else 0
+    return by
 
 
 cdef void count_drop(router *r, uint16_t from_port, PortDrop reason) noexcept nogil:
@@ -232,7 +230,8 @@ cdef void _wait(
     """Keep a copy until *one* is heard, if there is room."""
     cdef router_side *side = &r.sides[<int>towards]
     cdef uint32_t i, same = 0, free_at = WAITING_MAX, id = <uint32_t>(one - side.neighbours.entries)
-    cdef uint16_t share = share_of(r, f, from_port)
+    cdef sharer by = sharer_of(r, f, from_port)
+    cdef uint32_t share = SHARE_NONE
     cdef uint8_t *data = NULL
     for i in range(<uint32_t>WAITING_MAX):
         if side.waiting[i].data == NULL:
@@ -241,7 +240,8 @@ cdef void _wait(
             same += 1
     # Large buffers are few, and what is dropped of a connection comes again.
     if free_at < WAITING_MAX and same < WAITING_EACH_MAX and f.size <= SMALL_FRAME_BYTES:
-        if share_take(&side.waiting_shares, share):
+        share = share_take(&side.waiting_shares, &by)
+        if share != SHARE_NONE:
             data = pool_acquire(r.base.owner.buffers, POOL_SMALL)
             if data == NULL:
                 share_give_back(&side.waiting_shares, share)

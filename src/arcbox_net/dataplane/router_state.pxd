@@ -31,7 +31,7 @@ cdef struct waiting_frame:
     uint8_t *data  # of a pool's buffer; NULL: the place is free
     uint32_t size
     uint32_t neighbour  # its number
-    uint16_t share
+    uint32_t share
 
 cdef struct router_side:
     neighbour_table neighbours
