@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import shutil
 import struct
@@ -16,11 +17,11 @@ import pytest
 
 from arcbox_net.dataplane.port import PortDrop
 from arcbox_net.dataplane.worker import Worker
-from arcbox_net.dataplane.worker_views import PortCounters
+from arcbox_net.dataplane.worker_views import PortCounters, read_counters
 from arcbox_net.memory.pool import PacketPool
 from arcbox_net.ports.tap import TapPort
 from arcbox_net.ports.vhost_user.port import VhostUserPort
-from tests.ports.vhost_user.guest import USUAL, Guest, PortOfWorker, frame
+from tests.ports.vhost_user.guest import USUAL, Guest, PortOfWorker, frame, signalled
 from tests.support.datapath import Line, open_tap, wait_for
 from tests.support.netns import Namespace, requires_root
 
@@ -52,6 +53,10 @@ class Wire:
 
     def counters(self) -> PortCounters:
         return self.worker.counters()[self.tap]
+
+    def sleeps(self) -> int:
+        with mmap.mmap(self.worker.counters_fd, 0, prot=mmap.PROT_READ) as memory:
+            return read_counters(memory).sleeps
 
     @contextlib.contextmanager
     def injected(self, fault: str) -> Iterator[None]:
@@ -132,3 +137,29 @@ def test_k6_frames_that_the_kernel_refuses_are_counted_and_the_guest_gets_its_bu
     assert wire.counters().drops[reason] - before >= REFUSED
     wire.send(1514)
     wait_for(lambda: wire.counters().tx_frames == 1, "the frame after them")
+
+
+def used(wire: Wire, count: int) -> None:
+    """Send that many frames, and wait until the guest has their buffers back and was called."""
+    for number in range(wire.guest.rings[1].used_index + 1, count + 1):
+        wire.send(1514)
+        wait_for(lambda number=number: wire.guest.rings[1].used_index == number, "the guest's buffer")
+        wait_for(lambda: signalled(wire.guest.calls[1]) > 0, "the call")
+
+
+@pytest.mark.parametrize("refusals", ["1..2", "1..6"], ids=["as often as it is tried at once", "for longer"])
+def test_k6_a_call_that_the_kernel_has_no_room_for_is_made_without_another_frame(
+    wire: Wire, refusals: str
+) -> None:
+    used(wire, 2)
+    with wire.injected(f"io_submit:error=EAGAIN:when={refusals}"):
+        used(wire, 3)
+
+
+def test_k6_calls_that_the_kernel_has_no_room_for_do_not_keep_the_worker_from_sleeping(wire: Wire) -> None:
+    used(wire, 2)
+    with wire.injected("io_submit:error=EAGAIN"):
+        wire.send(1514)
+        wait_for(lambda: wire.guest.rings[1].used_index == 3, "the guest's buffer")
+        slept = wire.sleeps()
+        wait_for(lambda: wire.sleeps() > slept + 3, "a worker that sleeps between ticks")

@@ -17,7 +17,7 @@ from arcbox_net.ports.vhost_user.to_guest cimport to_guest_burst, to_guest_flush
 from arcbox_net.ports.vhost_user.vhost_port cimport (
     FLOWS_MAX, PAIRS_MAX, RINGS_MAX, TRANSMIT_RING, queue_runs, vhost_port,
 )
-from arcbox_net.ports.vhost_user.vring cimport vring_sleep
+from arcbox_net.ports.vhost_user.vring cimport vring_call_again, vring_sleep
 
 from arcbox_net.errors import ConfigError
 
@@ -36,12 +36,22 @@ cdef bint _arm(port *self) noexcept nogil:
     """Have the guest kick. A ring may stay armed when another has something: it kicks once too often."""
     cdef vhost_port *p = <vhost_port *>self
     cdef uint32_t pair
+    _call_again(self)
     for pair in range(p.pairs):
         if queue_runs(p, &p.queues[2 * pair + TRANSMIT_RING]):
             if not vring_sleep(&p.queues[2 * pair + TRANSMIT_RING].ring):
                 self.flags |= PORT_READY
                 return False
     return True
+
+
+cdef void _call_again(port *self) noexcept nogil:
+    """No call waits for another frame: it is tried before the worker sleeps, and from then on in ticks."""
+    cdef vhost_port *p = <vhost_port *>self
+    cdef uint32_t i
+    for i in range(2 * p.pairs):
+        if queue_runs(p, &p.queues[i]):
+            vring_call_again(&p.queues[i].ring)
 
 
 vhost_ops.rx_burst = from_guest_burst
@@ -51,6 +61,7 @@ vhost_ops.tx_flush = to_guest_flush
 vhost_ops.arm = _arm
 vhost_ops.event = _event
 vhost_ops.message = port_control
+vhost_ops.tick = _call_again
 vhost_ops.close = port_reset
 
 

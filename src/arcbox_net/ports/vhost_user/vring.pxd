@@ -204,6 +204,14 @@ cdef inline void vring_publish(vring *v) noexcept nogil:
     v.call_due = v.call_fd >= 0 and not call_guest(v.call_fd)
 
 
+cdef inline void vring_call_again(vring *v) noexcept nogil:
+    """Make the call that the kernel had no room for, or that was missed while the descriptor was another."""
+    if not v.call_due or v.call_fd < 0:
+        return
+    if v.event_idx or not abx_load_relaxed_u16(&v.available[0]) & AVAILABLE_NO_INTERRUPT:
+        v.call_due = not call_guest(v.call_fd)
+
+
 cdef inline void vring_stay_awake(vring *v) noexcept nogil:
     """Tell the guest that it need not kick. With EVENT_IDX a stale index says that, for 65,535 entries."""
     if v.asleep:
