@@ -1,6 +1,6 @@
 """Neighbours come and go. Theory of operation: neighbours.pxd."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.address_table cimport (

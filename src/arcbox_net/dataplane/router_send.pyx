@@ -1,6 +1,6 @@
 """Owns the way out of a router: next hops, MAC addresses, and the frames that wait until somebody answers for them."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
