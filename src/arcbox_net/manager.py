@@ -34,6 +34,7 @@ from arcbox_net import paths
 from arcbox_net.config import NetConfig, NetworkMode, config_to_mapping
 from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import AlreadyRunning, ArcboxNetError, NotRunning, StartFailed, Unsupported, from_json
+from arcbox_net.host.platform import platform
 from arcbox_net.network.client import Client
 from arcbox_net.network.messages import (
     AllocateRequest,
@@ -470,13 +471,13 @@ class NetworkManager:
     def _stop_remote(self) -> None:
         try:
             pid = self.status().pid
-            end = os.pidfd_open(pid)
+            end = platform().watch_process(pid)
         except (NotRunning, Unsupported, ProcessLookupError):
             return
         try:
             with contextlib.suppress(NotRunning):
                 self._client.call("DELETE", "/network")
-            if not _readable(end, STOP_TIMEOUT_S):
+            if not end.wait(STOP_TIMEOUT_S):
                 raise ArcboxNetError(
                     f"network {self.name} (pid {pid}) does not stop",
                     fix=f"kill -9 {pid}, then arcbox-net down {self.name}",
@@ -484,7 +485,7 @@ class NetworkManager:
                     pid=pid,
                 )
         finally:
-            os.close(end)
+            end.close()
         if paths.runtime_dir(self.name).exists():  # its end failed
             with contextlib.suppress(AlreadyRunning):
                 remove_leftovers(self.name)

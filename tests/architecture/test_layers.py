@@ -16,6 +16,7 @@ BASE = {
     "config_engine",
     "config_ports",
     "config_values",
+    "credentials",
     "errors",
     "paths",
     "rules",
@@ -33,7 +34,7 @@ BELOW: dict[str, set[str]] = {
     "recipes": {"services", "relay", "host", "ports", "dataplane"},
     "network": {"recipes", "services", "relay", "host", "ports", "dataplane"},
     "netspeed": {"relay"},
-    "manager": {"network"},
+    "manager": {"network", "host"},
     "cli": {"manager", "network", "netspeed", "services", "host"},
 }
 # The package's front door names the manager's classes, and imports them when they are first used.

@@ -21,7 +21,7 @@ STARTS_PROCESSES = {
     "cli/monitor_sockets.py": "QEMU, for its version",
 }
 PLATFORM_TESTS = {
-    "manager.py": "says where a network can run",
+    "host/platform.py": "chooses between host/linux and host/macos",
 }
 _SPAWN = re.compile(r"\bos\.(?:exec|spawn|posix_spawn|fork|popen|system|startfile)\w*\b")
 _PLATFORM = re.compile(r"\bsys\.platform\b|\bplatform\.system\b|\bos\.uname\b|\bos\.name\b")

@@ -14,11 +14,11 @@ from arcbox_net.cli import common, output
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """Check this machine. Exits with 1 when something is missing."""
-    from arcbox_net.host.linux import doctor
+    from arcbox_net.host.platform import platform
     from arcbox_net.manager import running_networks
 
     with output.progress("looking at this machine"):
-        checks = doctor.checks(live=running_networks())
+        checks = platform().checks(running_networks())
     if as_json:
         output.print_json([{"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.fix} for c in checks])
     else:

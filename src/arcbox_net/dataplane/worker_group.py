@@ -26,7 +26,11 @@ EVERYWHERE = -1  # as a port's home: one of the number in each worker
 
 def workers_by_cores() -> int:
     """As many as leave a core to everything else, but for one, and at most four."""
-    return max(1, min(4, len(os.sched_getaffinity(0)) - 1))
+    return max(1, min(4, _cores() - 1))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pool_for(workers: int, link_capacity: int) -> PacketPool:
@@ -54,7 +58,7 @@ class WorkerGroup:
         name: str = "worker",
     ) -> None:
         self.pool = _pool_for(len(sinks), link_capacity) if pool is None else pool
-        if spin_us is None and len(sinks) >= max(2, len(os.sched_getaffinity(0))):
+        if spin_us is None and len(sinks) >= max(2, _cores()):
             spin_us = 0
         self.workers = [Worker(self.pool, f"{name}-{i}", spin_us) for i in range(len(sinks))]
         self._sinks = list(sinks)

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 IFNAME_PREFIX = "abx-"
 GATEWAY_LINK_LOCAL = IPv6Interface("fe80::1/64")  # whom guests have as their IPv6 router
+ETHERNET_BYTES = 14  # of a frame, ahead of its packet
 TUN_MTU = 65_520  # IPv4's largest packet, less what keeps it aligned
 TUN_VNET_HDR_BYTES = 12  # struct virtio_net_hdr_v1 before each packet of a TUN or TAP
 # Packet marks of relay egress: for a socket of the relay, and (plus the shard's index) for its TUN.

@@ -30,7 +30,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # A socket with a Python timeout does not wait for room in the listener's backlog, a blocking one does.
         limit = struct.pack("ll", int(self.timeout or 0), 0)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -79,7 +79,7 @@ class Client:
     def request_fds(self, request: AttachTap | OpenTap) -> tuple[TapReply, list[int]]:
         """Send *request* to fd.sock; its reply and the fds (close-on-exec) that the caller now owns."""
         fds = array.array("i")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(self._timeout_s)
             try:
                 connection.connect(str(paths.fd_socket(self.network)))

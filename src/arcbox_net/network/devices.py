@@ -6,12 +6,12 @@ Called in the kernel thread. Guests of the switch have no device of their own: t
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from arcbox_net.errors import PermissionDenied
 from arcbox_net.host.plan import SwitchedPlan, TapPlan, VethPlan
 from arcbox_net.network.messages import PortInfo
 from arcbox_net.network.ports import NETNS, Port, PortTable
+from arcbox_net.network.views import port_info
 from arcbox_net.recipes.site import Site
 
 
@@ -54,21 +54,6 @@ def disconnect(site: Site, port: Port) -> None:
     else:
         site.links.remove(port.plan.ifname)
     site.firewall.remove_port(port.plan)
-
-
-def port_info(port: Port, state: str, **found: Any) -> PortInfo:
-    """What a port was given, and what was found out of it: more fields of PortInfo."""
-    return PortInfo(
-        name=port.name,
-        kind=port.kind,
-        ifname=port.plan.ifname,
-        mac=port.plan.mac,
-        ip=str(port.ip) if port.ip else None,
-        ip6=str(port.ip6) if port.ip6 else None,
-        state=state,
-        mtu=port.plan.mtu,
-        **found,
-    )
 
 
 def port_infos(site: Site, ports: PortTable) -> list[PortInfo]:

@@ -28,7 +28,7 @@ from arcbox_net.dataplane.verdict import Direction
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.host.linux.tap import takes_uso
-from arcbox_net.host.plan import GATEWAY_LINK_LOCAL
+from arcbox_net.host.plan import ETHERNET_BYTES, GATEWAY_LINK_LOCAL
 from arcbox_net.network.engine_log import REPORT_S, ExhaustionLog
 from arcbox_net.network.messages import FlowInfo
 from arcbox_net.ports.packet import PacketPort
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from arcbox_net.recipes.engine import EngineUplink
     from arcbox_net.recipes.site import Layout, Site
 
-ETHERNET_BYTES = 14
 FLOWS_LISTED_MAX = 16_384
 FLOWS_AT_ONCE = 256  # guests' packets wait while they are read
 log = logging.getLogger("arcbox_net.datapath")

@@ -19,12 +19,12 @@ import msgspec
 from arcbox_net.errors import ArcboxNetError, ConfigError, StartFailed
 from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
 from arcbox_net.network.peer import check_peer
+from arcbox_net.ports.unix_sockets import PATH_BYTES_MAX, bind_private, open_socket
 
 MESSAGE_BYTES_MAX = 4096
 CLIENTS_MAX = 64
 LISTEN_BACKLOG = 1024
 ACCEPT_AGAIN_S = 0.1
-PATH_BYTES_MAX = 107  # sun_path, and its end
 
 log = logging.getLogger("arcbox_net.fdpass")
 Handler = Callable[[AttachTap | OpenTap], Awaitable[tuple[TapReply, list[int]]]]
@@ -42,12 +42,8 @@ def listen(path: Path, kind: int) -> socket.socket:
             path=str(path),
         )
     path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    mask = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(mask)
+    listener = open_socket(kind)
+    bind_private(listener, str(path))
     listener.listen(LISTEN_BACKLOG)
     return listener
 

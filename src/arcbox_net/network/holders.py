@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 from arcbox_net.errors import ConfigError
+from arcbox_net.host.platform import ProcessEnd, platform
 
 
 class Holders:
@@ -14,26 +14,26 @@ class Holders:
 
     def __init__(self, ended: Callable[[str], None]) -> None:
         self._ended = ended
-        self._fds: dict[str, int] = {}
+        self._ends: dict[str, ProcessEnd] = {}
 
     def hold(self, port: str, pid: int) -> None:
         """Raises ConfigError when there is no such process."""
         try:
-            fd = os.pidfd_open(pid)  # sees every kind of end, and no reuse of the number
+            end = platform().watch_process(pid)
         except OSError as error:
             raise ConfigError(f"pid {pid}: {error.strerror}", field="pid", value=pid) from None
-        self._fds[port] = fd
-        asyncio.get_running_loop().add_reader(fd, self._on_end, port)
+        self._ends[port] = end
+        asyncio.get_running_loop().add_reader(end.fileno(), self._on_end, port)
 
     def drop(self, port: str) -> None:
         """Its end means nothing any more. A port without a holder is fine."""
-        fd = self._fds.pop(port, None)
-        if fd is not None:
-            asyncio.get_running_loop().remove_reader(fd)
-            os.close(fd)
+        end = self._ends.pop(port, None)
+        if end is not None:
+            asyncio.get_running_loop().remove_reader(end.fileno())
+            end.close()
 
     def close(self) -> None:
-        for port in list(self._fds):
+        for port in list(self._ends):
             self.drop(port)
 
     def _on_end(self, port: str) -> None:

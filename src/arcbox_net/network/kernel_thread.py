@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from arcbox_net.host.linux import inside
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -53,6 +51,8 @@ class KernelThread:
 
     def enter(self) -> None:
         """Called in the thread: move it into a network namespace of its own. Raises PermissionDenied, Unsupported."""
+        from arcbox_net.host.linux import inside
+
         assert self._outside is not None
         self.netns_fd = inside.enter_network_namespace()
         self.netns_path = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"

@@ -1,8 +1,4 @@
-"""Who is the network NAME: a file lock that ends with the process, whatever happens to it.
-
-An open-file-description lock, because it can be asked for without being taken (unlike flock) and is not lost
-when the process closes another descriptor of the same file (unlike POSIX locks).
-"""
+"""Who is the network NAME: a file lock that ends with the process, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -11,15 +7,14 @@ import fcntl
 import os
 import shutil
 import stat
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from arcbox_net import paths
 from arcbox_net.errors import AlreadyRunning, PermissionDenied
+from arcbox_net.host.platform import platform
 
 ATTEMPTS_MAX = 16
-_FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
 
 class NetworkLock:
@@ -54,7 +49,7 @@ def live_networks() -> list[str]:
             with contextlib.suppress(OSError):
                 fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
                 try:
-                    if _is_held(fd):
+                    if platform().is_locked(fd):
                         found.append(directory.name)
                 finally:
                     os.close(fd)
@@ -75,7 +70,7 @@ def exclusive(path: Path) -> Iterator[None]:
 def _acquire(name: str) -> int:
     for _ in range(ATTEMPTS_MAX):
         fd = _open(name)
-        if not _take(fd):
+        if not platform().take_lock(fd):
             pid = os.pread(fd, 20, 0).decode(errors="replace").strip()
             os.close(fd)
             raise AlreadyRunning(
@@ -137,20 +132,6 @@ def _unsafe(path: Path, why: str) -> PermissionDenied:
         fix="remove it, or set ARCBOX_NET_RUNTIME_DIR to a directory of your own",
         operation="create runtime directory",
     )
-
-
-def _take(fd: int) -> bool:
-    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-def _is_held(fd: int) -> bool:
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def _is_current(fd: int, name: str) -> bool:

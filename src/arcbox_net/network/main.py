@@ -28,6 +28,7 @@ from arcbox_net import paths
 from arcbox_net.config import NetConfig, config_from_mapping
 from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import ArcboxNetError, StartFailed
+from arcbox_net.host.platform import ProcessEnd, platform
 from arcbox_net.network.lock import NetworkLock, live_networks
 from arcbox_net.network.state import RUNNING, State, remove_state
 
@@ -70,7 +71,7 @@ async def serve(
     answer: Answer,
 ) -> None:
     """Run the network until it is told to stop. Raises what kept it from starting."""
-    from arcbox_net.network.core import Network
+    from arcbox_net.network.kernel_network import KernelNetwork
     from arcbox_net.network.presence import Presence
 
     stopping = asyncio.Event()
@@ -79,9 +80,9 @@ async def serve(
         loop.add_signal_handler(number, stopping.set)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program that started us may block what ends us
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    parent_fd = _watch_parent(parent, stopping) if parent is not None else None
+    parent_end = _watch_parent(parent, stopping) if parent is not None else None
     try:
-        network = Network(
+        network = KernelNetwork(
             name,
             config,
             state,
@@ -112,8 +113,8 @@ async def serve(
         finally:
             await network.stop()
     finally:
-        if parent_fd is not None:
-            os.close(parent_fd)
+        if parent_end is not None:
+            parent_end.close()
 
 
 def _run(name: str, config: NetConfig, lock: NetworkLock, options: _Options, answer: Answer) -> None:
@@ -160,16 +161,16 @@ def _config_of_killed_run(state: State, config: NetConfig, name: str) -> NetConf
     return config_from_mapping(meta["config"])
 
 
-def _watch_parent(parent: int, stopping: asyncio.Event) -> int:
-    """Set *stopping* when process *parent* ends. A pidfd sees every kind of end, and no reuse of the number."""
+def _watch_parent(parent: int, stopping: asyncio.Event) -> ProcessEnd:
+    """Set *stopping* when process *parent* ends."""
     try:
-        fd = os.pidfd_open(parent)
+        end = platform().watch_process(parent)
     except OSError as error:
         raise StartFailed(f"the process that started this network (pid {parent}): {error.strerror}") from None
-    asyncio.get_running_loop().add_reader(fd, stopping.set)
+    asyncio.get_running_loop().add_reader(end.fileno(), stopping.set)
     if os.getppid() != parent:
         stopping.set()
-    return fd
+    return end
 
 
 def remove_leftovers(name: str) -> bool:

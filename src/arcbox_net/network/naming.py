@@ -136,6 +136,11 @@ class Naming:
         ]
 
     @property
+    def is_served(self) -> bool:
+        """Whether guests' questions are answered here."""
+        return self._service is not None
+
+    @property
     def upstreams(self) -> list[str]:
         return self._service.upstreams if self._service else []
 

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 
+from arcbox_net.credentials import peer_credentials
 from arcbox_net.errors import PermissionDenied
-
-_UCRED = struct.Struct("3i")
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """The uid of the process that connected, or that listens."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(raw)[1])
 
 
 def check_peer(connection: socket.socket) -> None:
@@ -22,14 +14,14 @@ def check_peer(connection: socket.socket) -> None:
 
     Root is nobody to a network that has a user namespace of its own: such a network is its user's alone.
     """
-    uid = peer_uid(connection)
+    _, uid = peer_credentials(connection)
     if uid not in (0, os.geteuid()):
         raise PermissionDenied(f"uid {uid} may not control this network", operation="connect")
 
 
 def check_server(connection: socket.socket, path: object) -> None:
     """Raises PermissionDenied when somebody else listens at *path*, as anybody may below /tmp. Root asks everybody."""
-    uid = peer_uid(connection)
+    _, uid = peer_credentials(connection)
     if os.geteuid() != 0 and uid not in (0, os.geteuid()):
         raise PermissionDenied(
             f"{path}: uid {uid} listens there, which is somebody else",

@@ -24,12 +24,11 @@ from arcbox_net.errors import (
     PortExists,
     PortNotFound,
 )
-from arcbox_net.host.linux import namespace
 from arcbox_net.host.plan import SwitchedPlan, TapPlan, VethPlan, port_ifname, uplink_ifname
 from arcbox_net.network.messages import AttachRequest
-from arcbox_net.recipes.site import Layout, Site
+from arcbox_net.ports.unix_sockets import PATH_BYTES_MAX
+from arcbox_net.recipes.site import Layout, NetworkSite
 
-PATH_BYTES_MAX = 107  # sun_path, and its end
 PAIRS_MAX = 8  # queue pairs of a vhost-user guest
 PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
 UID_MAX = (1 << 32) - 1  # that one itself means no user
@@ -96,6 +95,8 @@ class Port:
 
     def open_netns(self) -> int:
         """A new fd of the guest's network namespace. Raises NamespaceNotFound, PermissionDenied."""
+        from arcbox_net.host.linux import namespace
+
         assert self.netns is not None
         fd = namespace.open_guest(self.netns)
         if self.netns_inode is not None and os.fstat(fd).st_ino != self.netns_inode:
@@ -125,7 +126,7 @@ class Port:
 class PortTable:
     """Names, MACs and interface names in use; builds plans for new ports and restores them from rows."""
 
-    def __init__(self, site: Site, layout: Layout) -> None:
+    def __init__(self, site: NetworkSite, layout: Layout) -> None:
         self._site = site
         self._layout = layout
         self._ports: dict[str, Port] = {}
@@ -245,6 +246,8 @@ class PortTable:
             raise ConfigError(f"pid {request.pid} is no process", field="pid", value=request.pid)
         if request.netns is not None and (not request.netns or "\0" in request.netns):
             raise ConfigError(f"netns {request.netns!r} is no path", field="netns", value=request.netns)
+        from arcbox_net.host.linux import namespace
+
         veth = self._veth(common, request.ifname, configured=request.configure)
         inode = namespace.inode_of(request.netns, request.pid)
         netns = request.netns or f"pid {request.pid}"

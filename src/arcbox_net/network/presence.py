@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import importlib
 import logging
-import os
-import signal
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from arcbox_net import paths
 from arcbox_net.errors import AlreadyRunning, ArcboxNetError
+from arcbox_net.host.platform import Closeable, platform
 from arcbox_net.network.fdpass import FdServer, listen
 from arcbox_net.network.handover import tap_handler
 
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from arcbox_net.network.lock import NetworkLock
 
 AGAIN_S = 2.0
-_DELETE_OR_RENAME = fcntl.DN_DELETE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT
 
 log = logging.getLogger("arcbox_net")
 
@@ -42,7 +39,7 @@ class Presence:
         self._stop = stop
         self._lost = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
-        self._watched: int | None = None
+        self._watched: Closeable | None = None
         self._listener: socket.socket | None = None
         self._fds: FdServer | None = None
         self._api: ApiServer | None = None
@@ -51,13 +48,15 @@ class Presence:
         """Take callers on both sockets; those of api.sock wait for `start`. Raises StartFailed, OSError."""
         name = self._network.name
         self._listener = listen(paths.api_socket(name), socket.SOCK_STREAM)
-        self._fds = FdServer(listen(paths.fd_socket(name), socket.SOCK_SEQPACKET), tap_handler(self._network))
-        self._fds.start()
+        if self._network.hands_over_taps:
+            self._fds = FdServer(
+                listen(paths.fd_socket(name), socket.SOCK_SEQPACKET), tap_handler(self._network)
+            )
+            self._fds.start()
 
     async def start(self) -> None:
         """Answer on api.sock, and keep both sockets where callers look for them."""
         await self._answer()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGIO, self._lost.set)
         self._watch()
         self._keeping = asyncio.create_task(self._keep())
 
@@ -66,7 +65,6 @@ class Presence:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
         await self._close()
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGIO)
 
     async def _answer(self) -> None:
         # The HTTP stack takes 60 ms to import, which nobody who only wants a network should wait for.
@@ -77,8 +75,8 @@ class Presence:
         await self._api.start()
 
     async def _close(self) -> None:
-        if self._watched is not None:  # before its signal has no handler
-            os.close(self._watched)
+        if self._watched is not None:
+            self._watched.close()
             self._watched = None
         if self._fds is not None:
             await self._fds.stop()
@@ -89,17 +87,15 @@ class Presence:
         self._fds = self._api = self._listener = None
 
     def _watch(self) -> None:
-        """Have a signal for every file that goes from the directory: no thread and no timer looks."""
         with contextlib.suppress(OSError):  # gone already, or a kernel without
-            folder = paths.runtime_dir(self._network.name)
-            self._watched = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.fcntl(self._watched, fcntl.F_NOTIFY, _DELETE_OR_RENAME)
+            self._watched = platform().watch_folder(paths.runtime_dir(self._network.name), self._lost.set)
         if not self._is_there():
             self._lost.set()
 
     def _is_there(self) -> bool:
         name = self._network.name
-        return all(path.exists() for path in (paths.api_socket(name), paths.fd_socket(name)))
+        wanted = [paths.api_socket(name), *([paths.fd_socket(name)] if self._network.hands_over_taps else [])]
+        return all(path.exists() for path in wanted)
 
     async def _keep(self) -> None:
         while True:

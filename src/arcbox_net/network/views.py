@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from arcbox_net.network.messages import ForwardInfo
+from arcbox_net.network.messages import ForwardInfo, PortInfo
 
 if TYPE_CHECKING:
+    from arcbox_net.network.ports import Port
     from arcbox_net.recipes.port_forward import Forward
 
 
@@ -31,4 +32,19 @@ def forward_info(forward: Forward) -> ForwardInfo:
         client_address_reason=reason,
         dials_as_client=as_client,
         dials_as_gateway=as_gateway,
+    )
+
+
+def port_info(port: Port, state: str, **found: Any) -> PortInfo:
+    """What a port was given, and what was found out of it: more fields of PortInfo."""
+    return PortInfo(
+        name=port.name,
+        kind=port.kind,
+        ifname=port.plan.ifname,
+        mac=port.plan.mac,
+        ip=str(port.ip) if port.ip else None,
+        ip6=str(port.ip6) if port.ip6 else None,
+        state=state,
+        mtu=port.plan.mtu,
+        **found,
     )

@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from arcbox_net.credentials import peer_credentials
 from arcbox_net.ports.endpoint import DIAL_AGAIN_S_MIN, SocketEndpoint
-from arcbox_net.ports.unix_sockets import BoundSocket, open_socket, peer_credentials
+from arcbox_net.ports.unix_sockets import BoundSocket, open_socket
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Port, Receiver
@@ -115,5 +116,5 @@ class ConnectedEndpoint(SocketEndpoint):
 
 def _hung_up(peer: socket.socket) -> bool:
     poll = select.poll()
-    poll.register(peer, select.POLLRDHUP)
+    poll.register(peer, getattr(select, "POLLRDHUP", select.POLLHUP))
     return bool(poll.poll(0))

@@ -13,13 +13,7 @@ from arcbox_net.ports.dgram import DgramPort
 from arcbox_net.ports.endpoint import SocketEndpoint
 from arcbox_net.ports.socket_port import PEER_DISCONNECT
 from arcbox_net.ports.stream import StreamPort
-from arcbox_net.ports.unix_sockets import (
-    UCRED_BYTES,
-    BoundSocket,
-    inode_of,
-    is_served,
-    unpack_credentials,
-)
+from arcbox_net.ports.unix_sockets import BoundSocket, ask_for_senders, inode_of, is_served, peek_sender
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Receiver
@@ -71,7 +65,7 @@ class DgramEndpoint(SocketEndpoint):
 
     def _open(self) -> None:
         self._bound = BoundSocket(self.path, socket.SOCK_DGRAM, self._owner_uid)
-        self._bound.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        ask_for_senders(self._bound.socket)
         self._next_peer()
 
     def _close(self) -> None:
@@ -92,12 +86,10 @@ class DgramEndpoint(SocketEndpoint):
 
     def _first(self, bound: socket.socket) -> None:
         """Make the sender of the first datagram the peer. A frame is left for the worker to receive."""
-        space = socket.CMSG_SPACE(UCRED_BYTES)
         try:
-            body, ancillary, _, sender = bound.recvmsg(len(HANDSHAKE) + 1, space, socket.MSG_PEEK)
+            body, sender, pid, uid = peek_sender(bound, len(HANDSHAKE) + 1)
         except OSError:
             return
-        pid, uid = unpack_credentials(ancillary[0][2][:UCRED_BYTES]) if ancillary else (0, -1)
         if not self._admits(pid, uid):
             bound.recv(1)
             return
@@ -106,7 +98,9 @@ class DgramEndpoint(SocketEndpoint):
         try:
             self._join(bound, sender or "", pid)
         except OSError as error:
-            self._say(f"{sender or 'a peer without an address'} cannot be answered: {error.strerror}")
+            self._say(
+                f"{os.fsdecode(sender) or 'a peer without an address'} cannot be answered: {error.strerror}"
+            )
             if body != HANDSHAKE:
                 bound.recv(1)
             return

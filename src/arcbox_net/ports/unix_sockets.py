@@ -7,18 +7,19 @@ import errno
 import os
 import socket
 import stat
-import struct
 
+from arcbox_net.credentials import UCRED_BYTES, unpack_ucred
 from arcbox_net.errors import ConfigError
 
-PATH_BYTES_MAX = 107  # sun_path, and its end
-SOCKET_MODE = 0o600
-_UCRED = struct.Struct("3i")  # pid, uid, gid
-UCRED_BYTES = _UCRED.size
+PATH_BYTES_MAX = 107 if hasattr(socket, "SO_PEERCRED") else 103  # sun_path without its end, as BSDs have it
+OTHERS_MASK = 0o177
+NOBODY = -1
 
 
 def open_socket(kind: int) -> socket.socket:
-    return socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    opened = socket.socket(socket.AF_UNIX, kind)
+    opened.setblocking(False)
+    return opened
 
 
 def check_path(path: str) -> str:
@@ -47,8 +48,7 @@ class BoundSocket:
         self.socket = open_socket(kind)
         try:
             _remove_stale(path, kind)
-            os.fchmod(self.socket.fileno(), SOCKET_MODE)  # the file gets it from here
-            self.socket.bind(path)
+            bind_private(self.socket, path)
             self._inode = inode_of(path)
             if owner_uid is not None and owner_uid != os.geteuid():
                 os.chown(path, owner_uid, -1, follow_symlinks=False)
@@ -65,6 +65,36 @@ class BoundSocket:
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
         self.socket.close()
+
+
+def bind_private(unbound: socket.socket, path: str) -> None:
+    """Bind it so that the file is its owner's alone from the beginning. Raises OSError."""
+    mask = os.umask(OTHERS_MASK)
+    try:
+        unbound.bind(path)
+    finally:
+        os.umask(mask)
+
+
+def ask_for_senders(bound: socket.socket) -> None:
+    """Have datagrams come with their sender's credentials, where there is such a thing."""
+    if hasattr(socket, "SO_PASSCRED"):
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+def peek_sender(bound: socket.socket, size: int) -> tuple[bytes, str | bytes, int, int]:
+    """The beginning of the first datagram, which stays, its sender's address, pid and uid.
+
+    Where datagrams have no credentials, the sender is whoever owns the socket that it came from. Raises OSError.
+    """
+    body, ancillary, _, sender = bound.recvmsg(size, socket.CMSG_SPACE(UCRED_BYTES), socket.MSG_PEEK)
+    if hasattr(socket, "SO_PASSCRED"):
+        pid, uid = unpack_ucred(ancillary[0][2][:UCRED_BYTES]) if ancillary else (0, NOBODY)
+        return body, sender or "", pid, uid
+    try:
+        return body, sender or "", 0, os.lstat(sender).st_uid if sender else NOBODY
+    except OSError:
+        return body, sender, 0, NOBODY
 
 
 def inode_of(path: str | bytes) -> tuple[int, int] | None:
@@ -90,18 +120,6 @@ def is_served(address: str | bytes, kind: int) -> bool:
                 raise
             return True  # a socket of datagrams that is connected to another one
     return True
-
-
-def peer_credentials(connection: socket.socket) -> tuple[int, int]:
-    """The pid and the uid of whoever connected, or listens."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED_BYTES)
-    return unpack_credentials(raw)
-
-
-def unpack_credentials(raw: bytes) -> tuple[int, int]:
-    """The pid and the uid in a struct ucred."""
-    pid, uid, _ = _UCRED.unpack(raw)
-    return pid, uid
 
 
 def _remove_stale(path: str, kind: int) -> None:

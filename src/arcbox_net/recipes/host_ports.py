@@ -44,7 +44,8 @@ def bind(protocol: str, host_ip: str, host_port: int) -> socket.socket:
     """A socket bound to that address of the calling thread's network namespace. IPv6 sockets take no IPv4."""
     family = socket.AF_INET6 if ":" in host_ip else socket.AF_INET
     try:
-        held = socket.socket(family, _KINDS[protocol] | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        held = socket.socket(family, _KINDS[protocol])
+        held.setblocking(False)
     except OSError as error:
         raise _refusal(protocol, host_ip, host_port, error) from None
     try:

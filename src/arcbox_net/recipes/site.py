@@ -1,4 +1,4 @@
-"""What every recipe works with: one network's name, configuration and the kernel it is built in."""
+"""What every recipe works with: one network's name, configuration and what it is built in."""
 
 from __future__ import annotations
 
@@ -88,23 +88,28 @@ class Journal(Protocol):
     def items(self, table: str) -> dict[str, dict[str, Any]]: ...
 
 
-@dataclasses.dataclass(slots=True)
-class Site:
-    """One network's place in the kernel. Calls block; the network process makes them in its kernel thread.
-
-    `links` are where the guests are, `surroundings` the host's. They are the same unless the network `is_private`:
-    in a network namespace of its own.
-    """
+@dataclasses.dataclass(slots=True, kw_only=True)
+class NetworkSite:
+    """One network, wherever it is. `is_private`: in a network namespace of its own."""
 
     network: str
     config: NetConfig
+    is_private: bool = False
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Site(NetworkSite):
+    """One network's place in the kernel. Calls block; the network process makes them in its kernel thread.
+
+    `links` are where the guests are, `surroundings` the host's. They are the same unless the network `is_private`.
+    """
+
     links: Links
     surroundings: Links
     firewall: Firewall
     journal: Journal
     record_dir: Path
     live_networks: Callable[[], Iterable[str]]
-    is_private: bool = False
 
     def close(self) -> None:
         for links in {id(links): links for links in (self.links, self.surroundings)}.values():

@@ -7,7 +7,6 @@ stop or hurt a network fails; the rest informs.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import platform
@@ -18,6 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from arcbox_net.errors import ArcboxNetError
+from arcbox_net.host.check import Check
 from arcbox_net.host.linux import foreign, inside
 from arcbox_net.host.linux.egress6 import reaches_ipv6
 from arcbox_net.host.linux.kernel import SYSCTL_FIX
@@ -45,16 +45,6 @@ _SYSCTL_DIRECTORIES = (
 _FORWARDING_OFF = re.compile(
     r"^\s*-?net[./]ipv4[./](?:ip_forward|conf[./]all[./]forwarding)\s*=\s*0", re.MULTILINE
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Check:
-    """One thing looked at. `fix`: the command that helps, when there is one."""
-
-    name: str
-    ok: bool
-    detail: str
-    fix: str | None = None
 
 
 def checks(live: Collection[str] | None = None, *, root: Path = Path("/")) -> list[Check]:
