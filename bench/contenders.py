@@ -1,7 +1,7 @@
 """Ways for a guest of an ordinary user to the network, each on a machine of its own, ready to be measured.
 
 Every machine is a host namespace, a world behind its uplink, and a guest namespace. The tool under test runs as an
-ordinary user on the host; only the commands that measure enter the guest as root. They set cubic on their sockets.
+ordinary user of its own on the host; only the commands that measure enter the guest as root. They set cubic on their sockets.
 For the sockets of the tools the default is reno, which every namespace may have, as bbr paces.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from bench.nat import by_hand
 from tests.support.netns import Host, Namespace, wait_until
-from tests.support.user import User
+from tests.support.user import FIRST_UID, UIDS, User
 
 SERVER = f"{Host.host_ip.rpartition('.')[0]}.9"  # not the host's gateway, which pasta takes for its own
 IPERF_PORTS = (5201, 5202)
@@ -28,6 +29,8 @@ HOST_PORTS = (*IPERF_PORTS, SPEED_PORT, CONNECTIONS_PORT)
 CAP_BYTES = 256 * 1024
 MTU_MAX = 65520
 CONGESTION_CONTROL = os.environ.get("ABX_BENCH_CC", "reno")
+# Each tool has a user to itself: the pipes of all programs of a user share one limit, which a pasta uses up.
+UNUSED_UIDS = itertools.count(FIRST_UID + os.getpid() % (UIDS // 2))
 Setup = Callable[[Path], "contextlib.AbstractContextManager[Contender]"]
 
 
@@ -113,7 +116,7 @@ def ours(mtu: int) -> Setup:
     @contextlib.contextmanager
     def make(directory: Path) -> Iterator[Contender]:
         with machine() as host:
-            user = User(host, directory)
+            user = User(host, directory, next(UNUSED_UIDS))
             access = [
                 word for port in (*HOST_PORTS, f"{SPEED_PORT}/udp") for word in ("--host-access", str(port))
             ]
@@ -137,7 +140,7 @@ def with_pasta(program: str, mtu: int, *, capped: bool = False) -> Setup:
     @contextlib.contextmanager
     def make(directory: Path) -> Iterator[Contender]:
         with machine() as host:
-            user = User(host, directory)
+            user = User(host, directory, next(UNUSED_UIDS))
             ports = ["-t", "none", "-u", "none", "-T", "none", "-U", "none"]
             tool = user.popen([program, "-4", "--config-net", "--mtu", str(mtu), *ports, "--", *SLEEP])
             try:
@@ -156,7 +159,7 @@ def with_slirp(program: str, mtu: int) -> Setup:
     @contextlib.contextmanager
     def make(directory: Path) -> Iterator[Contender]:
         with machine() as host:
-            user = User(host, directory)
+            user = User(host, directory, next(UNUSED_UIDS))
             guest = user.popen(["unshare", "--user", "--map-root-user", "--net", *SLEEP])
             enter = entered(guest.pid, host)
             tool = user.popen([program, "-c", f"--mtu={mtu}", enter[2], "tap0"], stderr=subprocess.DEVNULL)
@@ -178,7 +181,7 @@ def with_gvproxy(folder: Path, mtu: int) -> Setup:
     @contextlib.contextmanager
     def make(directory: Path) -> Iterator[Contender]:
         with machine() as host:
-            user = User(host, directory)
+            user = User(host, directory, next(UNUSED_UIDS))
             path = f"{user.runtime}/gvproxy.sock"
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             words = ["-listen", f"unix://{path}", "-mtu", str(mtu), "-ssh-port", "-1"]
