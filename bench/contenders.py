@@ -1,8 +1,8 @@
 """Ways for a guest of an ordinary user to the network, each on a machine of its own, ready to be measured.
 
 Every machine is a host namespace, a world behind its uplink, and a guest namespace. The tool under test runs as an
-ordinary user of its own on the host; only the commands that measure enter the guest as root. They set cubic on their sockets.
-For the sockets of the tools the default is reno, which every namespace may have, as bbr paces.
+ordinary user of its own on the host; only the commands that measure enter the guest as root. They set cubic on their
+sockets. For the sockets of the tools the default is reno, which every namespace may have, as bbr paces.
 """
 
 from __future__ import annotations
