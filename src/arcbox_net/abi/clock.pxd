@@ -14,10 +14,6 @@ cdef extern from "time.h" nogil:
     int clock_gettime(clockid_t clock, timespec *now)
     int nanosleep(const timespec *duration, timespec *rest)
 
-cdef extern from "sys/prctl.h" nogil:
-    int PR_SET_TIMERSLACK
-    int prctl(int option, unsigned long value)
-
 
 cdef inline uint64_t monotonic_ns() noexcept nogil:
     cdef timespec now

@@ -1,8 +1,8 @@
-"""What datagram sockets offer beyond `socket`: segmentation offload, error queues, header fields. Declarations only."""
+"""What Linux's datagram sockets offer beyond `socket`: segmentation, error queues, header fields. Declarations only."""
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from arcbox_net.abi.socket cimport iovec, msghdr, sockaddr
+from arcbox_net.abi.socket cimport sockaddr
 
 
 cdef extern from "netinet/udp.h" nogil:
@@ -20,13 +20,6 @@ cdef extern from "netinet/in.h" nogil:
 
 cdef extern from "sys/socket.h" nogil:
     int MSG_ERRQUEUE, SO_DOMAIN
-
-    ssize_t sendmsg(int fd, const msghdr *message, int flags)
-    ssize_t recvmsg(int fd, msghdr *message, int flags)
-
-
-cdef extern from "sys/uio.h" nogil:
-    ssize_t writev(int fd, const iovec *vectors, int count)
 
 
 cdef extern from *:

@@ -1,4 +1,4 @@
-"""Sockets: calls, structs and constants of Linux that Cython does not ship. Declarations only."""
+"""Sockets: what Cython does not ship of them, with what Linux alone has. Declarations only."""
 
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
 from posix.types cimport off_t
@@ -61,6 +61,8 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void *buffer, size_t size, int flags)
     ssize_t send(int fd, const void *buffer, size_t size, int flags)
     ssize_t sendto(int fd, const void *data, size_t size, int flags, const sockaddr *to, socklen_t to_size)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, void *timeout)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
 

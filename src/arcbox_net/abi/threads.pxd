@@ -1,5 +1,7 @@
 """Mutex, condition variable and thread ids, usable without the GIL. Declarations only."""
 
+from libc.stdint cimport uint32_t
+
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:
@@ -18,20 +20,10 @@ cdef extern from "pthread.h" nogil:
     int pthread_cond_broadcast(pthread_cond_t *condition)
 
 
-cdef extern from "unistd.h" nogil:
-    int gettid()
-
-
 cdef extern from "sched.h" nogil:
-    struct sched_param:
-        int sched_priority
-
-    int SCHED_BATCH
-    int SCHED_OTHER
     int sched_yield()
-    int sched_getscheduler(int thread)
-    int sched_setscheduler(int thread, int policy, const sched_param *param)  # thread 0: the caller
 
 
-cdef extern from "signal.h" nogil:
-    int kill(int thread, int number)  # number 0: whether there is such a process or thread
+cdef extern from "thread_ids.h" nogil:
+    uint32_t abx_thread_id()  # 0: this system cannot say whether a thread has ended
+    bint abx_thread_has_ended(uint32_t thread)

@@ -1,7 +1,7 @@
 """A port that tests feed and drain: `put` frames that it is to receive, `taken` frames that it was to send.
 
-It takes messages: UP and DOWN, DIE, WATCH (a descriptor and epoll's events, as two 32-bit numbers) and UNWATCH, and
-REPORT (a kind and a value, 32 and 64 bits), which comes back as an event.
+It takes messages: UP and DOWN, DIE, WATCH (a descriptor and the poller's events, as two 32-bit numbers) and UNWATCH,
+and REPORT (a kind and a value, 32 and 64 bits), which comes back as an event.
 """
 
 from libc.errno cimport EINVAL
@@ -10,7 +10,8 @@ from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.atomics cimport abx_load_relaxed_u64, abx_store_relaxed_u64
-from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
+from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ
+from arcbox_net.abi.wakeup cimport abx_wakeup_heard
 from arcbox_net.dataplane.frame_queue cimport (
     QUEUED_FRAME_BYTES, frame_copy, queue_put, queue_take, queued_frame, queued_frame_show,
 )
@@ -50,7 +51,7 @@ cdef struct report_order:
 
 
 cdef int _open(port *self) noexcept nogil:
-    return worker_watch(self, (<testing_port *>self).arriving.event_fd, EPOLLIN | EPOLLET, ARRIVALS)
+    return worker_watch(self, (<testing_port *>self).arriving.event_fd, POLL_READ | POLL_EDGE, ARRIVALS)
 
 
 cdef uint32_t _rx_burst(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
@@ -110,6 +111,7 @@ cdef bint _arm(port *self) noexcept nogil:
 
 cdef void _event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
     if tag == ARRIVALS:
+        abx_wakeup_heard((<testing_port *>self).arriving.event_fd)
         self.flags |= PORT_READY
     else:
         _count(&(<testing_port *>self).events)

@@ -10,7 +10,8 @@ matter.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 
-from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
+from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ
+from arcbox_net.abi.wakeup cimport abx_wakeup_heard
 from arcbox_net.dataplane.frame_queue cimport (
     QUEUED_FRAME_BYTES, frame_copy, queue_put, queue_take, queued_frame, queued_frame_show,
 )
@@ -57,7 +58,7 @@ cdef void _tx_flush(port *self) noexcept nogil:
 
 
 cdef int _end_open(port *self) noexcept nogil:
-    return worker_watch(self, (<link_end *>self).arriving.event_fd, EPOLLIN | EPOLLET, 0)
+    return worker_watch(self, (<link_end *>self).arriving.event_fd, POLL_READ | POLL_EDGE, 0)
 
 
 cdef uint32_t _end_rx_burst(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
@@ -89,6 +90,7 @@ cdef bint _end_arm(port *self) noexcept nogil:
 
 
 cdef void _end_event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
+    abx_wakeup_heard((<link_end *>self).arriving.event_fd)
     self.flags |= PORT_READY
 
 

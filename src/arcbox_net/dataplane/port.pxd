@@ -115,7 +115,7 @@ cdef struct port_ops:
     void (*tx_flush)(port *self) noexcept nogil
     # The worker is about to sleep: ask to be woken. False if there is work after all.
     bint (*arm)(port *self) noexcept nogil
-    # A watched descriptor has events (EPOLLIN …); tag is what worker_watch was given. Sets PORT_READY if that is so.
+    # A watched descriptor has events (POLL_READ …); tag is what worker_watch was given. Sets PORT_READY if that is so.
     void (*event)(port *self, uint32_t tag, uint32_t events) noexcept nogil
     # A message of the port's own kinds. The result is control's: 0, or a negative errno.
     int (*message)(port *self, const port_message *message) noexcept nogil

@@ -15,10 +15,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from arcbox_net.abi.epoll cimport (
-    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, eventfd_write,
-)
 from arcbox_net.abi.files cimport close
+from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ, abx_poller_open, abx_poller_watch
+from arcbox_net.abi.wakeup cimport abx_wakeup_signal
 from arcbox_net.dataplane.port cimport (
     MESSAGE_PAYLOAD_BYTES, PORT_DROP_REASONS, PORT_MESSAGE_FIRST, PORT_NONE, PORTS_MAX, RECEIVER_MESSAGE_FIRST, Port,
     Receiver, port_counters, port_message,
@@ -32,6 +31,7 @@ from arcbox_net.memory.pool cimport PacketPool, PoolCache
 from arcbox_net.memory.ring cimport LockFreeRing, ring_dequeue_burst, ring_enqueue_burst, ring_wake
 from arcbox_net.memory.shared cimport SharedMemory
 
+from arcbox_net.dataplane.cores import cores
 from arcbox_net.dataplane.worker_views import WorkerEvent, read_counters
 from arcbox_net.dataplane.worker_views import COUNTERS_MAGIC as _COUNTERS_MAGIC
 from arcbox_net.dataplane.worker_views import COUNTERS_VERSION as _COUNTERS_VERSION
@@ -68,15 +68,15 @@ cdef class Worker:
         self.loop = <worker_loop *>calloc(1, sizeof(worker_loop))
         if self.loop == NULL:
             raise MemoryError
-        self.loop.epoll_fd = -1
+        self.loop.poller = -1
         if spin_us is None:
-            spin_us = SPIN_US if len(os.sched_getaffinity(0)) > 1 else 0
+            spin_us = SPIN_US if cores() > 1 else 0
         self.loop.spin_ns = spin_us * 1000
 
     def __dealloc__(self):
         # The thread holds a reference: it has ended, or never began.
-        if self.loop != NULL and self.loop.epoll_fd >= 0:
-            close(self.loop.epoll_fd)
+        if self.loop != NULL and self.loop.poller >= 0:
+            close(self.loop.poller)
         free(self.loop)
 
     def __enter__(self):
@@ -88,7 +88,6 @@ cdef class Worker:
 
     def start(self):
         """Start the thread. Raises KernelError, LimitReached if the pool has no cache left for it."""
-        cdef epoll_event event
         if self.has_started:
             raise ConfigError("a worker starts once", field="worker", value=self.name)
         self.cache = PoolCache(self.pool)
@@ -107,11 +106,9 @@ cdef class Worker:
         self.loop.counters.ports_max = PORTS_MAX
         self.loop.counters.port_bytes = sizeof(port_counters)
         self.loop.counters.drop_reasons = PORT_DROP_REASONS
-        self.loop.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        event.events = EPOLLIN | EPOLLET
-        event.data.u64 = PORT_NONE
-        if epoll_ctl(self.loop.epoll_fd, EPOLL_CTL_ADD, self.commands.fileno(), &event) < 0:
-            raise KernelError("no epoll", operation="epoll_ctl", object=self.name, errno=errno)
+        self.loop.poller = abx_poller_open()
+        if abx_poller_watch(self.loop.poller, self.commands.fileno(), POLL_READ | POLL_EDGE, PORT_NONE) < 0:
+            raise KernelError("no poller", operation="poller", object=self.name, errno=errno)
         self.has_started = True
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self.thread.start()
@@ -132,8 +129,8 @@ cdef class Worker:
         for port, _, _ in self.seats.values():
             (<Port>port).worker = None
         self.seats.clear()
-        close(self.loop.epoll_fd)
-        self.loop.epoll_fd = -1
+        close(self.loop.poller)
+        self.loop.poller = -1
         self.commands = self.answers = self.reports = None
         self.memory = None
         self.cache = None
@@ -205,7 +202,7 @@ cdef class Worker:
         reports.hand_over()
         while not reports.arm():
             if len(happened) >= EVENTS_CAPACITY:  # the rest is for the next call
-                eventfd_write(reports.event_fd, 1)
+                abx_wakeup_signal(reports.producer.event_fd)
                 break
             count = ring_dequeue_burst(reports.consumer, <uint8_t *>found, EVENTS_AT_ONCE)
             for i in range(count):
@@ -243,7 +240,7 @@ cdef class Worker:
 
     @property
     def counters_fd(self):
-        """The memfd with the counters, for other processes: worker_views.py says what is where."""
+        """The memory with the counters, for other processes: worker_views.py says what is where."""
         return self._running(self.memory).fd
 
     def _running(self, part):

@@ -9,8 +9,8 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
 from arcbox_net.abi.bits cimport abx_trailing_zeros_u64
-from arcbox_net.abi.epoll cimport eventfd_read
 from arcbox_net.abi.poll cimport POLLIN, poll, pollfd
+from arcbox_net.abi.wakeup cimport abx_wakeup_clear
 from arcbox_net.dataplane.port cimport (
     MESSAGE_PAYLOAD_BYTES, PORT_DEAD, PORT_MESSAGE_FIRST, PORT_READY, PORT_TOUCHED, PORT_WORDS, PORTS_MAX,
     RECEIVER_MESSAGE_FIRST, port, port_counters, port_message,
@@ -39,12 +39,11 @@ cdef void commands_take(worker_loop *loop) noexcept nogil:
 cdef void commands_take_parked(worker_loop *loop) noexcept nogil:
     """Wait for the next messages, and do nothing else."""
     cdef pollfd wanted
-    cdef uint64_t signals
     if ring_arm(loop.commands):
         wanted.fd = loop.commands.event_fd
         wanted.events = POLLIN
         poll(&wanted, 1, -1)
-        eventfd_read(loop.commands.event_fd, &signals)
+        abx_wakeup_clear(loop.commands.event_fd)
     commands_take(loop)
 
 

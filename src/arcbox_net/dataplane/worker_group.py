@@ -6,7 +6,6 @@ Whoever owns one port sees a `Place`: the worker that it is in, whose port the o
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
+from arcbox_net.dataplane.cores import cores
 from arcbox_net.dataplane.link import Link, LinkDelivery, LinkEnd, LinkPort
 from arcbox_net.dataplane.port import Port, PortDrop, Receiver
 from arcbox_net.dataplane.worker import ALL_PORTS, PORT_MESSAGES, Worker
@@ -26,11 +26,7 @@ EVERYWHERE = -1  # as a port's home: one of the number in each worker
 
 def workers_by_cores() -> int:
     """As many as leave a core to everything else, but for one, and at most four."""
-    return max(1, min(4, _cores() - 1))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(4, cores() - 1))
 
 
 def _pool_for(workers: int, link_capacity: int) -> PacketPool:
@@ -58,7 +54,7 @@ class WorkerGroup:
         name: str = "worker",
     ) -> None:
         self.pool = _pool_for(len(sinks), link_capacity) if pool is None else pool
-        if spin_us is None and len(sinks) >= max(2, _cores()):
+        if spin_us is None and len(sinks) >= max(2, cores()):
             spin_us = 0
         self.workers = [Worker(self.pool, f"{name}-{i}", spin_us) for i in range(len(sinks))]
         self._sinks = list(sinks)

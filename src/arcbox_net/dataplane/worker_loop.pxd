@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from arcbox_net.abi.epoll cimport epoll_event
+from arcbox_net.abi.poller cimport abx_poll_event
 from arcbox_net.dataplane.port cimport (
     PORT_DEAD, PORT_READY, PORT_WATCHES_MAX, PORT_WORDS, PORTS_MAX, port, port_counters, port_frame, port_is_ready,
     port_message, receiver, worker,
@@ -11,7 +11,7 @@ from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.memory.ring cimport ring_end
 
 cdef enum:
-    EPOLL_EVENTS_MAX = 64  # in one turn
+    POLL_EVENTS_MAX = 64  # in one turn
     COMMANDS_PER_TURN = 8
     TICK_NS = 100_000_000
     MESSAGE_ITEM_BYTES = 64
@@ -71,7 +71,7 @@ cdef struct worker_counters:  # in memory that others may map: worker_views.py r
 
 cdef struct worker_loop:
     worker base
-    int epoll_fd
+    int poller
     ring_end *commands
     ring_end *answers  # to those who wait for them
     ring_end *events
@@ -91,7 +91,7 @@ cdef struct worker_loop:
     uint64_t unreported[PORT_WORDS]  # dead ports of which control has yet to hear
     uint32_t generations[PORTS_MAX]
     port_message message
-    epoll_event epoll_events[EPOLL_EVENTS_MAX]
+    abx_poll_event happened[POLL_EVENTS_MAX]
     port_frame frames[BURST_MAX]
     port_watches watches[PORTS_MAX]
 

@@ -1,12 +1,12 @@
 """The loop of one worker: serve ready ports, carry out messages, tick, and sleep when there is nothing to do.
 
-*A turn.* First whatever epoll has, and the clock, which is read once. Each ready port gets one burst: rx_burst, its
-receiver's burst, tx_flush of the ports that got frames, and rx_release. Then come messages from control, ticks, and
+*A turn.* First whatever the poller has, and the clock, which is read once. Each ready port gets one burst: rx_burst,
+its receiver's burst, tx_flush of the ports that got frames, and rx_release. Then come messages from control, ticks, and
 dead ports.
 
 *Sleep.* When the last pause between frames was shorter than `spin_ns`, the next is waited for awake, for that long.
 Then every port and the command ring are armed, which each looks again whether there is something after all, and only
-then epoll_wait may sleep: until the next tick if a port or a receiver has one, otherwise for ever.
+then the poller may sleep: until the next tick if a port or a receiver has one, otherwise for ever.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -14,12 +14,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
 from arcbox_net.abi.bits cimport abx_trailing_zeros_u64
 from arcbox_net.abi.clock cimport monotonic_ns
-from arcbox_net.abi.epoll cimport epoll_wait
+from arcbox_net.abi.poller cimport abx_poller_wait
 from arcbox_net.dataplane.port cimport (
     PORT_DEAD, PORT_POLLED, PORT_READY, PORT_TOUCHED, PORT_WORDS, port, port_counters, port_is_ready,
 )
 from arcbox_net.dataplane.worker_commands cimport commands_take, commands_take_parked, ports_bury, ports_close
-from arcbox_net.dataplane.worker_loop cimport EPOLL_EVENTS_MAX, TICK_NS, loop_note, worker_loop
+from arcbox_net.dataplane.worker_loop cimport POLL_EVENTS_MAX, TICK_NS, loop_note, worker_loop
 from arcbox_net.dataplane.worker_watch cimport watch_on_event
 from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.memory.ring cimport ring_arm
@@ -126,9 +126,9 @@ cdef void _wait(worker_loop *loop, bint moved) noexcept nogil:
         elif _arm(loop):
             timeout_ms = _until_tick_ms(loop)
             abx_store_relaxed_u64(&loop.counters.sleeps, loop.counters.sleeps + 1)
-    count = epoll_wait(loop.epoll_fd, loop.epoll_events, EPOLL_EVENTS_MAX, timeout_ms)
+    count = abx_poller_wait(loop.poller, loop.happened, POLL_EVENTS_MAX, timeout_ms)
     for i in range(count):
-        watch_on_event(loop, &loop.epoll_events[i])
+        watch_on_event(loop, &loop.happened[i])
 
 
 cdef bint _any_ready(const worker_loop *loop) noexcept nogil:

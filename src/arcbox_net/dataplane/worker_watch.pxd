@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from arcbox_net.abi.epoll cimport epoll_event
+from arcbox_net.abi.poller cimport abx_poll_event
 from arcbox_net.dataplane.port cimport port
 from arcbox_net.dataplane.worker_loop cimport worker_event, worker_loop
 
@@ -11,6 +11,6 @@ cdef int worker_watch(port *p, int fd, uint32_t events, uint32_t tag) noexcept n
 cdef void worker_unwatch(port *p, int fd) noexcept nogil
 cdef void worker_report(port *p, uint32_t kind, int64_t value) noexcept nogil
 
-cdef void watch_on_event(worker_loop *loop, const epoll_event *event) noexcept nogil
+cdef void watch_on_event(worker_loop *loop, const abx_poll_event *event) noexcept nogil
 cdef void watch_drop_all(worker_loop *loop, uint16_t number) noexcept nogil
 cdef bint report_put(worker_loop *loop, uint32_t kind, uint16_t number, int64_t value) noexcept nogil

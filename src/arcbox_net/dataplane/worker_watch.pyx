@@ -9,16 +9,18 @@ from libc.errno cimport ENOSPC, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
-from arcbox_net.abi.epoll cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLET, EPOLLHUP, epoll_ctl, epoll_event,
+from arcbox_net.abi.poller cimport (
+    POLL_BROKEN, POLL_EDGE, abx_poll_event, abx_poll_events, abx_poll_token, abx_poller_change, abx_poller_forget,
+    abx_poller_watch,
 )
+from arcbox_net.abi.wakeup cimport abx_wakeup_heard
 from arcbox_net.dataplane.port cimport PORT_WATCHES_MAX, PORTS_MAX, port
 from arcbox_net.dataplane.worker_loop cimport POSTS_MAX, loop_note, port_watch, worker_event, worker_loop
 from arcbox_net.memory.ring cimport ring_enqueue_burst, ring_room, ring_wake
 
 
 cdef int worker_watch(port *p, int fd, uint32_t events, uint32_t tag) noexcept nogil:
-    """Call the port's `event` with *tag* when *fd* has *events* (epoll's, edge-triggered if EPOLLET is among them).
+    """Call the port's `event` with *tag* when *fd* has *events* (POLL_READ …, edge-triggered with POLL_EDGE).
 
     0, or a negative errno.
     """
@@ -38,7 +40,7 @@ cdef int worker_watch(port *p, int fd, uint32_t events, uint32_t tag) noexcept n
     watch.tag = tag
     watch.events = events
     watch.serial = loop.serial
-    if _control(loop, EPOLL_CTL_ADD, p.number, slot) < 0:
+    if abx_poller_watch(loop.poller, fd, events, _token(watch, p.number, slot)) < 0:
         watch.serial = 0
         return -errno
     return 0
@@ -77,23 +79,26 @@ cdef bint report_put(worker_loop *loop, uint32_t kind, uint16_t number, int64_t 
     return True
 
 
-cdef void watch_on_event(worker_loop *loop, const epoll_event *event) noexcept nogil:
-    cdef uint16_t number = <uint16_t>event.data.u64
-    cdef uint16_t slot = <uint16_t>(event.data.u64 >> 16)
-    cdef uint32_t serial = <uint32_t>(event.data.u64 >> 32)
+cdef void watch_on_event(worker_loop *loop, const abx_poll_event *event) noexcept nogil:
+    cdef uint64_t token = abx_poll_token(event)
+    cdef uint32_t events = abx_poll_events(event)
+    cdef uint16_t number = <uint16_t>token
+    cdef uint16_t slot = <uint16_t>(token >> 16)
+    cdef uint32_t serial = <uint32_t>(token >> 32)
     cdef port_watch *watch
     cdef port *p
     if number >= PORTS_MAX:  # the command ring's: the thread is awake, that was all
+        abx_wakeup_heard(loop.commands.event_fd)
         return
     watch = &loop.watches[number].of[slot]
     if watch.serial != serial:
         return
     p = loop.base.ports[number]
     abx_store_relaxed_u64(&p.counters.wakeups, p.counters.wakeups + 1)
-    p.ops.event(p, watch.tag, event.events)
-    if event.events & (EPOLLERR | EPOLLHUP) and watch.serial == serial and not watch.events & EPOLLET:
-        watch.events |= EPOLLET
-        _control(loop, EPOLL_CTL_MOD, number, slot)
+    p.ops.event(p, watch.tag, events)
+    if events & POLL_BROKEN and watch.serial == serial and not watch.events & POLL_EDGE:
+        watch.events |= POLL_EDGE
+        abx_poller_change(loop.poller, watch.fd, watch.events, token)
     loop_note(loop, p)
 
 
@@ -105,14 +110,9 @@ cdef void watch_drop_all(worker_loop *loop, uint16_t number) noexcept nogil:
 
 
 cdef void _drop(worker_loop *loop, port_watch *watch) noexcept nogil:
-    cdef epoll_event ignored
-    epoll_ctl(loop.epoll_fd, EPOLL_CTL_DEL, watch.fd, &ignored)
+    abx_poller_forget(loop.poller, watch.fd)
     watch.serial = 0
 
 
-cdef int _control(worker_loop *loop, int operation, uint16_t number, int slot) noexcept nogil:
-    cdef port_watch *watch = &loop.watches[number].of[slot]
-    cdef epoll_event event
-    event.events = watch.events
-    event.data.u64 = <uint64_t>watch.serial << 32 | <uint32_t>slot << 16 | number
-    return epoll_ctl(loop.epoll_fd, operation, watch.fd, &event)
+cdef inline uint64_t _token(const port_watch *watch, uint16_t number, int slot) noexcept nogil:
+    return <uint64_t>watch.serial << 32 | <uint32_t>slot << 16 | number

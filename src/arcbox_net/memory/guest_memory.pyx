@@ -15,8 +15,9 @@ from libc.string cimport memset
 from arcbox_net.abi.files cimport fcntl
 from arcbox_net.abi.filesystems cimport HUGETLBFS_MAGIC, fstatfs, statfs_t
 from arcbox_net.abi.mapping cimport (
-    F_GET_SEALS, F_SEAL_SHRINK, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, fstat, mmap, munmap, stat_t,
+    MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, fstat, mmap, munmap, stat_t,
 )
+from arcbox_net.abi.seals cimport F_GET_SEALS, F_SEAL_SHRINK
 
 from arcbox_net.errors import KernelError
 

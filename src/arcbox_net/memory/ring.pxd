@@ -11,7 +11,7 @@ from libc.string cimport memcpy
 
 from arcbox_net.abi.atomics cimport abx_exchange_u32, abx_load_acquire_u64, abx_store_release_u64
 from arcbox_net.abi.build cimport ABX_DEBUG
-from arcbox_net.abi.epoll cimport eventfd_write
+from arcbox_net.abi.wakeup cimport abx_wakeup, abx_wakeup_signal
 from arcbox_net.memory.shared cimport SharedMemory
 
 cdef enum:
@@ -51,7 +51,7 @@ cdef struct ring_end:
     uint32_t item_shift
     uint32_t role
     uint32_t intruder  # debug builds: a thread that used this end beside its owner
-    int event_fd
+    int event_fd  # that the consumer waits for, or the producer signals
     uint8_t gap[128]
 
 
@@ -191,11 +191,11 @@ cdef inline void ring_wake(ring_end *producer) noexcept nogil:
     consumer's is, the consumer sees the head that we stored before, and does not sleep.
     """
     if abx_exchange_u32(&producer.shared.need_wake, 0):
-        eventfd_write(producer.event_fd, 1)
+        abx_wakeup_signal(producer.event_fd)
 
 
 cdef inline bint ring_arm(ring_end *consumer) noexcept nogil:
-    """Have the next `ring_wake` signal the eventfd. False if there are items, and so no reason to sleep."""
+    """Have the next `ring_wake` signal. False if there are items, and so no reason to sleep."""
     abx_exchange_u32(&consumer.shared.need_wake, 1)
     if ring_items(consumer, 1) == 0:
         return True
@@ -207,7 +207,7 @@ cdef class LockFreeRing:
     cdef ring_end *producer  # for the one thread that puts in, the other for the one that takes out
     cdef ring_end *consumer
     cdef SharedMemory memory
-    cdef int event_fd
+    cdef abx_wakeup wakeup
     cdef uint32_t reserved
     cdef uint32_t peeked
 

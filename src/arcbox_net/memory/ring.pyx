@@ -1,6 +1,6 @@
-"""Owns a ring: its shared memory, its eventfd, and what Python code does with it; ring.pxd is how it works.
+"""Owns a ring: its shared memory, its wake-up, and what Python code does with it; ring.pxd is how it works.
 
-Sleep and wake. The consumer that finds nothing sets `need_wake`, looks again, and only then waits for the eventfd
+Sleep and wake. The consumer that finds nothing sets `need_wake`, looks again, and only then waits for the descriptor
 (`ring_arm`). The producer clears `need_wake` after each burst, and signals if it was set (`ring_wake`). So a consumer
 that is awake costs the producer no system call.
 Debug builds write down, in the shared memory, which thread uses each end, and refuse a second while the first lives.
@@ -9,7 +9,7 @@ Debug builds write down, in the shared memory, which thread uses each end, and r
 from cython cimport no_gc_clear
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport ESRCH, errno
+from libc.errno cimport errno
 from libc.math cimport ceil
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -18,11 +18,10 @@ from posix.stdlib cimport posix_memalign
 
 from arcbox_net.abi.atomics cimport abx_load_acquire_u64, abx_load_relaxed_u32, abx_store_relaxed_u32
 from arcbox_net.abi.clock cimport monotonic_ns, nanosleep, timespec
-from arcbox_net.abi.epoll cimport EFD_CLOEXEC, EFD_NONBLOCK, eventfd, eventfd_read
-from arcbox_net.abi.files cimport close, fcntl
-from arcbox_net.abi.mapping cimport F_DUPFD_CLOEXEC
+from arcbox_net.abi.files cimport F_DUPFD_CLOEXEC, close, fcntl
 from arcbox_net.abi.poll cimport POLLIN, poll, pollfd
-from arcbox_net.abi.threads cimport gettid, kill
+from arcbox_net.abi.threads cimport abx_thread_has_ended, abx_thread_id
+from arcbox_net.abi.wakeup cimport abx_wakeup_clear, abx_wakeup_open
 
 from arcbox_net.errors import ConfigError, KernelError, RingCorrupt, RingMisused
 from arcbox_net.memory.shared import SharedMemory
@@ -41,23 +40,23 @@ CAPACITY_MAX = RING_CAPACITY_MAX
 
 cdef bint ring_claim(ring_end *end) noexcept nogil:
     """Whether this thread is the one that uses *end*, or takes it over from none, or from one that has ended."""
-    cdef uint32_t thread = <uint32_t>gettid()
+    cdef uint32_t thread = abx_thread_id()
     cdef uint32_t owner = abx_load_relaxed_u32(&end.shared.threads[end.role])
     if owner == thread:
         return True
-    if owner != 0 and not _has_ended(<int>owner):
+    if owner != 0 and not _has_ended(owner):
         end.intruder = thread
         return False
     abx_store_relaxed_u32(&end.shared.threads[end.role], thread)
     return True
 
 
-cdef bint _has_ended(int thread) noexcept nogil:
+cdef bint _has_ended(uint32_t thread) noexcept nogil:
     """Whether there is no such thread; a thread that was joined needs a moment to be gone."""
     cdef timespec pause = timespec(tv_sec=0, tv_nsec=100_000)
     cdef int _
     for _ in range(JOINED_PAUSES):
-        if kill(thread, 0) < 0 and errno == ESRCH:
+        if abx_thread_has_ended(thread):
             return True
         nanosleep(&pause, NULL)
     return False
@@ -73,13 +72,12 @@ cdef class LockFreeRing:
 
     def __cinit__(self, capacity, item_size=8):
         cdef ring_header *header
-        self.event_fd = -1
+        self.wakeup.wait_fd = self.wakeup.signal_fd = -1
         if capacity is _ATTACHED:
             return
         _check_shape(capacity, item_size)
-        self.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.event_fd < 0:
-            raise KernelError("eventfd failed", operation="eventfd", object="ring", errno=errno)
+        if abx_wakeup_open(&self.wakeup) < 0:
+            raise KernelError("no descriptor to wake by", operation="wake-up", object="ring", errno=errno)
         self.memory = SharedMemory.create("arcbox-net-ring", RING_SLOTS_OFFSET + capacity * item_size)
         header = <ring_header *>self.memory.base
         header.magic = RING_MAGIC
@@ -89,8 +87,10 @@ cdef class LockFreeRing:
         self._open(capacity, item_size)
 
     @staticmethod
-    def attach(fd, event_fd):
+    def attach(fd, event_fd, signal_fd=None):
         """The ring that another process made: its `fd` and `fileno()`, which stay the caller's.
+
+        So does its `signal_fileno()`, which on macOS is another one, and is needed to put in.
 
         Raises RingCorrupt if that memory is no ring of this version, ConfigError if its size could change.
         """
@@ -110,11 +110,9 @@ cdef class LockFreeRing:
             raise _corrupt(error.field, error.value) from None
         if ring.memory.size < RING_SLOTS_OFFSET + header.capacity * header.item_size:
             raise _corrupt("size", ring.memory.size)
-        ring.event_fd = fcntl(event_fd, F_DUPFD_CLOEXEC, 3)
-        if ring.event_fd < 0:
-            raise KernelError(
-                f"no descriptor {event_fd}", operation="fcntl(F_DUPFD_CLOEXEC)", object="ring", errno=errno
-            )
+        ring.wakeup.wait_fd = ring.wakeup.signal_fd = _duplicate(event_fd)
+        if signal_fd is not None and signal_fd != event_fd:
+            ring.wakeup.signal_fd = _duplicate(signal_fd)
         ring._open(header.capacity, header.item_size)
         return ring
 
@@ -140,15 +138,17 @@ cdef class LockFreeRing:
             end.mask = capacity - 1
             end.item_shift = item_size.bit_length() - 1
             end.publish_after = <uint32_t>max(<uint64_t>1, min(<uint64_t>RING_PUBLISH_MAX, capacity // 4))
-            end.event_fd = self.event_fd
+            end.event_fd = self.wakeup.wait_fd if role == RING_CONSUMER else self.wakeup.signal_fd
         self.producer.own = self.consumer.other = head
         self.consumer.own = self.consumer.published = self.producer.other = tail
         return 0
 
     def __dealloc__(self):
         free(self.producer)
-        if self.event_fd >= 0:
-            close(self.event_fd)
+        if self.wakeup.signal_fd >= 0 and self.wakeup.signal_fd != self.wakeup.wait_fd:
+            close(self.wakeup.signal_fd)
+        if self.wakeup.wait_fd >= 0:
+            close(self.wakeup.wait_fd)
 
     @property
     def capacity(self):
@@ -162,12 +162,16 @@ cdef class LockFreeRing:
 
     @property
     def fd(self):
-        """The memfd that the ring is in, for the other process."""
+        """The memory that the ring is in, for the other process."""
         return self.memory.fd
 
     def fileno(self):
-        """The eventfd that `arm` has signalled, for the other process and for event loops."""
-        return self.event_fd
+        """The descriptor that `arm` has made readable, for the other process and for event loops."""
+        return self.wakeup.wait_fd
+
+    def signal_fileno(self):
+        """The descriptor by which `fileno()` is made readable, for the other process: the same one on Linux."""
+        return self.wakeup.signal_fd
 
     def __len__(self):
         """Items that wait to be taken out, as either side can see it."""
@@ -242,15 +246,14 @@ cdef class LockFreeRing:
 
     def arm(self):
         """Have `fileno()` become readable with the next item. Return False if there are items now: take them first."""
-        cdef uint64_t signals
-        eventfd_read(self.event_fd, &signals)
+        abx_wakeup_clear(self.wakeup.wait_fd)
         armed = ring_arm(self.consumer)
         self._check(self.consumer)
         return armed
 
     def wait(self, timeout_s=None):
         """Sleep until there are items, without the GIL. Return False if there are none after *timeout_s* seconds."""
-        cdef pollfd wanted = pollfd(fd=self.event_fd, events=POLLIN, revents=0)
+        cdef pollfd wanted = pollfd(fd=self.wakeup.wait_fd, events=POLLIN, revents=0)
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t deadline = now if timeout_s is None else now + <uint64_t>(min(max(0, timeout_s), 1e9) * 1e9)
         cdef int timeout_ms = -1
@@ -321,6 +324,13 @@ cdef class RingSpan:
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.base, self.size, self.readonly, flags)
+
+
+cdef int _duplicate(int fd) except -1:
+    cdef int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+    if copy < 0:
+        raise KernelError(f"no descriptor {fd}", operation="fcntl(F_DUPFD_CLOEXEC)", object="ring", errno=errno)
+    return copy
 
 
 cdef int _check_shape(capacity, item_size) except -1:

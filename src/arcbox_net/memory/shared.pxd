@@ -1,4 +1,4 @@
-"""A sealed memfd and its mapping."""
+"""Memory under a descriptor, and its mapping."""
 
 from libc.stdint cimport uint8_t
 

@@ -1,16 +1,14 @@
-"""Memory that other processes can map: a memfd whose size nobody can change, and its mapping here.
-
-Without the seals, whoever holds the descriptor could shorten the file, and our next access would be a SIGBUS.
-"""
+"""Memory that other processes can map: a descriptor of memory whose size nobody can change, and its mapping here."""
 
 from libc.errno cimport errno
 from libc.string cimport strerror
 
-from arcbox_net.abi.files cimport close, fcntl
+from arcbox_net.abi.files cimport F_DUPFD_CLOEXEC, close, fcntl
 from arcbox_net.abi.mapping cimport (
-    F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, MADV_HUGEPAGE, MAP_FAILED,
-    MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE, fstat, ftruncate, madvise, memfd_create, mmap,
-    munmap, stat_t,
+    MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, fstat, mmap, munmap, stat_t,
+)
+from arcbox_net.abi.shared_memory cimport (
+    ABX_SHARED_KIND, abx_advise_huge_pages, abx_shared_is_fixed, abx_shared_open, abx_shared_size,
 )
 
 from arcbox_net.errors import ConfigError, KernelError
@@ -33,15 +31,13 @@ cdef class SharedMemory:
 
     @staticmethod
     def create(str name, size_t size):
-        """Return new memory; *name* shows in /proc/PID/maps."""
+        """Return new memory; *name* shows in /proc/PID/maps, where there is one."""
         cdef SharedMemory memory = SharedMemory()
-        memory.fd = memfd_create(name.encode(), MFD_CLOEXEC | MFD_ALLOW_SEALING)
+        memory.fd = abx_shared_open(name.encode())
         if memory.fd < 0:
-            raise _refused("memfd_create", name)
-        if ftruncate(memory.fd, <ssize_t>size) < 0:
+            raise _refused("shared memory", name)
+        if abx_shared_size(memory.fd, <ssize_t>size) < 0:
             raise _refused("ftruncate", f"{name} to {size} bytes")
-        if fcntl(memory.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0:
-            raise _refused("fcntl(F_ADD_SEALS)", name)
         memory.size = size
         memory.map()
         return memory
@@ -51,11 +47,10 @@ cdef class SharedMemory:
         """Map what another process created; *fd* stays the caller's. ConfigError if its size could change."""
         cdef SharedMemory memory = SharedMemory()
         cdef stat_t status
-        cdef int seals = fcntl(fd, F_GET_SEALS)
-        if seals < 0 or not seals & F_SEAL_SHRINK:
+        if not abx_shared_is_fixed(fd):
             raise ConfigError(
                 f"descriptor {fd} is no memory that cannot shrink",
-                fix="pass the fd of a memfd with F_SEAL_SHRINK",
+                fix=f"pass the fd of {ABX_SHARED_KIND.decode()}",
                 field="fd",
                 value=fd,
             )
@@ -77,7 +72,7 @@ cdef class SharedMemory:
 
     def advise_huge_pages(self):
         """Ask for 2 MiB pages: fewer TLB misses. A kernel that was built without them says no, and that is all."""
-        madvise(self.base, self.size, MADV_HUGEPAGE)
+        abx_advise_huge_pages(self.base, self.size)
 
     def touch(self):
         """Have every page now, not at its first use."""

@@ -6,12 +6,11 @@ A page costs nothing until it is written, so a table that is mostly empty is sma
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uintptr_t
 
-from arcbox_net.abi.mapping cimport (
-    MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
-)
+from arcbox_net.abi.mapping cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from arcbox_net.abi.shared_memory cimport abx_advise_huge_pages
 
 cdef enum:
-    TABLE_PAGE_BYTES = 4096
+    TABLE_PAGE_BYTES = 16_384  # the largest that a system has
     HUGE_PAGE_BYTES = 1 << 21
 
 
@@ -41,7 +40,7 @@ cdef inline void *table_allocate(size_t size) noexcept nogil:
         munmap(base, ahead)
     base += ahead
     munmap(base + size, HUGE_PAGE_BYTES - ahead)
-    madvise(base, size, MADV_HUGEPAGE)
+    abx_advise_huge_pages(base, size)
     return base
 
 

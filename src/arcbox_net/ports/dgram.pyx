@@ -9,10 +9,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from arcbox_net.abi.epoll cimport EPOLLOUT
-from arcbox_net.abi.socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC, iovec, mmsghdr, recvmmsg, sendmmsg,
-)
+from arcbox_net.abi.poller cimport POLL_WRITE
+from arcbox_net.abi.socket cimport MSG_TRUNC, iovec
+from arcbox_net.abi.socket_calls cimport abx_datagram, abx_receive_datagrams, abx_send_datagrams
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_KERNEL, PORT_DROP_LONG, PORT_READY, Port, port, port_drop, port_frame, port_message, port_ops,
     port_sent,
@@ -40,7 +39,7 @@ cdef struct dgram_port:
     uint8_t *bytes  # DATAGRAMS_MAX slots
     uint32_t slot_bytes  # BUFFER_FRAME_OFFSET, and as much as the largest frame
     iovec slots[DATAGRAMS_MAX]
-    mmsghdr messages[DATAGRAMS_MAX]
+    abx_datagram messages[DATAGRAMS_MAX]
 
 
 cdef uint32_t dgram_rx_burst(port *self, port_frame *frames, uint32_t budget) noexcept nogil:
@@ -60,7 +59,7 @@ cdef int _receive(dgram_port *d, uint32_t budget) noexcept nogil:
     cdef int received
     if d.peer.fd < 0 or d.peer.drained:
         return 0
-    received = recvmmsg(d.peer.fd, d.messages, budget, MSG_DONTWAIT, NULL)
+    received = abx_receive_datagrams(d.peer.fd, d.messages, budget)
     d.peer.drained = received < <int>budget
     if received < 0 and errno != EAGAIN:
         socket_port_refused(&d.peer)
@@ -95,7 +94,7 @@ cdef void dgram_tx_burst(port *self, port_frame **frames, uint32_t count) noexce
 
 cdef uint32_t _send(dgram_port *d, port_frame **frames, uint32_t count) noexcept nogil:
     """Send by one call; how many frames are done with."""
-    cdef mmsghdr messages[DATAGRAMS_MAX]
+    cdef abx_datagram messages[DATAGRAMS_MAX]
     cdef iovec vectors[VECTORS_MAX]
     cdef uint32_t gathered = 0, used = 0, i, done
     cdef const port_frame *f
@@ -113,15 +112,15 @@ cdef uint32_t _send(dgram_port *d, port_frame **frames, uint32_t count) noexcept
     return done
 
 
-cdef inline void _address(mmsghdr *message, iovec *vectors, int count) noexcept nogil:
-    memset(message, 0, sizeof(mmsghdr))
+cdef inline void _address(abx_datagram *message, iovec *vectors, int count) noexcept nogil:
+    memset(message, 0, sizeof(abx_datagram))
     message.msg_hdr.msg_iov = vectors
     message.msg_hdr.msg_iovlen = count
 
 
-cdef uint32_t _send_messages(dgram_port *d, mmsghdr *messages, uint32_t count) noexcept nogil:
+cdef uint32_t _send_messages(dgram_port *d, abx_datagram *messages, uint32_t count) noexcept nogil:
     """How many are done with: sent, or refused for their size. 0: the others can only wait."""
-    cdef int sent = sendmmsg(d.peer.fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL)
+    cdef int sent = abx_send_datagrams(d.peer.fd, messages, count)
     if sent >= 0:
         return <uint32_t>sent
     if errno == EMSGSIZE:
@@ -137,13 +136,13 @@ cdef void dgram_tx_flush(port *self) noexcept nogil:
 
 cdef void dgram_event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
     cdef dgram_port *d = <dgram_port *>self
-    if events & EPOLLOUT and d.peer.blocked:
+    if events & POLL_WRITE and d.peer.blocked:
         _send_waiting(d)
     socket_port_read_again(&d.peer)
 
 
 cdef void _send_waiting(dgram_port *d) noexcept nogil:
-    cdef mmsghdr messages[DATAGRAMS_MAX]
+    cdef abx_datagram messages[DATAGRAMS_MAX]
     cdef iovec vectors[DATAGRAMS_MAX * BACKLOG_VECTORS]
     cdef uint32_t done
     while backlog_size(&d.peer.waiting):
@@ -155,7 +154,7 @@ cdef void _send_waiting(dgram_port *d) noexcept nogil:
     socket_port_freed(&d.peer)
 
 
-cdef uint32_t _gather_waiting(const backlog *waiting, mmsghdr *messages, iovec *vectors) noexcept nogil:
+cdef uint32_t _gather_waiting(const backlog *waiting, abx_datagram *messages, iovec *vectors) noexcept nogil:
     cdef uint32_t gathered = 0, offset = 0, length
     while gathered < DATAGRAMS_MAX and offset < backlog_size(waiting):
         length = backlog_length(waiting, offset)

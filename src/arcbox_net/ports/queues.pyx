@@ -8,7 +8,7 @@ from libc.errno cimport EAGAIN, EBADFD, EINTR, EINVAL, EIO, ENETDOWN, ENOBUFS, E
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
-from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
+from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ
 from arcbox_net.abi.files cimport close
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_DOWN, PORT_DROP_FULL, PORT_DROP_KERNEL, PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4,
@@ -63,12 +63,12 @@ cdef int _message(port *self, const port_message *message) noexcept nogil:
     if q.count == QUEUES_MAX:
         return -ENOSPC
     memcpy(&fd, message.payload, sizeof(int))
-    error = worker_watch(self, fd, EPOLLIN | EPOLLET, q.count)
+    error = worker_watch(self, fd, POLL_READ | POLL_EDGE, q.count)
     if error < 0:
         return error
     q.fds[q.count] = fd
     q.count += 1
-    _event(self, q.count - 1, EPOLLIN)
+    _event(self, q.count - 1, POLL_READ)
     self.flags |= PORT_UP
     return 0
 

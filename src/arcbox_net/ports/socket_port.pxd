@@ -10,11 +10,12 @@ from libc.errno cimport (
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
-from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from arcbox_net.abi.files cimport close
+from arcbox_net.abi.poller cimport POLL_EDGE, POLL_END, POLL_READ, POLL_WRITE
 from arcbox_net.abi.socket cimport (
-    AF_UNSPEC, SHUT_RDWR, SO_SNDBUF, SOL_SOCKET, connect, sa_family_t, setsockopt, shutdown, sockaddr,
+    AF_UNSPEC, SHUT_RDWR, connect, sa_family_t, shutdown, sockaddr,
 )
+from arcbox_net.abi.socket_calls cimport abx_socket_prepare
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_DOWN, PORT_DROP_FULL, PORT_MESSAGE_FIRST, PORT_NONE, PORT_READY, PORT_UP, port, port_drop, port_frame,
     port_message, port_ops, port_sent,
@@ -41,7 +42,7 @@ cdef struct socket_port:
     port base
     int fd  # -1: no peer
     bint drained  # nothing comes before the next event
-    bint blocked  # EPOLLOUT is watched: there is no room for what waits
+    bint blocked  # POLL_WRITE is watched: there is no room for what waits
     bint again  # at the next tick: the kernel refused for a reason of its own
     backlog waiting  # empty, unless blocked or again
 
@@ -61,9 +62,9 @@ cdef inline bint socket_port_flows(const socket_port *p) noexcept nogil:
 
 cdef inline int socket_port_watch(socket_port *p) noexcept nogil:
     """Watch the socket, for room only if that is missing. There is an event at once if there is reason for one."""
-    cdef uint32_t events = EPOLLIN | EPOLLRDHUP | EPOLLET
+    cdef uint32_t events = POLL_READ | POLL_END | POLL_EDGE
     if p.blocked:
-        events |= EPOLLOUT
+        events |= POLL_WRITE
     worker_unwatch(&p.base, p.fd)
     return worker_watch(&p.base, p.fd, events, 0)
 
@@ -92,7 +93,6 @@ cdef inline void socket_port_lose(socket_port *p, uint32_t report, int64_t value
 
 cdef inline int socket_port_message(socket_port *p, const port_message *message) noexcept nogil:
     cdef int failure
-    cdef int size = SEND_BUFFER_BYTES
     if message.kind == MESSAGE_DISCONNECT:
         if p.fd < 0:
             return -ENOTCONN
@@ -103,8 +103,7 @@ cdef inline int socket_port_message(socket_port *p, const port_message *message)
     if p.fd >= 0:
         return -EISCONN
     memcpy(&p.fd, message.payload, sizeof(int))
-    setsockopt(p.fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size))
-    failure = -EBADF if p.fd < 0 else socket_port_watch(p)
+    failure = -EBADF if abx_socket_prepare(p.fd, SEND_BUFFER_BYTES) < 0 else socket_port_watch(p)
     if failure < 0:
         p.fd = -1
         return failure

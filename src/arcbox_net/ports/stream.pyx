@@ -10,9 +10,9 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from arcbox_net.abi.datagrams cimport sendmsg
-from arcbox_net.abi.epoll cimport EPOLLERR, EPOLLHUP, EPOLLOUT, EPOLLRDHUP
-from arcbox_net.abi.socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, iovec, msghdr, recv
+from arcbox_net.abi.poller cimport POLL_BROKEN, POLL_END, POLL_WRITE
+from arcbox_net.abi.socket cimport MSG_DONTWAIT, iovec, msghdr, recv, sendmsg
+from arcbox_net.abi.socket_calls cimport ABX_SEND_FLAGS
 from arcbox_net.dataplane.port cimport (
     HEAD_BYTES, PORT_DROP_LONG, PORT_READY, Port, port, port_drop, port_frame, port_message,
     port_ops, port_sent,
@@ -159,7 +159,7 @@ cdef inline ssize_t _send_vectors(stream_port *s, iovec *vectors, uint32_t count
     memset(&message, 0, sizeof(message))
     message.msg_iov = vectors
     message.msg_iovlen = count
-    sent = sendmsg(s.peer.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    sent = sendmsg(s.peer.fd, &message, ABX_SEND_FLAGS)
     if sent < 0:
         socket_port_unsent(&s.peer)
     return sent
@@ -171,9 +171,9 @@ cdef void stream_tx_flush(port *self) noexcept nogil:
 
 cdef void stream_event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
     cdef stream_port *s = <stream_port *>self
-    if events & EPOLLOUT and s.peer.blocked:
+    if events & POLL_WRITE and s.peer.blocked:
         _send_waiting(s)
-    if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+    if events & (POLL_END | POLL_BROKEN):
         s.ending = True
     socket_port_read_again(&s.peer)
 

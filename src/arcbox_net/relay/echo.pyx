@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.datagrams cimport (
     IP_RECVERR, IP_RECVTTL, IP_TTL, IPPROTO_ICMP, IPPROTO_ICMPV6, IPV6_HOPLIMIT, IPV6_RECVERR,
-    IPV6_RECVHOPLIMIT, sendmsg,
+    IPV6_RECVHOPLIMIT,
 )
 from arcbox_net.abi.epoll cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLIN, epoll_ctl, epoll_event,
@@ -22,7 +22,7 @@ from arcbox_net.abi.epoll cimport (
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_LEN, CMSG_SPACE, IPPROTO_IP, IPPROTO_IPV6, MSG_DONTWAIT,
-    MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, cmsghdr, iovec, msghdr, setsockopt, sockaddr_in6,
+    MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, cmsghdr, iovec, msghdr, sendmsg, setsockopt, sockaddr_in6,
     socket,
 )
 from arcbox_net.relay.datagrams cimport ANCILLARY_BYTES, relay_datagrams

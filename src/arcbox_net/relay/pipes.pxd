@@ -3,7 +3,8 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
-from arcbox_net.abi.files cimport F_GETPIPE_SZ, F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, close, fcntl, pipe2
+from arcbox_net.abi.files cimport O_CLOEXEC, O_NONBLOCK, close, fcntl
+from arcbox_net.abi.splice cimport F_GETPIPE_SZ, F_SETPIPE_SZ, pipe2
 from arcbox_net.relay.flow cimport COPY_BYTES, relay_pipe, relay_worker
 
 cdef enum:

@@ -17,11 +17,12 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 
-from arcbox_net.abi.files cimport SPLICE_F_MOVE, SPLICE_F_NONBLOCK, splice, write
+from arcbox_net.abi.files cimport write
 from arcbox_net.abi.socket cimport (
     IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SHUT_WR, TCP_NODELAY, recv, send,
     setsockopt, shutdown,
 )
+from arcbox_net.abi.splice cimport SPLICE_F_MOVE, SPLICE_F_NONBLOCK, splice
 from arcbox_net.relay.flow cimport COPY_BYTES, relay_worker, tcp_side, tcp_way
 from arcbox_net.relay.pipes cimport pipe_acquire, pipe_release, pipe_reserve
 

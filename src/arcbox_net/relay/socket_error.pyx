@@ -12,11 +12,11 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.datagrams cimport (
     IP_RECVERR, IPV6_RECVERR, MSG_ERRQUEUE, SO_EE_OFFENDER, SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6,
-    SO_EE_ORIGIN_LOCAL, recvmsg, sock_extended_err,
+    SO_EE_ORIGIN_LOCAL, sock_extended_err,
 )
 from arcbox_net.abi.socket cimport (
     AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, IPPROTO_IP, IPPROTO_IPV6, MSG_DONTWAIT,
-    cmsghdr, htons, iovec, msghdr, ntohs, sockaddr, sockaddr_in, sockaddr_in6,
+    cmsghdr, htons, iovec, msghdr, ntohs, recvmsg, sockaddr, sockaddr_in, sockaddr_in6,
 )
 from arcbox_net.relay.answer cimport answer_error
 from arcbox_net.relay.door cimport IPV4_DOOR, address_map, door_packet, relay_door

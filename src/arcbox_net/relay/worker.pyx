@@ -12,16 +12,19 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
-from arcbox_net.abi.clock cimport PR_SET_TIMERSLACK, monotonic_ns, nanosleep, prctl, timespec
+from arcbox_net.abi.clock cimport monotonic_ns, nanosleep, timespec
 from arcbox_net.abi.epoll cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLEXCLUSIVE,
     EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, eventfd_read, eventfd_write,
 )
-from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, getrandom, open
+from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
+from arcbox_net.abi.random cimport getrandom
+from arcbox_net.abi.scheduling cimport (
+    PR_SET_TIMERSLACK, SCHED_BATCH, SCHED_OTHER, prctl, sched_getscheduler, sched_param, sched_setscheduler,
+)
 from arcbox_net.abi.threads cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
-    SCHED_BATCH, SCHED_OTHER, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-    sched_getscheduler, sched_param, sched_setscheduler,
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from arcbox_net.relay.datagram cimport (
     datagram_describe, datagram_end, datagram_on_event, datagram_on_timeout,

@@ -7,8 +7,8 @@ from libc.string cimport memcpy, memset
 
 from arcbox_net.abi.atomics cimport abx_store_release_u16
 from arcbox_net.abi.clock cimport monotonic_ns
-from arcbox_net.abi.epoll cimport EPOLL_CLOEXEC, epoll_create1, epoll_event, epoll_wait
 from arcbox_net.abi.files cimport close
+from arcbox_net.abi.poller cimport abx_poll_event, abx_poller_open, abx_poller_wait
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport (
     FRAME_PARTS_MAX, HEAD_BYTES, MESSAGE_PAYLOAD_BYTES, PORT_READY, PORT_UP, Port, port_counters,
@@ -67,7 +67,7 @@ cdef class Turns:
         self.loop.base.buffers = self.cache.cache
         self.loop.base.ports[NUMBER] = port.base
         self.loop.events = self.reports.producer
-        self.loop.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        self.loop.poller = abx_poller_open()
         self.port = port
         port.base.owner = &self.loop.base
         port.base.counters = &self.counts
@@ -77,7 +77,7 @@ cdef class Turns:
         if self.loop != NULL:
             self.port.base.ops.close(self.port.base)
             self.port.base.owner = NULL
-            close(self.loop.epoll_fd)
+            close(self.loop.poller)
         free(self.loop)
         free(self.outgoing)
 
@@ -127,8 +127,8 @@ cdef class Turns:
 
     def kicked(self):
         """Whether a watched descriptor has an event; the port is told."""
-        cdef epoll_event events[4]
-        cdef int count = epoll_wait(self.loop.epoll_fd, events, 4, 0)
+        cdef abx_poll_event events[4]
+        cdef int count = abx_poller_wait(self.loop.poller, events, 4, 0)
         for _ in range(count):
             self.port.base.ops.event(self.port.base, 0, 0)
         return count > 0

@@ -9,7 +9,7 @@ from libc.errno cimport EBUSY, EFAULT, EINVAL
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
+from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ
 from arcbox_net.abi.files cimport close
 from arcbox_net.dataplane.port cimport (
     PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port,
@@ -249,7 +249,7 @@ cdef int _watch(vhost_port *p, guest_queue *queue, int fd) noexcept nogil:
     cdef uint32_t index = <uint32_t>(queue - p.queues)
     if index % 2 == RECEIVE_RING:
         return 0
-    return worker_watch(&p.base, fd, EPOLLIN | EPOLLET, index) if fd >= 0 else -EINVAL
+    return worker_watch(&p.base, fd, POLL_READ | POLL_EDGE, index) if fd >= 0 else -EINVAL
 
 
 cdef void _close(int fd) noexcept nogil:

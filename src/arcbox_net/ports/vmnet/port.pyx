@@ -10,9 +10,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.stdlib cimport posix_memalign
 
-from arcbox_net.abi.epoll cimport EPOLLET, EPOLLIN
-from arcbox_net.abi.files cimport read
+from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ
 from arcbox_net.abi.socket cimport iovec
+from arcbox_net.abi.wakeup cimport abx_wakeup_clear
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_FULL, PORT_DROP_KERNEL, PORT_DROP_TOO_BIG, PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN,
     TAKES_TSO4, TAKES_TSO6, Port, port, port_drop, port_frame, port_ops, port_sent,
@@ -30,7 +30,6 @@ cdef enum:
     ROOM_BYTES = 1024 * 1024  # for one burst: fewer packets at once where they may be large
     PACKET_BYTES_MAX = 256 * 1024  # that the system may say; frames above FRAME_BYTES_MAX are dropped
     CACHE_LINE_BYTES = 64
-    SIGNALS_AT_ONCE = 256
     # vmnet_return_t
     SUCCESS = 1000
     PACKET_TOO_BIG = 1006
@@ -44,7 +43,7 @@ cdef port_ops vmnet_ops
 
 cdef int vmnet_open(port *self) noexcept nogil:
     cdef vmnet_port *vmnet = <vmnet_port *>self
-    cdef int error = worker_watch(self, vmnet.signal_fd, EPOLLIN | EPOLLET, 0)
+    cdef int error = worker_watch(self, vmnet.signal_fd, POLL_READ | POLL_EDGE, 0)
     if error == 0:
         self.flags |= PORT_UP | PORT_READY  # packets may have come before
     return error
@@ -56,8 +55,7 @@ cdef void vmnet_close(port *self) noexcept nogil:
 
 
 cdef void vmnet_event(port *self, uint32_t tag, uint32_t events) noexcept nogil:
-    cdef char signals[SIGNALS_AT_ONCE]
-    read((<vmnet_port *>self).signal_fd, signals, sizeof(signals))
+    abx_wakeup_clear((<vmnet_port *>self).signal_fd)
     self.flags |= PORT_READY
 
 
