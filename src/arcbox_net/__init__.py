@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         NetworkMode,
         Reservation,
     )
+    from arcbox_net.config_ports import PortConfig
     from arcbox_net.dataplane.engine import NatEngine
     from arcbox_net.dataplane.nat_config import NatEngineConfig
     from arcbox_net.dataplane.nat_views import Emission, NatFlow, NatForward, NatMapping
@@ -56,6 +57,7 @@ __all__ = [
     "NetworkManager",
     "NetworkMode",
     "PacketPool",
+    "PortConfig",
     "Reservation",
     "TapAttachment",
     "Verdict",
@@ -78,6 +80,7 @@ _HOME = {
     "NatFlow": "dataplane.nat_views",
     "NatForward": "dataplane.nat_views",
     "NatMapping": "dataplane.nat_views",
+    "PortConfig": "config_ports",
     "Verdict": "dataplane.verdict",
     "Worker": "dataplane.worker",
     "WorkerGroup": "dataplane.worker_group",

@@ -15,6 +15,7 @@ from typing import Any
 
 from arcbox_net.addresses import Subnet, parse_mac, parse_subnet, parse_subnet6
 from arcbox_net.config_engine import NEEDED, OPTIONAL, check_engine
+from arcbox_net.config_ports import QUEUES_MAX, PortConfig, check_ports, ports_from
 from arcbox_net.config_values import (
     check_domain,
     check_ifname,
@@ -35,7 +36,6 @@ from arcbox_net.rules import ForwardRule, parse_forward
 MTU_MIN = 576  # RFC 791: every IPv4 host takes 576 bytes
 MTU_MAX = 65535
 MTU_IPV6_MIN = 1280  # RFC 8200 section 5
-QUEUES_MAX = 16
 WORKERS_MAX = 8
 IFNAME_BYTES_MAX = 15
 LEASE_S_MIN = 120
@@ -238,7 +238,8 @@ class NetConfig:
     `next_hop6`, None for the host's default route by that interface; `filtering`: who may send to a guest's external
     port, see `NatEngineConfig`.
 
-    `workers`: threads for the guests at sockets; None: by the number of cores, one on two.
+    `ports`: guests that are attached from the start. `workers`: threads for guests at sockets; None: by the number of
+    cores, one on two.
     """
 
     mode: NetworkMode = NetworkMode.NAT
@@ -266,6 +267,7 @@ class NetConfig:
     next_hop6: str | None = None
     filtering: str | None = None
     workers: int | None = None
+    ports: tuple[PortConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, NetworkMode):
@@ -298,6 +300,7 @@ class NetConfig:
         self._check_bridge()
         self._check_subnet()
         self._check_subnet6()
+        check_ports(self.ports, self._may_be_guests)
         check_engine(self, has_engine=self.egress is Egress.ENGINE)
         for i, rule in enumerate(self.forwards):
             for other in self.forwards[:i]:
@@ -341,6 +344,13 @@ class NetConfig:
                     value=self.gateway,
                 )
         pool_of(self, subnet)
+
+    def _may_be_guests(self, address: ipaddress.IPv4Address) -> bool:
+        """Whether nothing that is known before the start says that *address* is no guest's."""
+        if self.subnet == AUTO:
+            return True
+        subnet = parse_subnet(self.subnet)
+        return address in subnet.hosts() and address != gateway_of(self, subnet)
 
     def _check_subnet6(self) -> None:
         if self.subnet6 in (AUTO, OFF):
@@ -442,6 +452,8 @@ def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> N
         values["host_access"] = tuple(
             parse_host_access(str(item)) for item in (items if isinstance(items, list) else [items])
         )
+    if "ports" in values:
+        values["ports"] = ports_from(values["ports"], f"{where}.ports")
     if "dhcp" in values:
         values["dhcp"] = _dhcp(values["dhcp"], f"{where}.dhcp")
     if "dns" in values:
@@ -456,6 +468,7 @@ def config_to_mapping(config: NetConfig) -> dict[str, Any]:
     body["egress"] = config.egress.value
     body["forwards"] = [str(rule) for rule in config.forwards]
     body["host_access"] = [str(item) for item in config.host_access]
+    body["ports"] = [dataclasses.asdict(port) for port in config.ports]
     body["dhcp"]["options"] = {str(number): text for number, text in config.dhcp.options.items()}
     body["dhcp"]["reservations"] = [dataclasses.asdict(item) for item in config.dhcp.reservations]
     for key in ("pool", "search", "routes"):

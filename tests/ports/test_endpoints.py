@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from arcbox_net.config_ports import PATH_BYTES_MAX
 from arcbox_net.errors import ConfigError
 from arcbox_net.ports.endpoint import SocketEndpoint
 from arcbox_net.ports.endpoints import DgramEndpoint, StreamEndpoint
-from arcbox_net.ports.unix_sockets import PATH_BYTES_MAX, is_served
+from arcbox_net.ports.unix_sockets import is_served
 from tests.support.sockets import StreamPeer, Wire, frame
 
 

@@ -8,7 +8,7 @@ import click
 
 from arcbox_net import paths
 from arcbox_net.cli import common, output
-from arcbox_net.config import QUEUES_MAX
+from arcbox_net.config_ports import QUEUES_MAX
 from arcbox_net.config_values import check_ifname
 
 if TYPE_CHECKING:

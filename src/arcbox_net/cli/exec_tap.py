@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from arcbox_net.cli import common
-from arcbox_net.config import QUEUES_MAX
+from arcbox_net.config_ports import QUEUES_MAX
 from arcbox_net.errors import ConfigError, PortNotFound
 
 if TYPE_CHECKING:

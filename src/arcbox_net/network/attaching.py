@@ -6,14 +6,16 @@ Whoever calls holds the network's lock. How a guest is connected, a subclass kno
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import parse_ipv4
+from arcbox_net.config_ports import TAP, PortConfig
 from arcbox_net.errors import ArcboxNetError, StateError
 from arcbox_net.network.holders import Holders
 from arcbox_net.network.messages import PortInfo
@@ -105,6 +107,21 @@ class Attaching(ABC):
             elif self._addressing is not None and ip is not None:
                 await self._addressing.release_port(ip)
             raise
+
+    async def attach_configured(self, ports: Iterable[PortConfig]) -> None:
+        """Attach those *ports* that are not there from an earlier run. Raises what `attach` does."""
+        for port in ports:
+            request = PortRequest(**dataclasses.asdict(port), persist=port.kind == TAP)
+            former = self._ports.find(port.name)
+            try:
+                if former is not None and not self._ports.is_as(former, request):
+                    await self.detach(former)
+                    former = None
+                if former is None:
+                    await self.attach(request)
+            except ArcboxNetError as error:
+                error.message = f"port {port.name}: {error.message}"
+                raise
 
     async def _address(self, request: PortRequest, name: str, mac: str) -> IPv4Address | None:
         if self._addressing is None:

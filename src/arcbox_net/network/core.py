@@ -81,6 +81,7 @@ class Network(ABC):
         async with self._change:
             try:
                 await self._build()
+                await self._attaching.attach_configured(self.config.ports)
             except BaseException:
                 try:
                     await self._tear_down()

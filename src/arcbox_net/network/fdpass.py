@@ -16,10 +16,11 @@ from pathlib import Path
 
 import msgspec
 
+from arcbox_net.config_ports import PATH_BYTES_MAX
 from arcbox_net.errors import ArcboxNetError, ConfigError, StartFailed
 from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
 from arcbox_net.network.peer import check_peer
-from arcbox_net.ports.unix_sockets import PATH_BYTES_MAX, bind_private, open_socket
+from arcbox_net.ports.unix_sockets import bind_private, open_socket
 
 MESSAGE_BYTES_MAX = 4096
 CLIENTS_MAX = 64

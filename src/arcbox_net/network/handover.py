@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from arcbox_net.config_ports import TAP
 from arcbox_net.errors import ConfigError
 from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
-from arcbox_net.network.ports import TAP, PortRequest
+from arcbox_net.network.ports import PortRequest
 
 if TYPE_CHECKING:
     from arcbox_net.network.core import Network

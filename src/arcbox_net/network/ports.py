@@ -15,7 +15,15 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Any
 
 from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
-from arcbox_net.config import QUEUES_MAX
+from arcbox_net.config_ports import (
+    PAIRS_MAX,
+    PORT_KINDS,
+    SOCKET_KINDS,
+    TAP,
+    check_owner,
+    check_queues,
+    check_socket_path,
+)
 from arcbox_net.config_values import check_ifname, check_port_name
 from arcbox_net.errors import (
     ConfigError,
@@ -26,15 +34,10 @@ from arcbox_net.errors import (
 )
 from arcbox_net.host.plan import SwitchedPlan, TapPlan, VethPlan, port_ifname, uplink_ifname
 from arcbox_net.network.messages import AttachRequest
-from arcbox_net.ports.unix_sockets import PATH_BYTES_MAX
 from arcbox_net.recipes.site import Layout, NetworkSite
 
-PAIRS_MAX = 8  # queue pairs of a vhost-user guest
 PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
-UID_MAX = (1 << 32) - 1  # that one itself means no user
-TAP = "tap"
 NETNS = "netns"
-SOCKET_KINDS = ("stream", "dgram", "vhost-user")  # of the user-space switch
 
 
 class PortRequest(AttachRequest, frozen=True):
@@ -151,6 +154,9 @@ class PortTable:
             )
         return port
 
+    def find(self, name: str) -> Port | None:
+        return self._ports.get(name)
+
     def by_mac(self, mac: bytes) -> Port | None:
         text = format_mac(mac)
         return next((port for port in self._ports.values() if port.plan.mac == text), None)
@@ -225,7 +231,7 @@ class PortTable:
             socket = self._socket(request)
             return Port(request.kind, self._switched(common), hostname, ip6=ip6, socket=socket)
         if request.kind == TAP:
-            self._check_owner(request)
+            check_owner(request.owner_uid)
             plan = TapPlan(
                 **common,
                 queues=self._queues(request),
@@ -235,7 +241,7 @@ class PortTable:
             )
             return Port(TAP, plan, hostname, ip6=ip6)
         if request.kind != NETNS:
-            kinds = ", ".join((TAP, NETNS, *SOCKET_KINDS))
+            kinds = ", ".join((*PORT_KINDS, NETNS))
             raise ConfigError(
                 f"kind {request.kind!r}: expected one of {kinds}", field="kind", value=request.kind
             )
@@ -258,22 +264,12 @@ class PortTable:
 
     def _socket(self, request: PortRequest) -> Socket:
         """Where the guest that *request* asks for is met. Raises ConfigError, PortExists."""
-        self._check_owner(request)
+        check_owner(request.owner_uid)
         for field in ("socket", "remote"):
             path = getattr(request, field)
             if path is None and field == "remote":
                 continue
-            if (
-                not path
-                or not path.startswith("/")
-                or "\0" in path
-                or len(os.fsencode(path)) > PATH_BYTES_MAX
-            ):
-                raise ConfigError(
-                    f"{field} {path!r}: expected an absolute path of at most {PATH_BYTES_MAX} bytes",
-                    field=field,
-                    value=path,
-                )
+            check_socket_path(field, path)
             taken = next((port for port in self if port.socket and path in port.socket.paths()), None)
             if taken is not None:
                 raise PortExists(
@@ -284,23 +280,36 @@ class PortTable:
         if request.remote is not None and request.kind != "dgram":
             raise ConfigError("remote goes with kind dgram", field="remote", value=request.remote)
         assert request.socket is not None
-        queues = self._queues(request, PAIRS_MAX) if request.kind == "vhost-user" else 1
+        queues = self._queues(request) if request.kind == "vhost-user" else 1
         return Socket(request.socket, request.connect, request.remote, request.owner_uid, queues, request.pid)
 
-    def _queues(self, request: PortRequest, most: int = QUEUES_MAX) -> int:
+    def _queues(self, request: PortRequest) -> int:
         config = self._site.config
         queues = request.queues
         if queues is None:
-            queues = min(config.num_queues, most) if config.multiqueue else 1
-        if not 1 <= queues <= most:
-            raise ConfigError(f"queues {queues}: expected 1 to {most}", field="queues", value=queues)
+            queues = config.num_queues if config.multiqueue else 1
+            return min(queues, PAIRS_MAX) if request.kind == "vhost-user" else queues
+        check_queues(request.kind, queues)
         return queues
 
-    @staticmethod
-    def _check_owner(request: PortRequest) -> None:
-        uid = request.owner_uid
-        if uid is not None and not 0 <= uid < UID_MAX:
-            raise ConfigError(f"owner_uid {uid} is no user id", field="owner_uid", value=uid)
+    def is_as(self, port: Port, request: PortRequest) -> bool:
+        """Whether *port* is what *request* asks for, which names its kind; what it leaves open fits."""
+        if port.kind != request.kind or port.hostname != (request.hostname or port.name).lower():
+            return False
+        if request.mac not in (None, port.plan.mac) or request.ip not in (None, str(port.ip)):
+            return False
+        socket = port.socket
+        if socket is None:
+            return isinstance(port.plan, TapPlan) and port.plan.queues == self._queues(request)
+        wanted = Socket(
+            str(request.socket),
+            request.connect,
+            request.remote,
+            request.owner_uid,
+            socket.queues,
+            request.pid,
+        )
+        return socket == wanted and (port.kind != "vhost-user" or socket.queues == self._queues(request))
 
     def restore(self, name: str, row: dict[str, Any]) -> Port:
         """The port that `Port.to_row` described."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arcbox_net.config import NetworkMode
+from arcbox_net.config_ports import TAP
 from arcbox_net.errors import ArcboxNetError, KernelError, NamespaceNotFound
 from arcbox_net.network.devices import connect
-from arcbox_net.network.ports import TAP
 from arcbox_net.recipes import recipe_for
 from arcbox_net.recipes.site import Layout, Site
 

@@ -8,10 +8,10 @@ import os
 import socket
 import stat
 
+from arcbox_net.config_ports import PATH_BYTES_MAX
 from arcbox_net.credentials import UCRED_BYTES, unpack_ucred
 from arcbox_net.errors import ConfigError
 
-PATH_BYTES_MAX = 107 if hasattr(socket, "SO_PEERCRED") else 103  # sun_path without its end, as BSDs have it
 OTHERS_MASK = 0o177
 NOBODY = -1
 
