@@ -56,6 +56,7 @@ from arcbox_net.rules import ForwardRule, parse_forward
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 LOG_BYTES_MAX = 1 << 20
+PROCESS = "arcbox_net.network.main"
 
 _serial = itertools.count()
 T = TypeVar("T")
@@ -563,7 +564,7 @@ def _run_network(
                 [
                     sys.executable,
                     "-m",
-                    "arcbox_net.network.main",
+                    PROCESS,
                     name,
                     "--ready-fd",
                     str(answer_end),

@@ -16,7 +16,6 @@ ENTRY_POINTS = {
     f"{PACKAGE}.cli.main",
     f"{PACKAGE}.network.main",
     f"{PACKAGE}.netspeed",
-    f"{PACKAGE}.ports.vmnet.port",  # on macOS programs give it to a worker of theirs
 }
 # Each costs a noticeable part of the 100 ms that `arcbox-net ls` may take.
 HEAVY = ("pyroute2", "starlette", "uvicorn", "asyncio", "sqlite3", "dns", "scapy", "ctypes.util")

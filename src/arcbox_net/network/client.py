@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from arcbox_net import paths
-from arcbox_net.errors import ArcboxNetError, LimitReached, NotRunning, from_json
+from arcbox_net.errors import ArcboxNetError, LimitReached, NotRunning, Unsupported, from_json
 from arcbox_net.network.messages import API_VERSION, AttachTap, OpenTap, TapReply
 from arcbox_net.network.peer import check_server
 
@@ -89,6 +89,14 @@ class Client:
                 body, ancillary, _, _ = connection.recvmsg(REPLY_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
             except TimeoutError:
                 raise self._silent("fd.sock") from None
+            except FileNotFoundError:
+                if not paths.api_socket(self.network).exists():
+                    raise not_running(self.network) from None
+                raise Unsupported(
+                    f"network {self.network} is of a system without TAPs",
+                    fix="attach the guest at a socket: --dgram or --stream",
+                    feature="tap",
+                ) from None
             except OSError:
                 raise not_running(self.network) from None
         for level, kind, payload in ancillary:

@@ -42,6 +42,7 @@ SERVING = (
     "arcbox_net.network.ipv6",
     "arcbox_net.network.naming",
     "arcbox_net.network.forwarding",
+    "arcbox_net.services.dns.service",
 )
 
 

@@ -29,6 +29,7 @@ from arcbox_net.config import NetConfig, config_from_mapping
 from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import ArcboxNetError, StartFailed
 from arcbox_net.host.platform import ProcessEnd, platform
+from arcbox_net.network.home import home
 from arcbox_net.network.lock import NetworkLock, live_networks
 from arcbox_net.network.state import RUNNING, State, remove_state
 
@@ -71,7 +72,6 @@ async def serve(
     answer: Answer,
 ) -> None:
     """Run the network until it is told to stop. Raises what kept it from starting."""
-    from arcbox_net.network.kernel_network import KernelNetwork
     from arcbox_net.network.presence import Presence
 
     stopping = asyncio.Event()
@@ -82,7 +82,7 @@ async def serve(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     parent_end = _watch_parent(parent, stopping) if parent is not None else None
     try:
-        network = KernelNetwork(
+        network = home().network()(
             name,
             config,
             state,
@@ -119,31 +119,15 @@ async def serve(
 
 def _run(name: str, config: NetConfig, lock: NetworkLock, options: _Options, answer: Answer) -> None:
     """Decide where the network lives, go there while this process has one thread, and serve."""
-    from arcbox_net.host.linux import inside
-    from arcbox_net.recipes import is_private
-
     runtime_state = paths.runtime_dir(name) / "state.db"
     state = State.open(runtime_state if options.ephemeral else paths.state_file(name))
     try:
         config = _config_of_killed_run(state, config, name)
-        private = is_private(config, has_power=inside.has_network_power())
-        if private and not inside.has_namespace_power():
-            _enter_user_namespace(state)
+        private = home().settle(config, state)
         serving = serve(name, config, state, lock, is_private=private, parent=options.parent, answer=answer)
         asyncio.run(serving)
     finally:
         state.close()
-
-
-def _enter_user_namespace(state: State) -> None:
-    """Enter a user namespace: that of a killed run while guests of it are left, else a new one."""
-    from arcbox_net.host.linux import inside, user_namespace
-
-    guests = [row["netns"] for row in state.items("ports").values() if row["netns"] is not None]
-    if guests and user_namespace.join_above(guests):
-        inside.raise_ambient(inside.AMBIENT)
-    else:
-        inside.enter_user_namespace()
 
 
 def _user_name(uid: int) -> str:
@@ -188,56 +172,25 @@ def remove_leftovers(name: str) -> bool:
 
 def _remove_leftovers(name: str) -> bool:
     """`remove_leftovers` for whoever holds the network's lock."""
-    from arcbox_net.host.linux import inside
-    from arcbox_net.host.linux.links import Links
-    from arcbox_net.host.linux.nftables import Firewall
-    from arcbox_net.network.reconcile import remove_everything
-    from arcbox_net.recipes.site import Layout, Site
-
     runtime_state = paths.runtime_dir(name) / "state.db"
-    links = Links()
-    try:
-        ephemeral = runtime_state.exists()
-        path = runtime_state if ephemeral else paths.state_file(name)
-        known = path.exists()
-        # Without the power nothing of ours can be here: a private network ended with its process.
-        has_power = inside.has_network_power()
-        leftovers = has_power and (bool(links.owned(name)) or name in Firewall.owned_networks())
-        killed = False
-        if known:
-            state = State.open(path)
-            meta = state.items("meta")
-            killed = RUNNING in meta
-            layout = Layout.from_json(meta["layout"]) if "layout" in meta else None
-            if layout is not None and not layout.is_private:
-                site = Site(
-                    network=name,
-                    config=config_from_mapping(meta["config"]),
-                    links=links,
-                    surroundings=links,
-                    firewall=Firewall(name),
-                    journal=state,
-                    record_dir=paths.runtime_root(),
-                    live_networks=live_networks,
-                )
-                remove_everything(site, layout)
-            state.forget_run()
-            state.close()
-            if ephemeral:
-                remove_state(path)
-        if leftovers:
-            for link in links.owned(name):
-                links.remove(link.ifname)
-            Firewall(name).remove()
-        return leftovers or killed
-    finally:
-        links.close()
+    ephemeral = runtime_state.exists()
+    path = runtime_state if ephemeral else paths.state_file(name)
+    place = home()
+    found = place.has_leftovers(name)
+    if path.exists():
+        state = State.open(path)
+        found = RUNNING in state.items("meta") or found
+        place.remove_run(name, state)
+        state.forget_run()
+        state.close()
+        if ephemeral:
+            remove_state(path)
+    place.remove_rest(name)
+    return found
 
 
 def sweep_abandoned() -> None:
     """Remove networks of library objects that were killed together with their network process: nobody else will."""
-    from arcbox_net.host.linux.namespace import current_inode
-
     # A network takes its lock before it makes its state, so what is found first and not locked then is dead.
     found = sorted(paths.runtime_root().glob("*/state.db"))
     running = live_networks()
@@ -251,7 +204,7 @@ def sweep_abandoned() -> None:
             continue
         is_elsewhere = False
         try:
-            if path.exists() and not (is_elsewhere := _netns_inode(path) != current_inode()):
+            if path.exists() and not (is_elsewhere := _is_elsewhere(path)):
                 log.info("network %s was abandoned, removing what it left", name)
                 _remove_leftovers(name)
         except ArcboxNetError as error:
@@ -261,10 +214,10 @@ def sweep_abandoned() -> None:
             lock.release(keep_directory=is_elsewhere)
 
 
-def _netns_inode(path: Path) -> int | None:
+def _is_elsewhere(path: Path) -> bool:
     state = State.open(path)
     try:
-        return state.items("meta").get("netns", {}).get("inode")
+        return home().is_elsewhere(state)
     finally:
         state.close()
 

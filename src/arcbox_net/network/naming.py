@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import format_mac
 from arcbox_net.config import NetConfig, NetworkMode, local_domain
@@ -16,9 +17,11 @@ from arcbox_net.network.messages import DnsRecordInfo
 from arcbox_net.network.ports import Port
 from arcbox_net.recipes.site import Layout
 from arcbox_net.services.dns.names import LocalNames
-from arcbox_net.services.dns.service import DnsService
 from arcbox_net.services.dns.settings import DnsSettings
 from arcbox_net.services.placing import Placing, here
+
+if TYPE_CHECKING:
+    from arcbox_net.services.dns.service import DnsService
 
 REFUSALS_TOLD_EVERY_S = 10.0
 
@@ -26,7 +29,10 @@ log = logging.getLogger("arcbox_net.names")
 
 
 class Naming:
-    """Guests' names come and go here; `registered` are those that the API added in an earlier, killed run."""
+    """Guests' names come and go here; `registered` are those that the API added in an earlier, killed run.
+
+    Without *serves* somebody else answers guests.
+    """
 
     def __init__(
         self,
@@ -35,6 +41,8 @@ class Naming:
         layout: Layout,
         registered: Mapping[str, Iterable[str]],
         place: Placing = here,
+        *,
+        serves: bool = True,
     ) -> None:
         self.domain = local_domain(config, network)
         gateway = tuple(str(address) for address in (layout.gateway, layout.gateway6) if address)
@@ -52,7 +60,9 @@ class Naming:
         self._refusals = 0
         self._refusals_told_at = float("-inf")
         self._service: DnsService | None = None
-        if config.has_dns and layout.address is not None:
+        if serves and config.has_dns and layout.address is not None:
+            from arcbox_net.services.dns.service import DnsService
+
             self._service = DnsService(_settings(config, layout, self.domain), self._names, place=place)
 
     async def start(self) -> None:

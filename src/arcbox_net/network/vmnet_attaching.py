@@ -1,0 +1,59 @@
+"""Guests of a network of vmnet: all of them at sockets, with addresses of the system's DHCP server or of their own."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from arcbox_net.errors import Unsupported
+from arcbox_net.network.attaching import Attaching
+
+if TYPE_CHECKING:
+    from arcbox_net.network.datapath import Datapath
+    from arcbox_net.network.messages import PortInfo
+    from arcbox_net.network.ports import Port, PortRequest
+
+KINDS = ("stream", "dgram")
+
+
+class VmnetAttaching(Attaching):
+    """`open` comes first."""
+
+    _datapath: Datapath
+
+    def open(self, datapath: Datapath) -> None:
+        self._datapath = datapath
+
+    async def attach(self, request: PortRequest) -> tuple[PortInfo, list[int]]:
+        if request.kind not in KINDS:
+            raise Unsupported(
+                f"macOS has no guests of kind {request.kind}",
+                fix="attach it by --dgram (vfkit, krunkit, Virtualization.framework) or --stream (QEMU)",
+                feature=request.kind,
+            )
+        return await super().attach(request)
+
+    async def _address(self, request: PortRequest, name: str, mac: str) -> IPv4Address | None:
+        """That which the guest will give itself. The system's DHCP server says nothing before it has asked."""
+        return await super()._address(request, name, mac) if request.ip is not None else None
+
+    async def open_tap(self, name: str) -> tuple[PortInfo, list[int]]:
+        self._ports.get(name)
+        return (await self._info(name)), []
+
+    async def infos(self) -> list[PortInfo]:
+        found = self._datapath.infos()
+        return [found[port.name] for port in self._ports if port.name in found]
+
+    async def detach_gone(self) -> None:
+        """No guest has a device that somebody could remove."""
+
+    async def _connect(self, port: Port) -> list[int]:
+        await self._let_in(self._datapath, port)
+        return []
+
+    async def _disconnect(self, port: Port) -> None:
+        await self._datapath.detach(port)
+
+    async def _give_up(self, port: Port) -> None:
+        await self._datapath.detach(port)

@@ -1,0 +1,229 @@
+"""Port forwards where the system forwards: rules of vmnet, and listeners of ours for what it has no rule for.
+
+vmnet forwards what comes from outside, to any address of the host, while its interface runs. What is for one address of
+the host, such as its loopback, a listener of ours takes and passes on; that is TCP only, and the guest sees the host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from arcbox_net.errors import ArcboxNetError, ConfigError, ForwardExists, ForwardNotFound, Unsupported
+from arcbox_net.network.messages import ForwardInfo
+from arcbox_net.network.tcp_forward import TcpForward
+from arcbox_net.ports.vmnet.options import VmnetForward
+from arcbox_net.rules import ForwardRule, parse_forward
+
+if TYPE_CHECKING:
+    from arcbox_net.network.kernel_thread import KernelThread
+    from arcbox_net.network.state import State
+    from arcbox_net.ports.vmnet.interface import VmnetInterface
+    from arcbox_net.recipes.site import Layout
+
+GuestIP = IPv4Address | IPv6Address
+PAIRS_MAX = 256  # of ports in one rule: the system is told of each
+log = logging.getLogger("arcbox_net")
+
+
+class VmnetForwards:
+    """*resolve*: the address that a rule's guest has now, None while it has none."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        state: State,
+        kernel: KernelThread,
+        interface: VmnetInterface,
+        resolve: Callable[[str | None], GuestIP | None],
+    ) -> None:
+        self._layout = layout
+        self._state = state
+        self._kernel = kernel
+        self._interface = interface
+        self._resolve = resolve
+        self._forwards: dict[ForwardRule, _Forward] = {}
+
+    async def start(self, configured: tuple[ForwardRule, ...]) -> None:
+        """Serve what is configured, and what was added in an earlier run that was killed."""
+        for rule in configured:
+            await self._add(rule)
+        for text in await self._kernel.run(self._state.items, "forwards"):
+            rule = parse_forward(text)
+            if rule in self._forwards:
+                continue
+            try:
+                await self._add(rule)
+            except ArcboxNetError as error:
+                log.warning("forward %s of the earlier run is given up: %s", rule, error)
+                await self._kernel.run(self._state.delete, "forwards", text)
+
+    async def stop(self) -> None:
+        """End what is ours; the system's rules go with the interface."""
+        for forward in self._forwards.values():
+            if isinstance(forward, _Relayed):
+                await forward.close()
+        self._forwards.clear()
+
+    async def expose(self, rule: ForwardRule) -> ForwardInfo:
+        await self._add(rule)
+        try:
+            await self._kernel.run(self._state.put, "forwards", str(rule), {})
+        except BaseException:
+            await self._forwards.pop(rule).close()
+            raise
+        return self._forwards[rule].info()
+
+    async def unexpose(self, rule: ForwardRule) -> None:
+        if rule not in self._forwards:
+            raise ForwardNotFound(f"no forward {rule}", rule=str(rule))
+        await self._kernel.run(self._state.delete, "forwards", str(rule))
+        await self._forwards.pop(rule).close()
+
+    async def guests_changed(self) -> None:
+        for rule, forward in self._forwards.items():
+            await forward.aim(self._resolve(rule.guest))
+
+    def infos(self) -> list[ForwardInfo]:
+        return [forward.info() for forward in self._forwards.values()]
+
+    def awaited(self) -> set[str]:
+        return {rule.guest.lower() for rule in self._forwards if rule.guest}
+
+    def stats(self) -> dict[str, int]:
+        relayed = [forward for forward in self._forwards.values() if isinstance(forward, _Relayed)]
+        return {"tcp_flows": sum(forward.connections for forward in relayed)}
+
+    async def _add(self, rule: ForwardRule) -> None:
+        if self._layout.address is None:
+            raise ConfigError(
+                "mode bridge has no forwards: guests are on the LAN themselves",
+                fix="reach the guest at its own address",
+                field="forward",
+                value=str(rule),
+            )
+        existing = next((other for other in self._forwards if other.overlaps(rule)), None)
+        if existing is not None:
+            raise ForwardExists(f"{rule} overlaps {existing}", rule=str(rule), existing=str(existing))
+        if rule.size > PAIRS_MAX:
+            raise ConfigError(f"{rule}: at most {PAIRS_MAX} ports", field="forward", value=str(rule))
+        forward = self._forward(rule)
+        try:
+            await forward.open()
+            await forward.aim(self._resolve(rule.guest))
+        except BaseException:
+            await forward.close()
+            raise
+        self._forwards[rule] = forward
+
+    def _forward(self, rule: ForwardRule) -> _Forward:
+        anywhere = ipaddress.ip_address(rule.host_ip).is_unspecified
+        if anywhere and self._layout.router is not None and self._interface.network is None:
+            return _OfTheSystem(rule, self._interface, self._kernel)
+        if rule.protocol == "tcp":
+            return _Relayed(rule)
+        raise Unsupported(
+            f"{rule}: on macOS a UDP port is forwarded by the system, for all addresses of the host, in mode nat,"
+            " of a network that root made",
+            fix=f"forward 0.0.0.0:{rule.host_port}, as root",
+            feature="UDP forward",
+        )
+
+
+class _Forward:
+    """One rule, `path` says how it is served. `aim` at None: nobody is there yet."""
+
+    path = ""
+
+    def __init__(self, rule: ForwardRule) -> None:
+        self.rule = rule
+        self.guest_ip: GuestIP | None = None
+
+    async def open(self) -> None:
+        """Take the host's ports."""
+
+    async def aim(self, guest_ip: GuestIP | None) -> None:
+        self.guest_ip = guest_ip
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+    def info(self) -> ForwardInfo:
+        rule, is_own = self.rule, self.path == _OfTheSystem.path
+        return ForwardInfo(
+            rule=str(rule),
+            protocol=rule.protocol,
+            host_ip=rule.host_ip,
+            host_port=rule.host_port,
+            host_port_end=rule.host_port_end,
+            guest=rule.guest,
+            guest_ip=str(self.guest_ip) if self.guest_ip else None,
+            guest_port=rule.guest_port,
+            guest_port_end=rule.guest_port_end,
+            path=self.path,
+            state="active" if self.guest_ip else "pending",
+            client_address_preserved=is_own,
+            client_address="client's own" if is_own else "gateway's",
+            client_address_reason=None if is_own else "the host dials the guest itself",
+        )
+
+
+class _OfTheSystem(_Forward):
+    path = "vmnet"
+
+    def __init__(self, rule: ForwardRule, interface: VmnetInterface, kernel: KernelThread) -> None:
+        super().__init__(rule)
+        self._interface = interface
+        self._kernel = kernel
+        self._told: list[VmnetForward] = []
+
+    async def aim(self, guest_ip: GuestIP | None) -> None:
+        if guest_ip == self.guest_ip:
+            return
+        await self.close()
+        if guest_ip is not None:
+            await self._kernel.run(self._tell, guest_ip)
+        self.guest_ip = guest_ip
+
+    async def close(self) -> None:
+        self.guest_ip = None
+        await self._kernel.run(self._take_back)
+
+    def _tell(self, guest_ip: GuestIP) -> None:
+        try:
+            for host_port, guest_port in self.rule.pairs():
+                rule = VmnetForward(self.rule.protocol, host_port, guest_ip, guest_port)
+                self._interface.add_forward(rule)
+                self._told.append(rule)
+        except BaseException:
+            self._take_back()
+            raise
+
+    def _take_back(self) -> None:
+        while self._told:
+            self._interface.remove_forward(self._told.pop())
+
+
+class _Relayed(_Forward):
+    path = "relay"
+
+    def __init__(self, rule: ForwardRule) -> None:
+        super().__init__(rule)
+        self._listeners = TcpForward(rule)
+
+    async def open(self) -> None:
+        await self._listeners.open()
+
+    async def aim(self, guest_ip: GuestIP | None) -> None:
+        await super().aim(guest_ip)
+        await self._listeners.aim(str(guest_ip) if guest_ip else None)
+
+    async def close(self) -> None:
+        await self._listeners.close()
+
+    @property
+    def connections(self) -> int:
+        return self._listeners.connections

@@ -1,0 +1,196 @@
+"""Networks of macOS: the system's own, which vmnet makes for us, with our switch before them.
+
+nat         guest ── socket ── switch ── vmnet shared ── the system's NAT, DHCP server and DNS proxy
+host-only   guest ── socket ── switch ── vmnet host ── the system's DHCP server, and the host
+bridge      guest ── socket ── switch ── vmnet bridged ── an interface of the host
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Interface, IPv6Network
+from typing import TYPE_CHECKING
+
+from arcbox_net.addresses import candidate_subnets, parse_subnet, parse_subnet6
+from arcbox_net.config import AUTO, OFF, DhcpConfig, DnsConfig, Egress, NetConfig, NetworkMode, gateway_of
+from arcbox_net.errors import InterfaceNotFound, ServiceError, SubnetConflict, Unsupported
+from arcbox_net.ports.vmnet.options import VmnetMode, VmnetOptions, VmnetReservation
+from arcbox_net.ports.vmnet.status import VmnetStatus
+from arcbox_net.recipes.site import Layout, NetworkSite
+
+if TYPE_CHECKING:
+    from arcbox_net.ports.vmnet.interface import VmnetInterface
+
+EGRESS = "vmnet"
+AUTO_SUBNETS_MAX = 16  # each takes the system a while to refuse
+MODES = {
+    NetworkMode.NAT: VmnetMode.SHARED,
+    NetworkMode.HOST_ONLY: VmnetMode.HOST,
+    NetworkMode.BRIDGE: VmnetMode.BRIDGED,
+}
+# What the system's own services have no word for, with what there is instead.
+_NOT_OF_THE_SYSTEM = {
+    "dhcp": "the system's DHCP server has settings of its own; give guests addresses themselves",
+    "dns": "the system's DNS proxy answers guests; set resolver and names in the guests",
+}
+_OF_THE_SYSTEM = {"dhcp": {"enabled", "reservations"}, "dns": {"enabled", "domain"}}
+
+
+def is_privileged() -> bool:
+    """Whether vmnet makes interfaces for this process without a network of macOS 26, an entitlement aside."""
+    return os.geteuid() == 0
+
+
+class VmnetRecipe:
+    """`open` starts an interface; `interface.stop()` removes all that it was. *privileged*: see `is_privileged`."""
+
+    def __init__(self, privileged: Callable[[], bool] = is_privileged) -> None:
+        self._privileged = privileged
+
+    def open(self, site: NetworkSite, previous: Layout | None) -> tuple[VmnetInterface, Layout]:
+        """Raises Unsupported for what macOS cannot do, SubnetConflict, and what vmnet refuses with."""
+        config = site.config
+        _check(config)
+        if config.mode is NetworkMode.BRIDGE:
+            _check_nic(config)
+        first = None
+        for subnet in _subnets(config, previous):
+            options = VmnetOptions(
+                MODES[config.mode],
+                subnet=subnet,
+                nat66_prefix=_prefix(config, previous),
+                mtu=config.mtu,
+                interface_id=uuid.uuid5(uuid.NAMESPACE_OID, f"arcbox-net {os.getuid()} {site.network}"),
+                shared_interface=config.nic or "",
+            )
+            try:
+                interface = self._start(options, config)
+            except ServiceError as error:
+                if error.facts.get("status") != VmnetStatus.SHARING_SERVICE_BUSY.name:
+                    raise
+                first = first or error
+                continue
+            return interface, _layout(config, interface)
+        raise SubnetConflict(
+            f"subnet {subnet} is in use on this host: {first}",
+            fix='choose another subnet, or "auto"; or turn Internet Sharing off in System Settings',
+            subnet=str(subnet),
+            route="",
+            interface="",
+        )
+
+    def _start(self, options: VmnetOptions, config: NetConfig) -> VmnetInterface:
+        """In a network of macOS 26 if that is needed or all that this user may have, else as it always was."""
+        from arcbox_net.ports.vmnet.interface import VmnetInterface, VmnetNetwork
+
+        if options.mode is VmnetMode.BRIDGED:
+            return VmnetInterface(options)
+        wants = "reservations" if config.dhcp.reservations else "" if config.has_dhcp else "dhcp.enabled"
+        if not wants and self._privileged():
+            return VmnetInterface(options)
+        reserved = [VmnetReservation(item.mac, IPv4Address(item.ip)) for item in config.dhcp.reservations]
+        try:
+            network = VmnetNetwork(options, reservations=reserved, dhcp=config.has_dhcp)
+        except Unsupported:
+            if wants:
+                raise Unsupported(
+                    f"{wants}: the system's DHCP server takes no word of ours before macOS 26",
+                    fix="leave it out, and give guests addresses themselves",
+                    feature=wants,
+                ) from None
+            return VmnetInterface(options)  # an entitlement may do
+        return VmnetInterface(options, network)
+
+
+def _check(config: NetConfig) -> None:
+    """Raise Unsupported for the first thing that is asked for and that nothing here can do."""
+    if config.egress not in (Egress.AUTO, Egress.NONE):
+        raise Unsupported(
+            f"egress {config.egress.value} is for Linux: on macOS the system's NAT is the way out",
+            fix="leave egress at auto",
+            feature=f"egress {config.egress.value}",
+        )
+    if config.host_access:
+        raise Unsupported(
+            "host_access is for Linux: on macOS guests reach what listens on the gateway's address",
+            fix="have the service listen there, or on 0.0.0.0",
+            feature="host_access",
+        )
+    if config.bridge is not None:
+        raise Unsupported(
+            f"bridge {config.bridge!r}: vmnet makes the bridge itself",
+            fix="name the interface to bridge: --nic en0",
+            feature="bridge",
+        )
+    for part, default in (("dhcp", DhcpConfig()), ("dns", DnsConfig())):
+        given = getattr(config, part)
+        for field in dataclasses.fields(default):
+            if field.name in _OF_THE_SYSTEM[part]:
+                continue
+            if getattr(given, field.name) != getattr(default, field.name):
+                raise Unsupported(
+                    f"{part}.{field.name}: {_NOT_OF_THE_SYSTEM[part].partition('; ')[0]}",
+                    fix=_NOT_OF_THE_SYSTEM[part].partition("; ")[2],
+                    feature=f"{part}.{field.name}",
+                )
+
+
+def _check_nic(config: NetConfig) -> None:
+    from arcbox_net.ports.vmnet.interface import bridgeable_interfaces
+
+    known = bridgeable_interfaces()
+    if config.nic not in known:
+        raise InterfaceNotFound(
+            f"{config.nic} is no interface that vmnet bridges",
+            fix=f"choose one of: {', '.join(known) or 'none is there'}",
+            ifname=config.nic,
+        )
+
+
+def _subnets(config: NetConfig, previous: Layout | None) -> Iterator[IPv4Network | None]:
+    if config.mode is NetworkMode.BRIDGE:
+        yield None
+        return
+    if config.subnet != AUTO:
+        subnet = parse_subnet(config.subnet)
+        if gateway_of(config, subnet) != subnet[1]:
+            raise Unsupported(
+                f"gateway {config.gateway}: vmnet takes the first address, {subnet[1]}",
+                fix="leave gateway out",
+                feature="gateway",
+            )
+        yield subnet
+        return
+    if previous is not None and previous.subnet is not None and previous.mode == config.mode.value:
+        yield previous.subnet
+    yield from itertools.islice(candidate_subnets(config.default_subnet()), AUTO_SUBNETS_MAX)
+
+
+def _prefix(config: NetConfig, previous: Layout | None) -> IPv6Network | None:
+    """That of NAT, if it is not left to the system."""
+    if config.mode is not NetworkMode.NAT or config.subnet6 == OFF:
+        return None
+    if config.subnet6 != AUTO:
+        return parse_subnet6(config.subnet6)
+    return previous.subnet6 if previous is not None else None
+
+
+def _layout(config: NetConfig, interface: VmnetInterface) -> Layout:
+    """What the network is, by what the system says that it made."""
+    facts = interface.facts
+    prefix = facts.nat66_prefix if config.has_ipv6 else None
+    gateway = facts.gateway if config.mode is not NetworkMode.BRIDGE else None
+    return Layout(
+        mode=config.mode.value,
+        egress=EGRESS,
+        bridge="",
+        address=gateway,
+        router=gateway.ip if gateway is not None and config.mode is NetworkMode.NAT else None,
+        owns_bridge=False,
+        nic=config.nic,
+        address6=IPv6Interface((prefix.network_address + 1, prefix.prefixlen)) if prefix else None,
+    )

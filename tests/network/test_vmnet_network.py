@@ -1,0 +1,301 @@
+"""Networks of macOS, in the process that would run there, over the stand-in for vmnet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from arcbox_net.config import DhcpConfig, DnsConfig, Egress, HostAccess, NetConfig, NetworkMode, Reservation
+from arcbox_net.errors import (
+    AddressInUse,
+    ArcboxNetError,
+    ConfigError,
+    ForwardExists,
+    ForwardNotFound,
+    InterfaceNotFound,
+    PermissionDenied,
+    SubnetConflict,
+    Unsupported,
+)
+from arcbox_net.manager import NetworkManager
+from tests.support.frames import udp
+from tests.support.netns import wait_until
+from tests.support.sockets import StreamPeer
+from tests.support.vmnet_network import DgramGuest, Mac
+
+EVERYBODY = b"\xff" * 6
+FUTURE = hex(int(time.time()) + 3600)
+
+
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mac]:
+    with tempfile.TemporaryDirectory(prefix="abx") as folder:  # a socket's path is short
+        yield Mac(Path(folder), monkeypatch)
+
+
+def frame(to: bytes | str, sender: str) -> bytes:
+    target = to if isinstance(to, bytes) else bytes.fromhex(to.replace(":", ""))
+    packet = udp(("192.168.64.20", 1000), ("192.168.64.21", 2000), b"payload of some bytes")
+    return target + bytes.fromhex(sender.replace(":", "")) + b"\x08\x00" + bytes(packet)
+
+
+def lease(ip: str, mac: str, name: str) -> dict[str, str]:
+    return {"name": name, "ip_address": ip, "hw_address": f"1,{mac}", "lease": FUTURE}
+
+
+def test_frames_pass_between_a_datagram_guest_a_stream_guest_and_the_system(mac: Mac) -> None:
+    with NetworkManager(NetConfig(), name="dev") as network:
+        one = network.attach_dgram(mac.place / "one.sock", name="one")
+        two = network.attach_stream(mac.place / "two.sock", name="two")
+        dgram = DgramGuest(one.socket, str(mac.place / "own.sock"))
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream.connect(two.socket)
+        peer = StreamPeer(stream)
+        wait_until(lambda: all(port.state == "up" for port in network.ports()))
+        outside = mac.far_end()
+        dgram.send(frame(EVERYBODY, one.mac))
+        assert peer.receive(1) == [frame(EVERYBODY, one.mac)]
+        assert outside.recv(1 << 16) == frame(EVERYBODY, one.mac)
+        peer.send(frame(one.mac, two.mac))
+        assert dgram.receive() == frame(one.mac, two.mac)
+        outside.send(frame(two.mac, "02:00:00:00:00:99"))
+        assert peer.receive(1) == [frame(two.mac, "02:00:00:00:00:99")]
+        status = network.status()
+        assert (status.mode, status.egress, status.gateway) == ("nat", "vmnet", "192.168.64.1")
+        assert network.stats()["ports"]["one"]["tx_packets"] == 1
+
+
+def test_a_guest_cannot_send_as_another(mac: Mac) -> None:
+    with NetworkManager(NetConfig(), name="dev") as network:
+        one = network.attach_dgram(mac.place / "one.sock", name="one")
+        guest = DgramGuest(one.socket, str(mac.place / "own.sock"))
+        guest.send(frame(EVERYBODY, "02:00:00:00:00:77"))
+        wait_until(lambda: bool(network.ports()[0].drops))
+
+
+@pytest.mark.parametrize(
+    ("config", "asked"),
+    [
+        (NetConfig(), {"operation_mode": "1001", "start_address": "192.168.64.1"}),
+        (NetConfig(mode=NetworkMode.HOST_ONLY), {"operation_mode": "1000", "start_address": "10.0.0.1"}),
+        (
+            NetConfig(mode=NetworkMode.BRIDGE, nic="en0"),
+            {"operation_mode": "1002", "shared_interface_name": "en0"},
+        ),
+    ],
+    ids=["nat", "host-only", "bridge"],
+)
+def test_each_mode_is_an_interface_of_its_kind(mac: Mac, config: NetConfig, asked: dict[str, str]) -> None:
+    with NetworkManager(config, name="dev") as network:
+        assert {key: mac.ask("asked", key) for key in asked} == asked
+        assert network.status().mode == config.mode.value
+
+
+def test_nothing_is_left_when_it_stops(mac: Mac) -> None:
+    network = NetworkManager(NetConfig(), name="dev")
+    network.start()
+    network.attach_dgram(mac.place / "one.sock", name="one")
+    network.stop()
+    assert not (mac.place / "one.sock").exists()
+    assert not (mac.place / "run" / "dev").exists()
+    assert network.state == "stopped"
+
+
+def test_its_end_is_that_of_its_parent(mac: Mac) -> None:
+    code = (
+        "from arcbox_net import manager; import sys;"
+        "manager.PROCESS = 'tests.support.vmnet_main';"
+        "network = manager.NetworkManager(name='dev'); network.start(); print(network.pid, flush=True);"
+        "sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert not (mac.place / "run" / "dev").exists()
+
+
+def test_guests_and_forwards_of_a_killed_run_are_there_again(mac: Mac) -> None:
+    network = NetworkManager(NetConfig(), name="dev")
+    network.start()
+    mac.leases(lease("192.168.64.9", "2:0:0:0:0:9", "vm"))
+    port = network.attach_dgram(mac.place / "one.sock", name="one", mac="02:00:00:00:00:09")
+    network.expose("0.0.0.0:8080:one:80")
+    assert network.pid is not None
+    os.kill(network.pid, signal.SIGKILL)
+    wait_until(lambda: network.state == "failed")
+    with NetworkManager(name="dev") as again:
+        assert [(one.name, one.mac) for one in again.ports()] == [("one", port.mac)]
+        wait_until(lambda: [rule.state for rule in again.forwards()] == ["active"])
+        guest = DgramGuest(port.socket, str(mac.place / "own.sock"))
+        outside = mac.far_end()
+        guest.send(frame(EVERYBODY, port.mac))
+        assert outside.recv(1 << 16) == frame(EVERYBODY, port.mac)
+
+
+def test_leases_are_those_of_the_system(mac: Mac) -> None:
+    mac.leases(
+        lease("192.168.64.5", "2:0:0:0:0:5", "alpha"),
+        lease("10.1.1.1", "2:0:0:0:0:6", "of-another-network"),
+    )
+    with NetworkManager(NetConfig(), name="dev") as network:
+        found = network.leases()
+        assert [(one.ip, one.mac, one.hostname, one.state) for one in found] == [
+            ("192.168.64.5", "02:00:00:00:00:05", "alpha", "bound")
+        ]
+        one = network.attach_dgram(mac.place / "one.sock", mac="02:00:00:00:00:07")
+        assert one.ip is None
+        mac.leases(lease("192.168.64.7", "2:0:0:0:0:7", "seven"))
+        wait_until(lambda: network.ports()[0].ip == "192.168.64.7")
+
+
+def test_addresses_for_programs_come_from_the_end_of_the_subnet(mac: Mac) -> None:
+    mac.leases(lease("192.168.64.253", "2:0:0:0:0:5", "alpha"))
+    with NetworkManager(NetConfig(), name="dev") as network:
+        before = network.available_ips()
+        assert network.allocate_ip() == IPv4Address("192.168.64.254")
+        assert network.allocate_ip() == IPv4Address("192.168.64.252")
+        assert network.available_ips() == before - 2
+        for taken in ("192.168.64.254", "192.168.64.253", "192.168.64.1"):
+            with pytest.raises(AddressInUse):
+                network.allocate_ip(taken)
+        with pytest.raises(ConfigError):
+            network.allocate_ip("10.0.0.5")
+        network.release_ip("192.168.64.254")
+        assert network.allocate_ip() == IPv4Address("192.168.64.254")
+
+
+def test_forwards_of_every_address_are_rules_of_the_system(mac: Mac) -> None:
+    with NetworkManager(NetConfig(), name="dev") as network:
+        network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
+        info = network.expose("0.0.0.0:8080-8081:one:80-81/udp")
+        assert (info.path, info.state, info.guest_ip) == ("vmnet", "active", "192.168.64.20")
+        assert mac.ask("rules") == ["udp 8080 192.168.64.20 80", "udp 8081 192.168.64.20 81"]
+        with pytest.raises(ForwardExists):
+            network.expose("0.0.0.0:8081:one:9/udp")
+        network.unexpose("0.0.0.0:8080-8081:one:80-81/udp")
+        assert mac.ask("rules") == []
+        with pytest.raises(ForwardNotFound):
+            network.unexpose("0.0.0.0:8080:one:80")
+
+
+def test_a_forward_waits_for_the_lease_of_its_guest(mac: Mac) -> None:
+    with NetworkManager(NetConfig(), name="dev") as network:
+        network.attach_dgram(mac.place / "one.sock", name="one", mac="02:00:00:00:00:07")
+        assert network.expose("0.0.0.0:8080:one:80").state == "pending"
+        mac.leases(lease("192.168.64.7", "2:0:0:0:0:7", "seven"))
+        wait_until(lambda: mac.ask("rules") == ["tcp 8080 192.168.64.7 80"])
+        mac.leases(lease("192.168.64.8", "2:0:0:0:0:7", "seven"))
+        wait_until(lambda: mac.ask("rules") == ["tcp 8080 192.168.64.8 80"])
+
+
+def test_a_forward_of_the_loopback_is_passed_on_by_a_listener(mac: Mac) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        host_port = held.getsockname()[1]
+    with NetworkManager(NetConfig(subnet="192.168.64.0/24"), name="dev") as network:
+        network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
+        info = network.expose(f"{host_port}:one:80")
+        assert (info.path, info.state, info.client_address) == ("relay", "active", "gateway's")
+        assert mac.ask("rules") == []
+        with socket.create_connection(("127.0.0.1", host_port), timeout=10):
+            pass
+        with pytest.raises(Unsupported, match="UDP"):
+            network.expose(f"{host_port}:one:80/udp")
+        network.unexpose(f"{host_port}:one:80")
+        with socket.create_server(("127.0.0.1", host_port)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "said"),
+    [
+        (NetConfig(egress=Egress.RELAY), Unsupported, "egress relay"),
+        (NetConfig(host_access=(HostAccess("tcp", 80),)), Unsupported, "host_access"),
+        (NetConfig(mode=NetworkMode.BRIDGE, bridge="br0"), Unsupported, "bridge"),
+        (NetConfig(mode=NetworkMode.BRIDGE, nic="en7"), InterfaceNotFound, "en7"),
+        (NetConfig(dhcp=DhcpConfig(lease_s=300)), Unsupported, "dhcp.lease_s"),
+        (NetConfig(dns=DnsConfig(records={"a": ("10.0.0.1",)})), Unsupported, "dns.records"),
+        (NetConfig(subnet="192.168.64.0/24", gateway="192.168.64.2"), Unsupported, "gateway"),
+        (
+            NetConfig(dhcp=DhcpConfig(reservations=(Reservation("02:00:00:00:00:05", "192.168.64.5"),))),
+            Unsupported,
+            "reservations",
+        ),
+        (NetConfig(mtu=600), ConfigError, "MTU"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_this_macos_cannot_do_is_refused(
+    mac: Mac, config: NetConfig, error: type[ArcboxNetError], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        NetworkManager(config, name="dev").start()
+    assert caught.value.fix or error is ConfigError
+    assert not (mac.place / "run" / "dev").exists()
+
+
+def test_kinds_of_guests_that_need_linux_are_refused(mac: Mac) -> None:
+    with NetworkManager(NetConfig(), name="dev") as network:
+        for attach in (
+            lambda: network.attach_tap("one"),
+            lambda: network.attach_tap("one", persist=True),
+            lambda: network.attach_netns(os.getpid()),
+            lambda: network.attach_vhost_user(mac.place / "one.sock"),
+        ):
+            with pytest.raises(Unsupported):
+                attach()
+        with pytest.raises(Unsupported, match="DNS"):
+            network.register_dns("db", "192.168.64.9")
+        with pytest.raises(Unsupported, match="reservations"):
+            network.reserve("02:00:00:00:00:05", "192.168.64.5")
+        assert network.ports() == [] and network.dns_records() == [] and network.flows() == []
+
+
+def test_a_subnet_that_is_taken_is_passed_over_or_named(mac: Mac) -> None:
+    mac.fails(vmnet_start_interface=(1009, 2))
+    with NetworkManager(NetConfig(), name="dev") as network:
+        assert network.status().subnet == "192.168.66.0/24"
+    with pytest.raises(SubnetConflict, match="192.168.80.0/24"):
+        NetworkManager(NetConfig(subnet="192.168.80.0/24"), name="other").start()
+
+
+def test_a_refusal_of_the_system_is_an_error_that_says_what_to_do(mac: Mac) -> None:
+    mac.fails(vmnet_start_interface=(1010, 1))
+    with pytest.raises(PermissionDenied) as caught:
+        NetworkManager(NetConfig(), name="dev").start()
+    assert "com.apple.vm.networking" in (caught.value.fix or "")
+
+
+def test_from_macos_26_on_everybody_has_a_network_with_reservations(mac: Mac) -> None:
+    mac.release(26, privileged=False)
+    dhcp = DhcpConfig(reservations=(Reservation("02:00:00:00:00:05", "192.168.64.5"),))
+    with NetworkManager(NetConfig(dhcp=dhcp), name="dev") as network:
+        made = mac.ask("network")
+        assert "reserve 02:00:00:00:00:05 192.168.64.5" in made
+        assert [(one.ip, one.state) for one in network.leases()] == [("192.168.64.5", "reserved")]
+        network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            host_port = held.getsockname()[1]
+        assert network.expose(f"0.0.0.0:{host_port}:one:80").path == "relay"
+        with pytest.raises(Unsupported, match="UDP"):
+            network.expose("0.0.0.0:5353:one:53/udp")
+
+
+def test_before_macos_26_others_than_root_need_an_entitlement(mac: Mac) -> None:
+    mac.release(14, privileged=False)
+    with NetworkManager(NetConfig(), name="dev"):
+        assert mac.ask("network") == []
