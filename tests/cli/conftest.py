@@ -19,6 +19,7 @@ from arcbox_net.errors import AlreadyRunning, HostPortInUse, NotRunning, PortNot
 from arcbox_net.manager import NetnsAttachment, SocketAttachment, TapAttachment
 from arcbox_net.network.messages import (
     DnsRecordInfo,
+    EngineInfo,
     FlowInfo,
     ForwardInfo,
     LeaseInfo,
@@ -40,6 +41,7 @@ class FakeManager:
     running: ClassVar[set[str]] = set()
     leftovers: ClassVar[set[str]] = set()
     warnings: ClassVar[list[Warning_]] = []
+    engine: ClassVar[EngineInfo | None] = None
     found_flows: ClassVar[list[FlowInfo]] = []
     taken_host_port: int | None = None
     socket_port: PortInfo | None = None
@@ -86,6 +88,7 @@ class FakeManager:
             ports=[VM1],
             forwards=self.forwards(),
             warnings=self.warnings,
+            engine=self.engine,
             leases=1,
             available_ips=252,
         )
@@ -195,6 +198,7 @@ def manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Fa
     monkeypatch.setenv("ARCBOX_NET_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("NO_COLOR", "1")
     FakeManager.asked, FakeManager.running, FakeManager.warnings = [], {"dev"}, []
+    FakeManager.engine = None
     FakeManager.leftovers, FakeManager.taken_host_port, FakeManager.found_flows = set(), None, []
 
     def remove_leftovers(name: str) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 from arcbox_net.config import Egress, HostAccess, NetConfig, NetworkMode
-from arcbox_net.network.messages import FlowInfo, Warning_
+from arcbox_net.network.messages import EngineInfo, FlowInfo, Warning_
 
 Run = Callable[..., Result]
 
@@ -239,6 +239,32 @@ def test_show_names_guests_forwards_and_warnings(arcbox_net: Run, manager) -> No
     result = arcbox_net("show", "dev")
     for word in ("vm1", "abx-dev", "192.168.64.0/24", "127.0.0.1:8080:vm1:80/tcp", "ufw drops"):
         assert word in result.output
+
+
+@pytest.mark.parametrize(
+    ("state", "next_hops", "said"),
+    [
+        ("up", ["203.0.113.1"], "203.0.113.9 and 2001:db8::9 on eth0, by 203.0.113.1; 3 flows, 1 mapping"),
+        ("down", [], "on eth0 (down), by nowhere;"),
+    ],
+)
+def test_show_says_what_the_engine_did(
+    arcbox_net: Run, manager, state: str, next_hops: list[str], said: str
+) -> None:
+    manager.engine = EngineInfo(
+        uplink="eth0",
+        uplink_state=state,
+        mtu=1500,
+        external=["203.0.113.9", "2001:db8::9"],
+        next_hops=next_hops,
+        flows=3,
+        mappings=1,
+        guests=2,
+        translated=40,
+        drops={"no mapping": 5, "unresolved": 1},
+    )
+    shown = arcbox_net("show", "dev").output
+    assert said in shown and "engine: packets dropped: 5 no mapping, 1 unresolved" in shown
 
 
 def test_tables_have_no_colour_when_piped(arcbox_net: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,6 +183,18 @@ def test_a_thousand_broadcasts_a_second_and_no_more() -> None:
     assert segment.reaches(1, arp(1, ip_of(0))) == {0, 2, UPLINK}
 
 
+def test_l10_groups_that_are_reported_fill_no_table_and_go_to_all() -> None:
+    segment = Segment()
+    known = {entry.mac for entry in segment.switch.fdb(segment.lab, 0)}
+    for i in range(200):
+        group = f"239.1.1.{i}"
+        report = IP(src=ip_of(0), dst=group, ttl=1, proto=2) / Raw(b"\x16\0\0\0" + IPv4Address(group).packed)
+        assert segment.reaches(0, ether(0, f"01:00:5e:01:01:{i:02x}") / report) == {1, 2, UPLINK}
+    assert {entry.mac for entry in segment.switch.fdb(segment.lab, 0)} == known
+    unreported = ether(1, "01:00:5e:02:02:02") / IP(src=ip_of(1), dst="239.2.2.2") / UDP()
+    assert segment.reaches(1, unreported) == {0, 2, UPLINK}
+
+
 def test_l7_a_super_frame_to_a_group_is_dropped() -> None:  # one of them would be hundreds of broadcasts
     segment = Segment()
     frame = ether(0, BROADCAST) / IP(src=ip_of(0), dst="192.168.64.255") / TCP() / Raw(bytes(4000))

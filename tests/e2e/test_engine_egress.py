@@ -88,6 +88,8 @@ def test_the_engine_follows_its_uplinks_mtu_and_counts(machine: Machine) -> None
         wait_until(passes, timeout=10.0)
         counted = network.stats()["engine"]
         assert counted["forward"] >= 4 and counted["too_big"] >= 1
+        shown = machine.cli(f"show {network.name}").stdout
+        assert f"{EXTERNAL} on {machine.uplink}, by {machine.world_ip}" in shown and " too big" in shown
 
 
 @each_bridge_nf

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
-from arcbox_net import DnsConfig, HostAccess, NetConfig, NetworkMode
+from scapy.layers.igmp import IGMP
+from scapy.layers.inet import IP, IPOption_Router_Alert
+from scapy.layers.l2 import Ether
+
+from arcbox_net import DnsConfig, HostAccess, NetConfig, NetworkManager, NetworkMode
 from tests.support.machine import Machine, each_bridge_nf, udhcpc
 from tests.support.netns import Namespace, wait_until
 from tests.support.peers import exchange_udp, http_server, refused
 
 GATEWAY = "192.168.64.1"
+
+
+def sent_by(network: NetworkManager, port: str) -> int:
+    return next(info.tx_packets for info in network.ports() if info.name == port)
+
+
+def send_raw(ifname: str, frames: list[bytes]) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((ifname, 0))
+        for frame in frames:
+            raw.send(frame)
 
 
 def counts(namespace: Namespace, host: str) -> bool:
@@ -143,6 +159,24 @@ def test_l3_gratuitous_arp_for_the_gateway_is_dropped(machine: Machine) -> None:
             attacker.run(f"arping {mode} -c 2 -w 2 -I eth0 {GATEWAY}", check=False)
         assert counts(victim, GATEWAY)
         assert victim.json(f"ip -j neigh show {GATEWAY}")[0]["lladdr"] == true_mac
+
+
+def test_l10_groups_that_a_guest_reports_fill_no_table_of_the_host(machine: Machine) -> None:
+    with machine.network(NetConfig()) as network:
+        one, two = machine.guest(network, "one"), machine.guest(network, "two")
+        reports = [
+            bytes(
+                Ether(src=one.mac, dst=f"01:00:5e:01:{i // 256:02x}:{i % 256:02x}")
+                / IP(src=one.ip, dst=f"239.1.{i // 256}.{i % 256}", ttl=1, options=IPOption_Router_Alert())
+                / IGMP(type=0x16, gaddr=f"239.1.{i // 256}.{i % 256}")
+            )
+            for i in range(500)
+        ]
+        before = sent_by(network, "one")
+        one.call(lambda: send_raw("eth0", reports))
+        wait_until(lambda: sent_by(network, "one") >= before + len(reports))
+        assert not machine.json("bridge -j mdb show")[0]["mdb"]
+        assert counts(two, one.ip)
 
 
 def test_d19_guests_own_dhcp_server_is_not_heard(machine: Machine, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import click
 from arcbox_net.cli import common, output
 
 if TYPE_CHECKING:
-    from arcbox_net.network.messages import ForwardInfo, NetworkStatus, PortInfo
+    from arcbox_net.network.messages import EngineInfo, ForwardInfo, NetworkStatus, PortInfo
 
 
 @click.command("show")
@@ -28,6 +28,8 @@ def command(network: str, as_json: bool) -> None:
         ports_table(status.ports)
         for port in status.ports:
             _report_drops(port)
+    if status.engine is not None and status.engine.drops:
+        click.echo(f"  engine: packets dropped: {_drops_text(status.engine.drops)}")
     if status.forwards:
         click.echo()
         forwards_table(status.forwards)
@@ -41,6 +43,7 @@ def _summary(status: NetworkStatus) -> list[tuple[str, object]]:
         ("subnet", status.subnet),
         ("gateway", status.gateway),
         ("ipv6", _ipv6_text(status)),
+        ("engine", _engine_text(status.engine)),
         ("bridge", status.bridge),
         ("mtu", status.mtu),
         (
@@ -62,9 +65,27 @@ def _ipv6_text(status: NetworkStatus) -> str:
         return "off"
     if status.egress == "none":
         return f"{status.subnet6}, among guests"
+    owner = "the engine" if status.egress == "engine" else "this host"
     return f"{status.subnet6}, " + (
-        "guests reach the outside" if status.ipv6_egress else "no way out, as this host has none"
+        "guests reach the outside" if status.ipv6_egress else f"no way out, as {owner} has none"
     )
+
+
+def _engine_text(engine: EngineInfo | None) -> str | None:
+    if engine is None:
+        return None
+    uplink = engine.uplink if engine.uplink_state == "up" else f"{engine.uplink} ({engine.uplink_state})"
+    next_hops = " and ".join(engine.next_hops) or "nowhere"
+    counted = ", ".join(
+        output.count_text(count, thing)
+        for count, thing in (
+            (engine.flows, "flow"),
+            (engine.mappings, "mapping"),
+            (engine.guests, "guest"),
+            (engine.translated, "translated packet"),
+        )
+    )
+    return f"{' and '.join(engine.external)} on {uplink}, by {next_hops}; {counted}"
 
 
 def _dns_text(status: NetworkStatus) -> str:
@@ -99,8 +120,11 @@ def _report_drops(port: PortInfo) -> None:
     if port.trouble:
         click.echo(f"  {port.name}: the last guest at {port.socket} had to go: {port.trouble}")
     if port.drops:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(port.drops.items()))
-        click.echo(f"  {port.name}: frames dropped: {dropped}")
+        click.echo(f"  {port.name}: frames dropped: {_drops_text(port.drops)}")
+
+
+def _drops_text(drops: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
 
 
 def forwards_table(forwards: list[ForwardInfo]) -> None:

@@ -234,6 +234,7 @@ class Network(ABC):
             subnet6=str(layout.subnet6) if layout.subnet6 else None,
             gateway6=str(layout.gateway6) if layout.gateway6 else None,
             ipv6_egress=self._has_ipv6_egress,
+            engine=await self._engine_info(),
             mtu=config.mtu,
             dhcp=config.has_dhcp,
             dns=config.has_dns,
@@ -276,6 +277,9 @@ class Network(ABC):
     @property
     def _has_ipv6_egress(self) -> bool:
         return False
+
+    async def _engine_info(self) -> m.EngineInfo | None:
+        return None
 
     async def _more_warnings(self) -> list[m.Warning_]:
         """What limits the network at the moment, beyond `_warnings`."""

@@ -24,13 +24,13 @@ from arcbox_net.dataplane.nat_config import NatEngineConfig
 from arcbox_net.dataplane.port_binding import PortBinding
 from arcbox_net.dataplane.router import Router
 from arcbox_net.dataplane.router_config import RouterConfig, Way
-from arcbox_net.dataplane.verdict import Direction
+from arcbox_net.dataplane.verdict import Direction, Verdict
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.host.linux.tap import takes_uso
 from arcbox_net.host.plan import ETHERNET_BYTES, GATEWAY_LINK_LOCAL
 from arcbox_net.network.engine_log import REPORT_S, ExhaustionLog
-from arcbox_net.network.messages import FlowInfo
+from arcbox_net.network.messages import EngineInfo, FlowInfo
 from arcbox_net.ports.packet import PacketPort
 from arcbox_net.ports.queues import QUEUE_ADD
 from arcbox_net.ports.tap import TapPort
@@ -47,12 +47,17 @@ if TYPE_CHECKING:
     from arcbox_net.recipes.site import Layout, Site
 
 FLOWS_LISTED_MAX = 16_384
+_DROPS = [
+    verdict.name.removeprefix("DROP_").lower()
+    for verdict in Verdict
+    if Verdict.DROP_FIRST <= verdict < Verdict.VERDICTS
+]
 FLOWS_AT_ONCE = 256  # guests' packets wait while they are read
 log = logging.getLogger("arcbox_net.datapath")
 
 
 class EngineEgress:
-    """The way out of one network. `number`: the router's port of the worker, from `open` on."""
+    """The way out of one network. `number`: the router's port of the worker, from `open` on. `uplink`: as it is now."""
 
     def __init__(
         self, site: Site, layout: Layout, uplink: EngineUplink, worker: Place, switch: Switch
@@ -63,7 +68,7 @@ class EngineEgress:
         self._worker = worker
         self._switch = switch
         self.number = -1
-        self._uplink = uplink
+        self.uplink = uplink
         self._mtu_max = uplink.mtu  # what the packet socket was opened for
         self._mac = stable_mac(site.network, f"@engine {uplink.ifname}")
         self.leg = leg_plan(site, layout)
@@ -81,8 +86,8 @@ class EngineEgress:
         self._router = router = Router(self._engine)
         self.number = self._worker.add(router, self._switch)
         self._switch.bind(self._worker, self.number, PortBinding("router"))
-        kind = TapPort if self._uplink.is_tap else PacketPort
-        port = kind(frame_max=self._uplink.mtu + ETHERNET_BYTES, uso=takes_uso())
+        kind = TapPort if self.uplink.is_tap else PacketPort
+        port = kind(frame_max=self.uplink.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._uplink_number = self._worker.add(port, router.outside)
         leg = TapPort(frame_max=self._site.config.mtu + ETHERNET_BYTES, uso=takes_uso())
         self._leg_number = self._worker.add(leg, router.inside)
@@ -91,9 +96,9 @@ class EngineEgress:
 
     def follow(self, uplink: EngineUplink) -> None:
         """The host's interface is as *uplink* says now: its next hop and its MTU, which is followed downwards only."""
-        if uplink == self._uplink:
+        if uplink == self.uplink:
             return
-        before, self._uplink = self._uplink, uplink
+        before, self.uplink = self.uplink, uplink
         try:
             with self._worker.paused():
                 self._remove_forwards()
@@ -101,7 +106,7 @@ class EngineEgress:
                 self._add_forwards()
             self._set_up()
         except BaseException:
-            self._uplink = before  # the next change is compared with what holds
+            self.uplink = before  # the next change is compared with what holds
             raise
         hops = ", ".join(str(hop) for hop in (uplink.next_hop, uplink.next_hop6) if hop) or "none"
         log.info("the engine's uplink %s: MTU %d, next hops: %s", uplink.ifname, uplink.mtu, hops)
@@ -113,8 +118,26 @@ class EngineEgress:
         out, to_guests = self._router.unresolved
         return counted | {"unresolved_out": out, "unresolved_in": to_guests}
 
+    def info(self, uplink_state: str) -> EngineInfo:
+        """The engine, with what the host says of its uplink."""
+        counted, uplink = self.stats(), self.uplink
+        drops = {name.replace("_", " "): counted[name] for name in _DROPS if counted[name]}
+        unresolved = counted["unresolved_out"] + counted["unresolved_in"]
+        return EngineInfo(
+            uplink=uplink.ifname,
+            uplink_state=uplink_state,
+            mtu=min(uplink.mtu, self._mtu_max),
+            external=[str(one.ip) for one in (uplink.external, uplink.external6) if one],
+            next_hops=[str(hop) for hop in (uplink.next_hop, uplink.next_hop6) if hop],
+            flows=counted["flows"],
+            mappings=counted["mappings"],
+            guests=counted["guests"],
+            translated=counted["forward"] + counted["hairpin"],
+            drops=drops | ({"unresolved": unresolved} if unresolved else {}),
+        )
+
     def _config(self) -> NatEngineConfig:
-        config, uplink = self._site.config, self._uplink
+        config, uplink = self._site.config, self.uplink
         return NatEngineConfig(
             external_ip=str(uplink.external.ip),
             inside=str(self._layout.subnet),
@@ -129,7 +152,7 @@ class EngineEgress:
         )
 
     def _set_up(self) -> None:
-        uplink, layout = self._uplink, self._layout
+        uplink, layout = self.uplink, self._layout
         self._router.set_up(
             self._worker,
             self.number,
@@ -177,16 +200,16 @@ class EngineEgress:
                 raise
 
     def _open_uplink(self) -> int:
-        if self._uplink.is_tap:
-            return self._site.surroundings.open_foreign_tap(self._uplink.ifname)
-        return open_packet(self._uplink.ifname, [parse_mac(self._mac)])
+        if self.uplink.is_tap:
+            return self._site.surroundings.open_foreign_tap(self.uplink.ifname)
+        return open_packet(self.uplink.ifname, [parse_mac(self._mac)])
 
     def lose(self, number: int) -> str:
         """The device of that port is gone: `restore` opens it anew. Returns its name."""
         if number == self._leg_number:
             return self.leg.ifname
         self._is_lost = True
-        return self._uplink.ifname
+        return self.uplink.ifname
 
     def set_forwards(self, dnats: Sequence[Dnat]) -> None:
         """Send these ports of the external addresses to guests, and no others."""
@@ -197,7 +220,7 @@ class EngineEgress:
 
     def _wanted(self) -> set[Dnat]:
         """Those forwards that are of an address which the engine has now."""
-        uplink = self._uplink
+        uplink = self.uplink
         externals = {4: uplink.external.ip, 6: uplink.external6.ip if uplink.external6 else None}
         return {
             dnat
@@ -224,7 +247,7 @@ class EngineEgress:
             await asyncio.sleep(REPORT_S)
             line = said.line(self.stats())
             if line is not None:
-                log.warning("%s: %s", self._uplink.ifname, line)
+                log.warning("%s: %s", self.uplink.ifname, line)
 
     def flows(self) -> list[FlowInfo]:
         """Guests' flows, the first FLOWS_LISTED_MAX of them."""

@@ -12,7 +12,7 @@ from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.plan import PortPlan, TapPlan
 from arcbox_net.network.attaching import Attaching
 from arcbox_net.network.devices import connect, disconnect, port_infos
-from arcbox_net.network.messages import PortInfo
+from arcbox_net.network.messages import EngineInfo, PortInfo
 from arcbox_net.network.ports import Port
 from arcbox_net.recipes.engine import engine_uplink
 
@@ -68,6 +68,14 @@ class KernelAttaching(Attaching):
     async def engine_stats(self) -> dict[str, int]:
         """Flows, mappings, packets by what became of them; nothing without an engine."""
         return await asyncio.to_thread(self.engine.stats) if self.engine is not None else {}
+
+    async def engine_info(self) -> EngineInfo | None:
+        """What `show` says of the engine; None without one."""
+        engine = self.engine
+        if engine is None:
+            return None
+        state = await self._kernel.run(self._site.surroundings.link_state, engine.uplink.ifname)
+        return await asyncio.to_thread(engine.info, state)
 
     def forwards_changed(self) -> None:
         """Let the engine forward what the network forwards."""

@@ -244,6 +244,9 @@ class KernelNetwork(Network):
     def _has_ipv6_egress(self) -> bool:
         return self._ipv6 is not None and self._ipv6.has_egress
 
+    async def _engine_info(self) -> m.EngineInfo | None:
+        return await self._attaching.engine_info()
+
     async def flows(self) -> list[m.FlowInfo]:
         """What guests are connected to outside, and, with relay egress, the last flows that ended."""
         if self._egress is not None:

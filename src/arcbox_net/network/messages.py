@@ -113,11 +113,29 @@ class Warning_(msgspec.Struct, kw_only=True, frozen=True):
     fix: str | None = None
 
 
+class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """The NAT engine of egress engine, and the interface that it leaves by. `uplink_state`: up, down or gone.
+
+    `drops`: packets by reason, none of them 0; those that nobody answered for, outside or inside, are "unresolved".
+    """
+
+    uplink: str
+    uplink_state: str
+    mtu: int
+    external: list[str]
+    next_hops: list[str]
+    flows: int
+    mappings: int
+    guests: int
+    translated: int
+    drops: dict[str, int] = {}
+
+
 class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
     """A running network as `show` prints it.
 
     `netns`: the network namespace that it is in, as a path, when it is in one of its own. `ipv6_egress`: guests have
-    an IPv6 default route, as the host has.
+    an IPv6 default route, as the host has. `engine`: with egress engine, while there are guests.
     """
 
     name: str
@@ -141,6 +159,7 @@ class NetworkStatus(msgspec.Struct, kw_only=True, frozen=True):
     subnet6: str | None = None
     gateway6: str | None = None
     ipv6_egress: bool = False
+    engine: EngineInfo | None = None
     host_access: list[str] = []
     upstreams: list[str] = []
     leases: int = 0

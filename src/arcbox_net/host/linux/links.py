@@ -145,6 +145,13 @@ class Links:
         link = self._kernel.rt.link(ifname)
         return link is not None and link.kind == "tun" and bool(link.mac)
 
+    def link_state(self, ifname: str) -> str:
+        """up, down (also without carrier) or gone."""
+        link = self._kernel.rt.link(ifname)
+        if link is None:
+            return "gone"
+        return "up" if link.up and link.carrier else "down"
+
     def mtu(self, ifname: str) -> int:
         """Raises InterfaceNotFound."""
         return self._kernel.rt.need_link(ifname).mtu
