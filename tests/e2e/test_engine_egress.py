@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,24 @@ def test_the_engine_follows_its_uplinks_mtu_and_counts(machine: Machine) -> None
         assert counted["forward"] >= 4 and counted["too_big"] >= 1
         shown = machine.cli(f"show {network.name}").stdout
         assert f"{EXTERNAL} on {machine.uplink}, by {machine.world_ip}" in shown and " too big" in shown
+
+
+def test_the_network_answers_while_the_last_guest_comes_and_goes(machine: Machine) -> None:
+    config = NetConfig(egress=Egress.ENGINE, uplink=machine.uplink, external_ip=EXTERNAL)
+    with machine.network(config) as network, machine.namespace("guest") as guest:
+
+        def come_and_go() -> None:
+            for _ in range(10):
+                network.attach_netns(guest.path, name="vm1")
+                network.detach("vm1")
+
+        coming = threading.Thread(target=come_and_go)
+        coming.start()
+        while coming.is_alive():
+            assert network.status().state == "running"
+            network.flows()
+            network.stats()
+        coming.join()
 
 
 @each_bridge_nf

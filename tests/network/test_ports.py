@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from arcbox_net.addresses import bridge_mac
@@ -104,6 +105,35 @@ def test_guest_at_a_socket_is_behind_the_uplink_and_comes_back_from_its_row(tabl
     assert port.plan.ifname == "abx-ef260_up" and port.plan.port == "vm1"
     assert port.socket == Socket("/run/vm1.sock", remote="/run/guest.sock", owner_uid=1000)
     assert table.restore("vm1", port.to_row()) == port
+
+
+STREAM = PortRequest("stream", name="vm1", socket="/run/vm1.sock", mac="02:00:00:00:00:01")
+TAP = PortRequest("tap", name="vm1", queues=2, persist=True)
+
+
+@pytest.mark.parametrize("request_", [STREAM, TAP], ids=["stream", "tap"])
+def test_port_of_an_earlier_run_is_what_its_own_request_asks_for(table, request_):
+    port = table.plan(request_, "vm1", request_.mac or table.choose_mac(None, "vm1"), None)
+    assert table.is_as(port, request_)
+
+
+@pytest.mark.parametrize(
+    ("request_", "change"),
+    [
+        (STREAM, {"mac": "02:00:00:00:00:02"}),
+        (STREAM, {"ip": "10.7.0.9"}),
+        (STREAM, {"hostname": "db"}),
+        (STREAM, {"socket": "/run/vm2.sock"}),
+        (STREAM, {"connect": True}),
+        (STREAM, {"owner_uid": 1000}),
+        (STREAM, {"kind": "vhost-user"}),
+        (TAP, {"queues": 1}),
+        (TAP, {"persist": False}),  # goes when whoever holds it ends
+    ],
+)
+def test_port_of_an_earlier_run_is_not_what_another_request_asks_for(table, request_, change):
+    port = table.plan(request_, "vm1", request_.mac or table.choose_mac(None, "vm1"), None)
+    assert not table.is_as(port, msgspec.structs.replace(request_, **change))
 
 
 def test_vhost_user_port_offers_as_many_queue_pairs_as_asked_or_configured(table):

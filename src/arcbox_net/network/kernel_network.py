@@ -245,15 +245,17 @@ class KernelNetwork(Network):
         return self._ipv6 is not None and self._ipv6.has_egress
 
     async def _engine_info(self) -> m.EngineInfo | None:
-        return await self._attaching.engine_info()
+        async with self._change:  # the last guest takes the engine with it
+            return await self._attaching.engine_info()
 
     async def flows(self) -> list[m.FlowInfo]:
         """What guests are connected to outside, and, with relay egress, the last flows that ended."""
         if self._egress is not None:
             rows = await asyncio.to_thread(self._egress.flows)
             return [m.FlowInfo(**row | {"reason": row["reason"] or None}) for row in rows]
-        if self._attaching.engine is not None:
-            return await asyncio.to_thread(self._attaching.engine.flows)
+        async with self._change:
+            if self._attaching.engine is not None:
+                return await asyncio.to_thread(self._attaching.engine.flows)
         if self._layout.egress != Egress.MASQUERADE.value:
             return []
         from arcbox_net.host.linux.conntrack_flows import guest_flows
@@ -262,10 +264,12 @@ class KernelNetwork(Network):
         return [m.FlowInfo(**row) for row in await self._kernel.run(guest_flows, subnets)]
 
     async def _more_stats(self) -> dict[str, Any]:
+        async with self._change:
+            engine = await self._attaching.engine_stats()
         return {
             "ra": self._ipv6.stats() if self._ipv6 else {},
             "egress": self._egress.stats() if self._egress else {},
-            "engine": await self._attaching.engine_stats(),
+            "engine": engine,
             "host": self._watch.stats() if self._watch else {},
             "firewall_drops": await self._kernel.run(self._site.firewall.drops),
         }

@@ -300,7 +300,11 @@ class PortTable:
             return False
         socket = port.socket
         if socket is None:
-            return isinstance(port.plan, TapPlan) and port.plan.queues == self._queues(request)
+            found = port.plan
+            return isinstance(found, TapPlan) and (found.queues, found.persist) == (
+                self._queues(request),
+                request.persist,
+            )
         wanted = Socket(
             str(request.socket),
             request.connect,
