@@ -166,6 +166,14 @@ def test_v28_huge_pages_are_not_mapped_although_they_are_sealed(huge_pages: int)
     assert refused(GuestMemory(), 0, HUGE_PAGE, USER, 0, huge_pages) == errno.EOPNOTSUPP
 
 
+def test_v26_memory_that_is_sealed_against_writing_is_told_apart_from_memory_that_can_shrink() -> None:
+    fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, PAGE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE)
+    assert refused(GuestMemory(), 0, PAGE, USER, 0, fd) == errno.EACCES
+    os.close(fd)
+
+
 def test_v28_sealed_memory_stays_although_its_owner_wants_it_shorter(ram: Ram) -> None:
     memory = GuestMemory()
     memory.add(0, ram.size, USER, 0, ram.fd)

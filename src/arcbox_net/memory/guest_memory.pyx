@@ -8,7 +8,7 @@ Sizes are compared with the file's own.
 The table may change only while nobody uses an address that came out of it: its owner sees to that.
 """
 
-from libc.errno cimport EBADF, EEXIST, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP, EPERM, errno
+from libc.errno cimport EACCES, EBADF, EEXIST, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP, EPERM, errno
 from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -33,7 +33,8 @@ cdef int guest_memory_add(
     """Map *size* bytes of *fd*, which stays the caller's. 0, or a negative errno.
 
     ENOSPC: one region too many. EINVAL: no such range, or not of the file. EEXIST: overlaps another region.
-    Unless *unsealed* memory is accepted, EPERM: the file can shrink; EOPNOTSUPP: it has huge pages.
+    EACCES: it may not be written. Unless *unsealed* memory is accepted, EPERM: the file can shrink; EOPNOTSUPP: it
+    has huge pages.
     """
     cdef guest_region *region
     cdef void *base
@@ -54,7 +55,7 @@ cdef int guest_memory_add(
         return error
     base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, <int64_t>offset)
     if base == MAP_FAILED:
-        return -errno
+        return -EACCES if errno == EPERM else -errno  # a seal against writing
     region = &memory.regions[memory.count]
     region.gpa = gpa
     region.size = size

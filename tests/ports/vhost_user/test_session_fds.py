@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 from arcbox_net.ports.vhost_user.conversation import Conversation
 from arcbox_net.ports.vhost_user.messages import FDS_MAX, PAYLOAD_SIZES, VERSION, ProtocolError, Request
 from arcbox_net.ports.vhost_user.port_messages import NO_FD, PortMessage
+from arcbox_net.ports.vhost_user.strangers import WAITING_MAX, Strangers
+from tests.support import fuse
+from tests.support.datapath import wait_for
 from tests.support.vhost_user import (
     FDS_AT_END,
     PAYLOADS,
@@ -29,6 +33,7 @@ from tests.support.vhost_user import (
 
 BAD_MESSAGES = 10_000
 SMALL_BUFFER = 4096
+DEADLINE_S = 10
 
 
 class OwningPort:
@@ -56,12 +61,13 @@ class FrontEnd:
 
     def __init__(self) -> None:
         self.port = OwningPort()
+        self.strangers = Strangers()
         self.fd = os.eventfd(0, os.EFD_CLOEXEC)  # a kick, a call, or memory: this port does not look
         self._connect()
 
     def _connect(self) -> None:
         self.socket, self.served = socket.socketpair()
-        self.conversation = Conversation(self.served, self.port.send, pairs=2)
+        self.conversation = Conversation(self.served, self.port.send, pairs=2, strangers=self.strangers)
 
     def send(self, body: bytes, fds: int = 0) -> None:
         socket.send_fds(self.socket, [body], [self.fd] * fds)
@@ -98,7 +104,7 @@ def front_end() -> Iterator[FrontEnd]:
 def no_descriptor_stays() -> Iterator[None]:
     before = os.listdir("/proc/self/fd")
     yield
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) == len(before), "every descriptor closed")
 
 
 def test_v29_descriptors_after_ten_thousand_bad_messages(front_end: FrontEnd) -> None:
@@ -193,3 +199,57 @@ def test_front_end_that_reads_no_replies_is_disconnected(front_end: FrontEnd) ->
         if not front_end.serve():
             return
     pytest.fail("a thousand replies were kept for it")
+
+
+@pytest.fixture
+def unanswered() -> Iterator[fuse.Unanswered]:
+    """A file whose close() waits for a server that says nothing."""
+    if reason := fuse.missing():
+        pytest.skip(reason)
+    file = fuse.Unanswered()
+    yield file
+    file.end()
+
+
+@pytest.mark.e2e
+def test_v29_file_whose_server_does_not_answer_keeps_nobody_waiting(
+    front_end: FrontEnd, unanswered: fuse.Unanswered
+) -> None:
+    """As memory, as a call, and with a message that takes none: all are closed, and none is asked for anything."""
+    served: list[bool] = []
+
+    def serve() -> None:
+        for request, payload in (
+            (Request.SET_MEM_TABLE, table(region(0))),
+            (Request.SET_VRING_CALL, u64(0)),
+            (Request.SET_OWNER, b""),
+        ):
+            front_end.port.refuses = {PortMessage.MEMORY_STAGE}
+            socket.send_fds(front_end.socket, [packed(request, payload)], [unanswered.fd])
+            served.append(front_end.serve())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join(DEADLINE_S)
+    was_kept = thread.is_alive()
+    unanswered.end()
+    thread.join()
+    assert not was_kept
+    assert served == [False, False, True]
+
+
+@pytest.mark.e2e
+def test_v29_files_that_cannot_be_closed_are_few(front_end: FrontEnd, unanswered: fuse.Unanswered) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    connected = []
+    for _ in range(3 * WAITING_MAX):
+        socket.send_fds(front_end.socket, [packed(Request.SET_OWNER)], [unanswered.fd])
+        connected.append(front_end.serve())
+    held = len(os.listdir("/proc/self/fd")) - before
+    unanswered.end()
+    assert connected[:WAITING_MAX] == [True] * WAITING_MAX
+    assert connected[WAITING_MAX + 1 :] == [False] * (2 * WAITING_MAX - 1)
+    assert held <= WAITING_MAX + 1
+    wait_for(lambda: not front_end.strangers.are_many, "the descriptors closed")
+    front_end.send(packed(Request.SET_OWNER))
+    assert front_end.serve()

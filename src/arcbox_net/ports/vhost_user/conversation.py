@@ -15,6 +15,7 @@ from collections.abc import Callable
 from arcbox_net.ports.vhost_user.messages import FDS_MAX, Message, MessageReader, ProtocolError, Reply
 from arcbox_net.ports.vhost_user.port_messages import PortMessage
 from arcbox_net.ports.vhost_user.session import Session
+from arcbox_net.ports.vhost_user.strangers import Strangers, link_of
 
 _FDS_SPACE = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
 
@@ -24,15 +25,16 @@ Send = Callable[[int, bytes], int]
 class Conversation:
     """Owns every descriptor that came over *connection*, until the port has it.
 
-    *send* has the port act: its answer, or OSError.
+    *send* has the port act: its answer, or OSError. *strangers* closes what came, and is the port's.
     """
 
-    def __init__(self, connection: socket.socket, send: Send, *, pairs: int) -> None:
+    def __init__(self, connection: socket.socket, send: Send, *, pairs: int, strangers: Strangers) -> None:
         self.connection = connection
         self._send = send
         self._reader = MessageReader()
+        self._strangers = strangers
         self._session = Session(
-            pairs=pairs, close=os.close, create_memory=_create_memory, is_eventfd=_is_eventfd
+            pairs=pairs, close=strangers.close, create_memory=_create_memory, is_eventfd=_is_eventfd
         )
 
     def receive(self) -> None:
@@ -53,12 +55,14 @@ class Conversation:
         """The port gives up what it has of this front end. The connection is left to whoever opened it."""
         self._session.close()
         for fd in self._reader.fds:
-            os.close(fd)
+            self._strangers.close(fd)
         self._reader.fds.clear()
         with contextlib.suppress(OSError):  # a port that is dead has nothing left
             self._send(PortMessage.RESET, b"")
 
     def _read(self) -> Message | None:
+        if self._strangers.are_many:
+            raise ProtocolError("files that it sent cannot be closed: whoever serves them does not answer")
         flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         piece, ancillary, got, _ = self.connection.recvmsg(self._reader.wanted, _FDS_SPACE, flags)
         fds = [fd for level, kind, body in ancillary for fd in _descriptors(level, kind, body)]
@@ -105,7 +109,7 @@ def _descriptors(level: int, kind: int, body: bytes) -> list[int]:
 
 def _is_eventfd(fd: int) -> bool:
     """Others may keep the worker waiting when it asks what they have for it: a file of FUSE asks its owner."""
-    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
+    return link_of(fd) == "anon_inode:[eventfd]"
 
 
 def _create_memory(size: int) -> int:

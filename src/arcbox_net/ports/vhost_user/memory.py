@@ -14,6 +14,7 @@ REGIONS_MAX = 32  # memory slots
 PAGE_BYTES = 4096
 ADDRESSES = 1 << 64
 _REASONS = {
+    errno.EACCES: "its memory may not be written by us: it is read-only, or sealed against writing",
     errno.EPERM: "its memory can shrink under us; for QEMU: -object memory-backend-memfd,share=on",
     errno.EOPNOTSUPP: "its huge pages can be taken away under us; for QEMU: memory-backend-memfd without hugetlb=on",
 }

@@ -12,6 +12,7 @@ from arcbox_net.ports.vhost_user.conversation import Conversation
 from arcbox_net.ports.vhost_user.messages import ProtocolError
 from arcbox_net.ports.vhost_user.port import VhostUserPort
 from arcbox_net.ports.vhost_user.port_messages import FAULT_BITS, RING_BROKEN
+from arcbox_net.ports.vhost_user.strangers import Strangers
 from arcbox_net.ports.vhost_user.vring import RingFault
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class VhostUserEndpoint(ConnectedEndpoint):
             path, worker, switch, port, connect=connect, owner_uid=owner_uid, on_change=on_change
         )
         self._pairs = pairs
+        self._strangers = Strangers()
         self._conversation: Conversation | None = None
 
     def handle(self, event: WorkerEvent) -> None:
@@ -56,7 +58,7 @@ class VhostUserEndpoint(ConnectedEndpoint):
     def _hand_over(self, peer: socket.socket, pid: int | None) -> None:
         """The socket stays here: its messages are the worker's business one by one."""
         peer.setblocking(False)
-        self._conversation = Conversation(peer, self._send, pairs=self._pairs)
+        self._conversation = Conversation(peer, self._send, pairs=self._pairs, strangers=self._strangers)
         asyncio.get_running_loop().add_reader(peer, self._receive, self._conversation)
         self.is_up, self.peer_pid = True, pid
         self._say(None)

@@ -1,0 +1,64 @@
+"""Closing what a front end sent and nobody keeps. Whoever serves a file may be asked then, and never answer (FUSE).
+
+So files that have a path, and are not memory of the kernel's own, are closed by a thread, which ends with the last of
+them. One that waits for ever holds up the others and, when the process ends, its end: until the file's server is gone.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import os
+import threading
+
+WAITING_MAX = 16  # from then on nothing is taken from the front end
+
+
+class Strangers:
+    """The descriptors of one port's front ends that are being closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: collections.deque[int] = collections.deque()
+        self._is_closing = False
+
+    @property
+    def are_many(self) -> bool:
+        return len(self._waiting) >= WAITING_MAX
+
+    def close(self, fd: int) -> None:
+        if not _may_wait(fd):
+            os.close(fd)
+            return
+        with self._lock:
+            self._waiting.append(fd)
+            if self._is_closing:
+                return
+            self._is_closing = True
+        threading.Thread(target=self._close_all, name="strangers", daemon=True).start()
+
+    def _close_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._is_closing = False
+                    return
+                fd = self._waiting.popleft()
+            with contextlib.suppress(OSError):  # what its server says of it
+                os.close(fd)
+
+
+def link_of(fd: int) -> str:
+    """What the kernel calls the file. Its server is not asked."""
+    return os.readlink(f"/proc/self/fd/{fd}")
+
+
+def _may_wait(fd: int) -> bool:
+    if not link_of(fd).startswith("/"):
+        return False  # eventfds, sockets, pipes
+    try:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        return True
+    return False
