@@ -7,14 +7,19 @@ import pytest
 from arcbox_net.cli.monitor import (
     CLOUD_HYPERVISOR,
     FIRECRACKER,
+    KRUNKIT,
     QEMU,
+    VFKIT,
     Nic,
+    choose_via,
     firecracker_config,
     monitor_of,
     wanted_mac,
     with_nic,
 )
 from arcbox_net.errors import ConfigError
+from arcbox_net.host.linux.platform import PORT_KINDS as LINUX_KINDS
+from arcbox_net.host.macos.platform import PORT_KINDS as MACOS_KINDS
 
 MAC = "02:00:00:00:00:01"
 ONE = Nic(MAC, 1500, (7,))
@@ -31,6 +36,8 @@ FOUR = Nic(MAC, 9000, (7, 8, 9, 10))
         ("kvm", QEMU),
         ("cloud-hypervisor", CLOUD_HYPERVISOR),
         ("./firecracker", FIRECRACKER),
+        ("/opt/homebrew/bin/vfkit", VFKIT),
+        ("krunkit", KRUNKIT),
         ("qemu-img", None),
         ("curl", None),
         ("bash", None),
@@ -229,5 +236,37 @@ def test_cloud_hypervisor_takes_vhost_user_with_shared_memory_only() -> None:
     assert with_nic(CLOUD_HYPERVISOR, words, at_socket("vhost-user", queues=2)) == [*words, "--net", net]
     with pytest.raises(ConfigError, match="shared"):
         with_nic(CLOUD_HYPERVISOR, words[:1], at_socket("vhost-user"))
-    with pytest.raises(ConfigError, match="stream"):
-        with_nic(CLOUD_HYPERVISOR, words, at_socket("stream"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted", "linux", "macos"),
+    [
+        (QEMU, None, "tap", "stream"),
+        (QEMU, "dgram", "dgram", "dgram"),
+        (CLOUD_HYPERVISOR, None, "tap", "tap"),
+        (VFKIT, None, "dgram", "dgram"),
+        (KRUNKIT, "dgram", "dgram", "dgram"),
+    ],
+)
+def test_a_monitor_gets_the_best_card_that_it_and_the_network_have(
+    kind: str, wanted: str | None, linux: str, macos: str
+) -> None:
+    assert choose_via(kind, wanted, LINUX_KINDS) == linux
+    assert choose_via(kind, wanted, MACOS_KINDS) == macos
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [(CLOUD_HYPERVISOR, "stream"), (FIRECRACKER, "dgram"), (VFKIT, "tap"), (KRUNKIT, "vhost-user")],
+)
+def test_a_card_that_the_monitor_has_not_is_refused(kind: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=wanted) as refused:
+        choose_via(kind, wanted, LINUX_KINDS)
+    assert "--via" in str(refused.value.fix)
+
+
+@pytest.mark.parametrize("kind", [VFKIT, KRUNKIT])
+def test_vfkit_and_krunkit_get_a_device_at_the_socket(kind: str) -> None:
+    words = [kind, "--cpus", "2"]
+    device = f"virtio-net,unixSocketPath=/s,mac={MAC}"
+    assert with_nic(kind, words, at_socket("dgram")) == [*words, "--device", device]

@@ -269,7 +269,7 @@ def test_a_subnet_that_is_taken_is_passed_over_or_named(mac: Mac) -> None:
     mac.fails(vmnet_start_interface=(1009, 2))
     with NetworkManager(NetConfig(), name="dev") as network:
         assert network.status().subnet == "192.168.66.0/24"
-    with pytest.raises(SubnetConflict, match="192.168.80.0/24"):
+    with pytest.raises(SubnetConflict, match=r"192\.168\.80\.0/24"):
         NetworkManager(NetConfig(subnet="192.168.80.0/24"), name="other").start()
 
 

@@ -156,6 +156,20 @@ def require_admin(what: str) -> None:
     )
 
 
+def require_guests(kind: str, what: str) -> None:
+    """Raise Unsupported where the platform's networks have no guests of that kind, which *what* is about."""
+    from arcbox_net.errors import Unsupported
+    from arcbox_net.host.platform import platform
+
+    kinds = platform().PORT_KINDS
+    if kind not in kinds:
+        raise Unsupported(
+            f"{what} is for guests of kind {kind}, which are Linux's",
+            fix=f"use a VM monitor at a socket ({' or '.join(kinds)}): arcbox-net run -- vfkit …, or arcbox-net attach",
+            feature=what,
+        )
+
+
 def again_as_root() -> str:
     """The command line that was typed, with sudo."""
     program = os.path.abspath(sys.argv[0]) if os.sep in sys.argv[0] else sys.argv[0]

@@ -59,6 +59,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
     privilege; root sees both kinds, one after the other. Exits with 1 when a step fails, and removes everything
     it made.
     """
+    common.require_guests("netns", "demo")
     tables: dict[Egress, Table] = {}
     started = time.monotonic()
     for egress in (Egress.MASQUERADE, Egress.RELAY) if common.is_admin() else (Egress.RELAY,):

@@ -26,6 +26,7 @@ def command(ctx: click.Context, network: str) -> None:
     everything of this network: it is no guest. It resolves names as guests do, and reaches guests, but not the
     outside. A network whose egress is masquerade has no namespace of its own; CMD then runs in the host's.
     """
+    common.require_guests("netns", "enter")
     from arcbox_net.host.linux import guest_mounts, guest_process
 
     words = ctx.meta.get("command") or [os.environ.get("SHELL", "/bin/sh")]

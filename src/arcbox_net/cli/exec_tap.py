@@ -50,6 +50,7 @@ def command(
     if not any(name in word for name in NAMES for word in words):
         raise click.UsageError("the command does not say where the descriptor goes: write {fd}", ctx)
     common.check_guest(mac, ip, hostname)
+    common.require_guests("tap", "exec-tap")
     from arcbox_net.addresses import format_mac, parse_mac
     from arcbox_net.host.linux.guest_process import become
 

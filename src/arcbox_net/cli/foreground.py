@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ FORWARDED = (
     signal.SIGALRM,
 )
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+PENDING_POLL_S = 0.05
 SI_KERNEL = 0x80  # sigaction(2): sent by the kernel; a terminal's go to its whole foreground group
 
 
@@ -49,14 +51,34 @@ def wait_for(pid: int) -> int:
             os.kill(os.getpid(), signal.SIGSTOP)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        arrived = signal.sigwaitinfo({*FORWARDED, signal.SIGCHLD})
-        number = signal.Signals(arrived.si_signo)
+        number, by_kernel = _next_signal()
         if number is signal.SIGCHLD:
             continue
-        if number in FROM_TERMINAL and arrived.si_code == SI_KERNEL and _shares_our_group(pid):
+        if number in FROM_TERMINAL and by_kernel and _shares_our_group(pid):
             continue
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _next_signal() -> tuple[signal.Signals, bool]:
+    """The next one, and whether the kernel sent it; macOS does not say, and is taken to have."""
+    wanted = {*FORWARDED, signal.SIGCHLD}
+    if not hasattr(signal, "sigwaitinfo"):
+        return signal.Signals(signal.sigwait(wanted)), True
+    arrived = signal.sigwaitinfo(wanted)
+    return signal.Signals(arrived.si_signo), arrived.si_code == SI_KERNEL
+
+
+def one_of(wanted: set[signal.Signals], timeout_s: float) -> bool:
+    """Whether one of those signals, which are blocked, comes within that time."""
+    if hasattr(signal, "sigtimedwait"):
+        return signal.sigtimedwait(wanted, timeout_s) is not None
+    deadline = time.monotonic() + timeout_s
+    while not signal.sigpending() & wanted:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(PENDING_POLL_S)
+    return bool(signal.sigwait(wanted))
 
 
 def end_like(status: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from arcbox_net.cli.monitor_sockets import cloud_hypervisor_net, has_vectors, qemu_netdev
@@ -16,6 +16,15 @@ from arcbox_net.errors import ConfigError
 
 NETDEV = "abx0"
 QEMU, CLOUD_HYPERVISOR, FIRECRACKER = "qemu", "cloud-hypervisor", "firecracker"
+VFKIT, KRUNKIT = "vfkit", "krunkit"
+# Which cards each monitor has, the best one first.
+_VIAS = {
+    QEMU: ("tap", "stream", "dgram", "vhost-user"),
+    CLOUD_HYPERVISOR: ("tap", "vhost-user"),
+    FIRECRACKER: ("tap",),
+    VFKIT: ("dgram",),
+    KRUNKIT: ("dgram",),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,9 +49,24 @@ def monitor_of(command: Sequence[str]) -> str | None:
     program = os.path.basename(command[0])
     if program.startswith("qemu-system-") or program in ("qemu-kvm", "kvm", "qemu"):
         return QEMU
-    if program in (CLOUD_HYPERVISOR, FIRECRACKER):
-        return program
-    return None
+    return program if program in _VIAS else None
+
+
+def choose_via(kind: str, wanted: str | None, served: Collection[str]) -> str:
+    """How a monitor of that kind gets its card: as *wanted*, or the best of what the network has *served*.
+
+    Raises ConfigError.
+    """
+    if wanted is None:
+        return next((via for via in _VIAS[kind] if via in served), _VIAS[kind][0])
+    if wanted not in _VIAS[kind]:
+        raise ConfigError(
+            f"{kind} has no card for --via {wanted}",
+            fix=f"leave --via out, or --via {' or '.join(_VIAS[kind])}",
+            field="via",
+            value=wanted,
+        )
+    return wanted
 
 
 def wanted_mac(command: Sequence[str]) -> str | None:
@@ -57,6 +81,8 @@ def with_nic(kind: str, command: Sequence[str], nic: Nic) -> list[str]:
         return _qemu(command, nic)
     if kind == CLOUD_HYPERVISOR:
         return _cloud_hypervisor(command, nic)
+    if kind in (VFKIT, KRUNKIT):
+        return [*command, "--device", f"virtio-net,unixSocketPath={nic.socket},mac={nic.mac}"]
     raise ValueError(f"{kind} opens its TAP by name")
 
 

@@ -60,10 +60,6 @@ def has_vectors(command: Sequence[str], nic: Nic) -> bool:
 
 def cloud_hypervisor_net(command: Sequence[str], nic: Nic) -> str:
     """The value of `--net`. Raises ConfigError."""
-    if nic.via != "vhost-user":
-        raise ConfigError(
-            f"cloud-hypervisor has no card for --via {nic.via}", fix="--via tap or vhost-user", field="via"
-        )
     if not any(flag == "--memory" and "shared=on" in value.split(",") for flag, value in pairwise(command)):
         raise ConfigError(
             "vhost-user needs the guest's memory shared", fix="add shared=on to --memory", field="--memory"

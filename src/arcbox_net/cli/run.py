@@ -46,9 +46,7 @@ PRIVATE_ONLY = (
 @click.option(
     "--via",
     type=click.Choice(("tap", "stream", "dgram", "vhost-user")),
-    default="tap",
-    show_default=True,
-    help="How a VM monitor gets its card.",
+    help="How a VM monitor gets its card. Default: the fastest that it and the network have.",
 )
 @click.option(
     "--dhcp", is_flag=True, help="Ask for the address by DHCP, from inside. Default in bridge mode."
@@ -61,7 +59,7 @@ def command(
     port: str | None,
     mac: str | None,
     ip: str | None,
-    via: str,
+    via: str | None,
     dhcp: bool,
     queues: int | None,
     forwards: tuple[ForwardRule, ...],
@@ -85,6 +83,7 @@ def command(
     netdev=abx0. For cloud-hypervisor, "--net fd=…" is added. firecracker opens a TAP by its name, and runs
     where the TAP is (see enter): with --config-file the interface is added to a copy of the file, else it is
     printed for your API call.
+    vfkit and krunkit get "--device virtio-net,unixSocketPath=…" at a socket of the network.
     With --via, the card is on a unix socket of the network: stream and dgram copy frames, vhost-user shares the
     guest's memory (for QEMU, "-object memory-backend-memfd,share=on" of the size of -m is added).
     """
@@ -102,6 +101,10 @@ def command(
     common.check_guest(mac, ip, port)
     from arcbox_net.cli.foreground import end_like, signals_held
     from arcbox_net.cli.monitor import monitor_of
+
+    kind = monitor_of(words)
+    if kind is None:
+        common.require_guests("netns", "a command as a guest")
     from arcbox_net.manager import NetworkManager
 
     with contextlib.ExitStack() as ending:
@@ -113,8 +116,7 @@ def command(
             with output.progress("starting a network"):
                 ending.enter_context(manager)
         guest = _Guest(manager, port, mac, ip, forwards)
-        kind = monitor_of(words)
-        if via != "tap" and kind is None:
+        if via is not None and kind is None:
             raise click.UsageError(f"--via {via} is for VM monitors, such as qemu-system-x86_64", ctx)
         with signals_held(), contextlib.ExitStack() as stack:
             if kind is not None:
@@ -203,9 +205,15 @@ def _become(words: list[str], order: dict[str, Any]) -> int:
 
 
 def _run_monitor(
-    stack: contextlib.ExitStack, guest: _Guest, kind: str, words: list[str], queues: int | None, via: str
+    stack: contextlib.ExitStack,
+    guest: _Guest,
+    kind: str,
+    words: list[str],
+    queues: int | None,
+    via: str | None,
 ) -> int:
     from arcbox_net.cli import monitor
+    from arcbox_net.host.platform import platform
 
     own_mac = monitor.wanted_mac(words)
     if own_mac is not None and guest.mac is not None and own_mac.lower() != guest.mac.lower():
@@ -213,9 +221,8 @@ def _run_monitor(
             f"--mac {guest.mac} and the command's mac={own_mac} differ", field="mac", value=guest.mac
         )
     by_name = kind == monitor.FIRECRACKER
+    via = monitor.choose_via(kind, via, platform().PORT_KINDS)
     if via != "tap":
-        if by_name:
-            raise ConfigError("firecracker takes TAPs only", fix="leave --via out", field="via", value=via)
         nic = _attach_socket(stack, guest, kind, words, queues, via, own_mac)
         words = monitor.with_nic(kind, words, nic)
         return _execute(words, (), None)
@@ -265,7 +272,7 @@ def _attach_socket(
         "ip": guest.ip,
         "holder": os.getpid(),
     }
-    if via == "dgram":
+    if via == "dgram" and kind == QEMU:  # the others say where they are
         options["remote"] = own
     elif via == "vhost-user":
         options["queues"] = queues
@@ -278,22 +285,9 @@ def _attach_socket(
 def _execute(words: list[str], fds: Sequence[int], network_pid: int | None) -> int:
     """Run the monitor with those descriptors, where the network of that process is if one is named."""
     from arcbox_net.cli.foreground import wait_for
-    from arcbox_net.host.linux.guest_process import GuestProcess, enter, execute
+    from arcbox_net.host.platform import platform
 
-    def become(_order: dict[str, Any]) -> int:
-        if network_pid is not None:
-            enter(network_pid)
-        for fd in fds:
-            os.set_inheritable(fd, True)
-        execute(words)
-
-    process = GuestProcess.fork(become, namespaces=False)
-    try:
-        process.release({})
-    except BaseException:
-        process.kill()
-        raise
-    return wait_for(process.pid)
+    return wait_for(platform().start_monitor(words, fds, network_pid))
 
 
 def _firecracker(stack: contextlib.ExitStack, words: list[str], ifname: str, mac: str) -> list[str]:

@@ -79,10 +79,12 @@ def _wait(manager: NetworkManager) -> None:
     """Return at SIGINT, SIGTERM or SIGHUP, or when the network has ended by itself."""
     import signal
 
+    from arcbox_net.cli.foreground import one_of
+
     wanted = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:
-        while signal.sigtimedwait(wanted, FOREGROUND_POLL_S) is None:
+        while not one_of(wanted, FOREGROUND_POLL_S):
             if manager.state != "running":
                 raise click.ClickException(
                     f"{manager.name} ended by itself: see `arcbox-net show {manager.name}`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -31,10 +31,13 @@ class Closeable(Protocol):
 
 
 class Platform(Protocol):
-    """A module of each platform. `NETWORK`: what its networks are built on."""
+    """A module of each platform. `NETWORK`: what its networks are built on. `PORT_KINDS`: the guests that they take."""
 
     @property
     def NETWORK(self) -> str: ...
+
+    @property
+    def PORT_KINDS(self) -> tuple[str, ...]: ...
 
     def watch_process(self, pid: int) -> ProcessEnd:
         """Raises OSError: ProcessLookupError when there is no such process."""
@@ -50,6 +53,13 @@ class Platform(Protocol):
 
     def watch_folder(self, folder: Path, changed: Callable[[], None]) -> Closeable:
         """Have the running event loop call *changed* when a file has gone from *folder*. Raises OSError."""
+        ...
+
+    def start_monitor(self, words: list[str], fds: Sequence[int], network_pid: int | None) -> int:
+        """Start the command with those descriptors, and the signals that this process blocks unblocked; its pid.
+
+        It is where the network of *network_pid* is, if one is named. Raises CommandFailed.
+        """
         ...
 
     def checks(self, live: Collection[str]) -> list[Check]:

@@ -22,13 +22,12 @@ from functools import partial
 from typing import Any, NoReturn
 
 from arcbox_net.errors import ArcboxNetError, KernelError, PermissionDenied, from_json
+from arcbox_net.host.command import EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, CommandFailed
 from arcbox_net.host.linux import guest_mounts, inside, user_namespace
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
-EXIT_CANNOT_EXECUTE = 126  # the shell's own statuses
-EXIT_NOT_FOUND = 127
 MESSAGE_BYTES_MAX = 65536
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -92,12 +91,6 @@ class GuestProcess:
                 "the guest process ended before it was ready", operation="fork", object=str(self.pid)
             )
         raise from_json(json.loads(said))
-
-
-class CommandFailed(ArcboxNetError):
-    """A command could not be executed. Facts: `exit_status`, what a shell would exit with."""
-
-    code = "command"
 
 
 def _child(

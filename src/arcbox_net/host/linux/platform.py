@@ -8,12 +8,14 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from arcbox_net.host.check import Check
 
 NETWORK = "kernel"
+PORT_KINDS = ("tap", "netns", "stream", "dgram", "vhost-user")
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 _DELETE_OR_RENAME = fcntl.DN_DELETE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT
 
@@ -69,6 +71,25 @@ def take_lock(fd: int) -> bool:
 def is_locked(fd: int) -> bool:
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def start_monitor(words: list[str], fds: Sequence[int], network_pid: int | None) -> int:
+    from arcbox_net.host.linux.guest_process import GuestProcess, enter, execute
+
+    def become(_order: dict[str, Any]) -> int:
+        if network_pid is not None:
+            enter(network_pid)
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        execute(words)
+
+    process = GuestProcess.fork(become, namespaces=False)
+    try:
+        process.release({})
+    except BaseException:
+        process.kill()
+        raise
+    return process.pid
 
 
 def checks(live: Collection[str]) -> list[Check]:

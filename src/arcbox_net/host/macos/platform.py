@@ -6,14 +6,17 @@ import asyncio
 import fcntl
 import os
 import select
+import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from arcbox_net.host.check import Check
+from arcbox_net.host.command import EXIT_CANNOT_EXECUTE, EXIT_NOT_FOUND, CommandFailed
 
 NETWORK = "vmnet"
+PORT_KINDS = ("stream", "dgram")
 _select: Any = select  # has kqueues on macOS, which a type checker elsewhere does not know
 LOCK_ATTEMPTS = 10
 LOCK_AGAIN_S = 0.01
@@ -95,7 +98,19 @@ def _flock(fd: int, kind: int) -> bool:
     return True
 
 
+def start_monitor(words: list[str], fds: Sequence[int], network_pid: int | None) -> int:
+    changed = [signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ]  # by Python itself
+    try:
+        return os.posix_spawnp(words[0], words, os.environ, setsigmask=[], setsigdef=changed)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise CommandFailed(
+            f"{words[0]}: {'command not found' if missing else error.strerror}",
+            exit_status=EXIT_NOT_FOUND if missing else EXIT_CANNOT_EXECUTE,
+        ) from None
+
+
 def checks(live: Collection[str]) -> list[Check]:
     from arcbox_net.host.macos import doctor
 
-    return doctor.checks()
+    return doctor.checks(doctor.Mac())
