@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Root's: a system without /run (macOS) has other places.
+_RUN, _LIB = ("/run", "/var/lib") if os.path.isdir("/run") else ("/var/run", "/var/db")
+
 
 def runtime_root() -> Path:
     """Directory of all running networks: ARCBOX_NET_RUNTIME_DIR, /run/arcbox-net for root, else XDG_RUNTIME_DIR."""
     if override := os.environ.get("ARCBOX_NET_RUNTIME_DIR"):
         return Path(override)
     if os.geteuid() == 0:
-        return Path("/run/arcbox-net")
+        return Path(_RUN, "arcbox-net")
     base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/arcbox-net-{os.getuid()}"
     return Path(base) / "arcbox-net"
 
@@ -27,7 +30,7 @@ def state_root() -> Path:
     if override := os.environ.get("ARCBOX_NET_STATE_DIR"):
         return Path(override)
     if os.geteuid() == 0:
-        return Path("/var/lib/arcbox-net")
+        return Path(_LIB, "arcbox-net")
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "arcbox-net"
 

@@ -15,14 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from arcbox_net.config import DhcpConfig, DnsConfig, Egress, HostAccess, NetConfig, NetworkMode, Reservation
+from arcbox_net.config import DhcpConfig, NetConfig, NetworkMode, Reservation
 from arcbox_net.errors import (
     AddressInUse,
-    ArcboxNetError,
     ConfigError,
     ForwardExists,
     ForwardNotFound,
-    InterfaceNotFound,
     PermissionDenied,
     SubnetConflict,
     Unsupported,
@@ -220,31 +218,11 @@ def test_a_forward_of_the_loopback_is_passed_on_by_a_listener(mac: Mac) -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("config", "error", "said"),
-    [
-        (NetConfig(egress=Egress.RELAY), Unsupported, "egress relay"),
-        (NetConfig(host_access=(HostAccess("tcp", 80),)), Unsupported, "host_access"),
-        (NetConfig(mode=NetworkMode.BRIDGE, bridge="br0"), Unsupported, "bridge"),
-        (NetConfig(mode=NetworkMode.BRIDGE, nic="en7"), InterfaceNotFound, "en7"),
-        (NetConfig(dhcp=DhcpConfig(lease_s=300)), Unsupported, "dhcp.lease_s"),
-        (NetConfig(dns=DnsConfig(records={"a": ("10.0.0.1",)})), Unsupported, "dns.records"),
-        (NetConfig(subnet="192.168.64.0/24", gateway="192.168.64.2"), Unsupported, "gateway"),
-        (
-            NetConfig(dhcp=DhcpConfig(reservations=(Reservation("02:00:00:00:00:05", "192.168.64.5"),))),
-            Unsupported,
-            "reservations",
-        ),
-        (NetConfig(mtu=600), ConfigError, "MTU"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_this_macos_cannot_do_is_refused(
-    mac: Mac, config: NetConfig, error: type[ArcboxNetError], said: str
-) -> None:
-    with pytest.raises(error, match=said) as caught:
-        NetworkManager(config, name="dev").start()
-    assert caught.value.fix or error is ConfigError
+def test_reservations_before_macos_26_are_refused(mac: Mac) -> None:
+    dhcp = DhcpConfig(reservations=(Reservation("02:00:00:00:00:05", "192.168.64.5"),))
+    with pytest.raises(Unsupported, match="reservations") as caught:
+        NetworkManager(NetConfig(dhcp=dhcp), name="dev").start()
+    assert caught.value.fix
     assert not (mac.place / "run" / "dev").exists()
 
 
@@ -299,3 +277,32 @@ def test_before_macos_26_others_than_root_need_an_entitlement(mac: Mac) -> None:
     mac.release(14, privileged=False)
     with NetworkManager(NetConfig(), name="dev"):
         assert mac.ask("network") == []
+
+
+def test_run_gives_vfkit_a_device_at_a_socket_of_a_network_of_its_own(mac: Mac) -> None:
+    monitor = mac.place / "vfkit"
+    monitor.write_text(f'#!/bin/sh\necho "$@" > {mac.place}/words\nexit 3\n')
+    monitor.chmod(0o755)
+    code = (
+        "import sys; from arcbox_net import manager; from arcbox_net.cli.main import main;"
+        "manager.PROCESS = 'tests.support.vmnet_main'; sys.argv[0] = 'arcbox-net'; main()"
+    )
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        "run",
+        "--mac",
+        "02:00:00:00:00:44",
+        "--",
+        str(monitor),
+        "--cpus",
+        "2",
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    given = (mac.place / "words").read_text().split()
+    assert given[:3] == ["--cpus", "2", "--device"]
+    kind, socket_path, address = given[3].split(",")
+    assert (kind, address) == ("virtio-net", "mac=02:00:00:00:00:44")
+    assert socket_path.startswith("unixSocketPath=/")

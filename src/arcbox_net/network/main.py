@@ -33,6 +33,7 @@ from arcbox_net.network.home import home
 from arcbox_net.network.lock import NetworkLock, live_networks
 from arcbox_net.network.state import RUNNING, State, remove_state
 
+OPEN_MAX = 10_240
 log = logging.getLogger("arcbox_net")
 
 
@@ -224,8 +225,12 @@ def _is_elsewhere(path: Path) -> bool:
 
 def _raise_nofile() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    if soft == hard:
+        return
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except ValueError:  # macOS says "unlimited", and takes so many
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, OPEN_MAX), hard))
 
 
 @dataclasses.dataclass(slots=True)
