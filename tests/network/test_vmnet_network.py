@@ -25,7 +25,8 @@ from arcbox_net.errors import (
     SubnetConflict,
     Unsupported,
 )
-from arcbox_net.manager import NetworkManager
+from arcbox_net.manager import NetworkManager, remove_leftovers
+from arcbox_net.rules import parse_forward
 from tests.support.frames import udp
 from tests.support.netns import wait_until
 from tests.support.sockets import StreamPeer
@@ -145,6 +146,16 @@ def test_guests_and_forwards_of_a_killed_run_are_there_again(mac: Mac) -> None:
         assert outside.recv(1 << 16) == frame(EVERYBODY, port.mac)
 
 
+def test_what_a_killed_run_left_is_removed_once(mac: Mac) -> None:
+    network = NetworkManager(NetConfig(), name="dev")
+    network.start()
+    assert network.pid is not None
+    os.kill(network.pid, signal.SIGKILL)
+    wait_until(lambda: network.state == "failed")
+    assert remove_leftovers("dev")
+    assert not remove_leftovers("dev")
+
+
 def test_leases_are_those_of_the_system(mac: Mac) -> None:
     mac.leases(
         lease("192.168.64.5", "2:0:0:0:0:5", "alpha"),
@@ -261,8 +272,13 @@ def test_a_refusal_of_the_system_is_an_error_that_says_what_to_do(mac: Mac) -> N
 def test_from_macos_26_on_everybody_has_a_network_with_reservations(mac: Mac) -> None:
     mac.release(26, privileged=False)
     dhcp = DhcpConfig(reservations=(Reservation("02:00:00:00:00:05", "192.168.64.5"),))
-    with NetworkManager(NetConfig(dhcp=dhcp), name="dev") as network:
+    said = "0.0.0.0:5300:192.168.64.5:53/udp"
+    with NetworkManager(NetConfig(dhcp=dhcp, forwards=(parse_forward(said),)), name="dev") as network:
         made = mac.ask("network")
+        assert "forward 17 5300 to 192.168.64.5 port 53" in made
+        assert [(one.path, one.state) for one in network.forwards()] == [("vmnet", "active")]
+        with pytest.raises(Unsupported, match="when the network was made"):
+            network.unexpose(said)
         assert "reserve 02:00:00:00:00:05 192.168.64.5" in made
         assert [(one.ip, one.state) for one in network.leases()] == [("192.168.64.5", "reserved")]
         network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")

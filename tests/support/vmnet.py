@@ -42,8 +42,9 @@ def build() -> None:
 class Standin:
     """The library behind the framework's names, as one release of macOS has it; one for each process."""
 
-    def __init__(self, release: int = 26) -> None:
-        build()
+    def __init__(self, release: int = 26, *, is_built: bool = False) -> None:
+        if not is_built:
+            build()
         self._library = ctypes.CDLL(str(BUILT / f"libvmnet-{release}.so"), mode=ctypes.RTLD_GLOBAL)
         self._library.standin_limits.argtypes = [ctypes.c_uint64] * 3
         import arcbox_net.ports.vmnet as package

@@ -61,7 +61,7 @@ def as_macos() -> None:
 
 
 def main() -> int:
-    standin = Standin(int(os.environ.get("ARCBOX_STANDIN_RELEASE", "14")))
+    standin = Standin(int(os.environ.get("ARCBOX_STANDIN_RELEASE", "14")), is_built=True)
     for function, status in json.loads(os.environ.get("ARCBOX_STANDIN_FAILS", "{}")).items():
         standin.fail(function, *status)
     as_macos()

@@ -16,6 +16,7 @@ from arcbox_net.errors import ArcboxNetError, ConfigError, ForwardExists, Forwar
 from arcbox_net.network.messages import ForwardInfo
 from arcbox_net.network.tcp_forward import TcpForward
 from arcbox_net.ports.vmnet.options import VmnetForward
+from arcbox_net.recipes.vmnet import is_said_at_start
 from arcbox_net.rules import ForwardRule, parse_forward
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from arcbox_net.recipes.site import Layout
 
 GuestIP = IPv4Address | IPv6Address
+SYSTEM = "vmnet"
 PAIRS_MAX = 256  # of ports in one rule: the system is told of each
 log = logging.getLogger("arcbox_net")
 
@@ -46,9 +48,11 @@ class VmnetForwards:
         self._interface = interface
         self._resolve = resolve
         self._forwards: dict[ForwardRule, _Forward] = {}
+        self._said_at_start: set[ForwardRule] = set()
 
     async def start(self, configured: tuple[ForwardRule, ...]) -> None:
         """Serve what is configured, and what was added in an earlier run that was killed."""
+        self._said_at_start = {rule for rule in configured if is_said_at_start(rule)}
         for rule in configured:
             await self._add(rule)
         for text in await self._kernel.run(self._state.items, "forwards"):
@@ -80,6 +84,12 @@ class VmnetForwards:
     async def unexpose(self, rule: ForwardRule) -> None:
         if rule not in self._forwards:
             raise ForwardNotFound(f"no forward {rule}", rule=str(rule))
+        if isinstance(self._forwards[rule], _SaidAtStart):
+            raise Unsupported(
+                f"{rule} was said when the network was made, and stays as long",
+                fix="start the network without it",
+                feature="removal of a forward",
+            )
         await self._kernel.run(self._state.delete, "forwards", str(rule))
         await self._forwards.pop(rule).close()
 
@@ -121,14 +131,17 @@ class VmnetForwards:
 
     def _forward(self, rule: ForwardRule) -> _Forward:
         anywhere = ipaddress.ip_address(rule.host_ip).is_unspecified
-        if anywhere and self._layout.router is not None and self._interface.network is None:
-            return _OfTheSystem(rule, self._interface, self._kernel)
+        if anywhere and self._layout.router is not None:
+            if self._interface.network is None:
+                return _OfTheSystem(rule, self._interface, self._kernel)
+            if rule in self._said_at_start:
+                return _SaidAtStart(rule)
         if rule.protocol == "tcp":
             return _Relayed(rule)
         raise Unsupported(
             f"{rule}: on macOS a UDP port is forwarded by the system, for all addresses of the host, in mode nat,"
-            " of a network that root made",
-            fix=f"forward 0.0.0.0:{rule.host_port}, as root",
+            " of a network that root made, or from macOS 26 on to an address that is known when the network starts",
+            fix=f"up NAME -p 0.0.0.0:{rule.host_port}:ADDRESS:{rule.guest_port}/udp",
             feature="UDP forward",
         )
 
@@ -152,7 +165,7 @@ class _Forward:
         """Give everything back."""
 
     def info(self) -> ForwardInfo:
-        rule, is_own = self.rule, self.path == _OfTheSystem.path
+        rule, is_own = self.rule, self.path == SYSTEM
         return ForwardInfo(
             rule=str(rule),
             protocol=rule.protocol,
@@ -171,8 +184,14 @@ class _Forward:
         )
 
 
+class _SaidAtStart(_Forward):
+    """A rule of the network itself, to an address that it names."""
+
+    path = SYSTEM
+
+
 class _OfTheSystem(_Forward):
-    path = "vmnet"
+    path = SYSTEM
 
     def __init__(self, rule: ForwardRule, interface: VmnetInterface, kernel: KernelThread) -> None:
         super().__init__(rule)

@@ -8,19 +8,21 @@ bridge      guest ── socket ── switch ── vmnet bridged ── an int
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import itertools
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import candidate_subnets, parse_subnet, parse_subnet6
 from arcbox_net.config import AUTO, OFF, DhcpConfig, DnsConfig, Egress, NetConfig, NetworkMode, gateway_of
 from arcbox_net.errors import InterfaceNotFound, ServiceError, SubnetConflict, Unsupported
-from arcbox_net.ports.vmnet.options import VmnetMode, VmnetOptions, VmnetReservation
+from arcbox_net.ports.vmnet.options import VmnetForward, VmnetMode, VmnetOptions, VmnetReservation
 from arcbox_net.ports.vmnet.status import VmnetStatus
 from arcbox_net.recipes.site import Layout, NetworkSite
+from arcbox_net.rules import ForwardRule
 
 if TYPE_CHECKING:
     from arcbox_net.ports.vmnet.interface import VmnetInterface
@@ -94,7 +96,9 @@ class VmnetRecipe:
             return VmnetInterface(options)
         reserved = [VmnetReservation(item.mac, IPv4Address(item.ip)) for item in config.dhcp.reservations]
         try:
-            network = VmnetNetwork(options, reservations=reserved, dhcp=config.has_dhcp)
+            network = VmnetNetwork(
+                options, forwards=_said_at_start(config), reservations=reserved, dhcp=config.has_dhcp
+            )
         except Unsupported:
             if wants:
                 raise Unsupported(
@@ -104,6 +108,29 @@ class VmnetRecipe:
                 ) from None
             return VmnetInterface(options)  # an entitlement may do
         return VmnetInterface(options, network)
+
+
+def is_said_at_start(rule: ForwardRule) -> bool:
+    """Whether a network of macOS 26 can have that forward when it is made: it is of every address, to a known one."""
+    return ipaddress.ip_address(rule.host_ip).is_unspecified and _guest_address(rule) is not None
+
+
+def _said_at_start(config: NetConfig) -> list[VmnetForward]:
+    if config.mode is not NetworkMode.NAT:
+        return []
+    return [
+        VmnetForward(rule.protocol, host_port, guest, guest_port)
+        for rule in config.forwards
+        if is_said_at_start(rule) and (guest := _guest_address(rule))
+        for host_port, guest_port in rule.pairs()
+    ]
+
+
+def _guest_address(rule: ForwardRule) -> IPv4Address | IPv6Address | None:
+    try:
+        return ipaddress.ip_address(rule.guest or "")
+    except ValueError:
+        return None
 
 
 def _check(config: NetConfig) -> None:
