@@ -3,6 +3,7 @@
 import os
 import socket
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from arcbox_net.errors import (
     KernelError,
     PermissionDenied,
 )
+from arcbox_net.recipes import host_ports
 from arcbox_net.recipes.port_forward import CLIENTS_OWN, GATEWAYS, Forward, PortForwards
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import parse_forward
@@ -263,3 +265,17 @@ def test_ipv6_listener_leaves_the_port_of_ipv4_alone(forwards):
     port = free_ports()
     forwards.add(parse_forward(f"[::]:{port}:80"), GUEST)
     assert is_free(port)
+
+
+def test_a_port_that_only_root_may_have_is_named_where_the_system_has_no_word_for_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_ports, "_PRIVILEGED_BELOW", Path("/none"))
+
+    def refuse(_socket: socket.socket, _address: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(PermissionDenied, match="below 1024") as caught:
+        host_ports.bind("tcp", "127.0.0.1", 80)
+    assert "sysctl" not in str(caught.value.fix)

@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,9 +68,7 @@ def main() -> int:
     from arcbox_net.network import vmnet_addresses
     from arcbox_net.recipes import vmnet
 
-    vmnet_addresses.VmnetAddresses.__init__.__kwdefaults__["read"] = partial(  # type: ignore[index]
-        leases.read_leases, PLACE / "leases"
-    )
+    vmnet_addresses.LeaseFile = lambda: leases.LeaseFile(PLACE / "leases")  # type: ignore[assignment,misc]
     vmnet_addresses.LOOK_EVERY_S = 0.05
     privileged = os.environ.get("ARCBOX_STANDIN_PRIVILEGED", "1") == "1"
     vmnet.VmnetRecipe.__init__.__defaults__ = (lambda: privileged,)

@@ -42,9 +42,8 @@ def network() -> type[KernelNetwork]:
 
 
 def has_leftovers(name: str) -> bool:
-    if (
-        not inside.has_network_power()
-    ):  # without it nothing can be here: a private network ended with its process
+    # Without the power nothing of ours can be here: a private network ended with its process.
+    if not inside.has_network_power():
         return False
     from arcbox_net.host.linux.links import Links
     from arcbox_net.host.linux.nftables import Firewall

@@ -32,7 +32,7 @@ class TcpForward:
         self._held = hold(self._rule)
 
     async def aim(self, guest: str | None) -> None:
-        """Lead connections to *guest* from now on; those that are there stay. None: the next one has to wait."""
+        """Lead connections to *guest* from now on; those that are there stay. None: the next one is reset."""
         self._guest = guest
         if guest is None or self._servers:
             return

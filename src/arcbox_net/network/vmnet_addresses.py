@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arcbox_net.addresses import format_mac, parse_ipv4, parse_mac
 from arcbox_net.config_values import check_port_name
 from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError, PoolExhausted, Unsupported
-from arcbox_net.host.macos.leases import SystemLease, read_leases
+from arcbox_net.host.macos.leases import LeaseFile, SystemLease
 from arcbox_net.network.messages import LeaseInfo
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ LeaseListener = Callable[[str | None, IPv4Address, bool, bytes | None], None]
 class VmnetAddresses:
     """What is allocated here comes from the end of the subnet, which the system's server comes to last.
 
-    *read* and *now* are the lease file and the clock. `listener` is told of host names that come and go.
+    *read* and *now* are the lease file, if not the system's, and the clock. *listener* is told of leases.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class VmnetAddresses:
         reservations: tuple[Reservation, ...],
         listener: LeaseListener,
         *,
-        read: Callable[[], list[SystemLease]] = read_leases,
+        read: Callable[[], list[SystemLease]] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         assert layout.subnet is not None
@@ -47,7 +47,7 @@ class VmnetAddresses:
             for item in reservations
         }
         self._listener = listener
-        self._read = read
+        self._read = read or LeaseFile().read
         self._now = now
         self._allocated: dict[IPv4Address, LeaseInfo] = {}
         self._known: dict[IPv4Address, SystemLease] = {}

@@ -14,6 +14,7 @@ from arcbox_net.rules import ForwardRule
 FDS_RESERVED = 1024  # what the rest of the process needs beside listeners
 LISTEN_BACKLOG = 1024
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+FIRST_UNPRIVILEGED = 1024
 _PRIVILEGED_BELOW = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
@@ -78,24 +79,35 @@ def close(sockets: Iterable[socket.socket]) -> None:
 def _refusal(protocol: str, host_ip: str, host_port: int, error: OSError) -> ArcboxNetError:
     where = f"[{host_ip}]" if ":" in host_ip else host_ip
     if isinstance(error, PermissionError):
-        first = _PRIVILEGED_BELOW.read_text().strip()
-        return PermissionDenied(
-            f"{where}:{host_port}/{protocol}: ports below {first} (net.ipv4.ip_unprivileged_port_start) need root",
-            fix=f"sudo sysctl -w net.ipv4.ip_unprivileged_port_start={host_port}, or use a port from {first} on",
-            operation=f"bind {where}:{host_port}",
-            setting="net.ipv4.ip_unprivileged_port_start",
-        )
+        return _privileged(where, host_port, protocol)
     if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
         return ConfigError(
             f"forward: {host_ip} is not an address of this host",
-            fix="choose one of: ip -brief address; or 0.0.0.0 for all",
+            fix="choose one that it has (ip -brief address, or ifconfig); or 0.0.0.0 for all",
             field="host_ip",
             value=host_ip,
         )
     return HostPortInUse(
         f"{where}:{host_port}/{protocol}: {error.strerror}",
-        fix=f"find its owner with: ss -lnp 'sport = :{host_port}'",
+        fix=f"find its owner with: ss -lnp 'sport = :{host_port}', or lsof -nP -i :{host_port}",
         address=host_ip,
         host_port=host_port,
         protocol=protocol,
+    )
+
+
+def _privileged(where: str, host_port: int, protocol: str) -> PermissionDenied:
+    try:
+        first = int(_PRIVILEGED_BELOW.read_text())
+    except OSError:  # not Linux: there the bound is what it always was
+        return PermissionDenied(
+            f"{where}:{host_port}/{protocol}: ports below {FIRST_UNPRIVILEGED} of one address need root",
+            fix=f"use a port from {FIRST_UNPRIVILEGED} on, or sudo",
+            operation=f"bind {where}:{host_port}",
+        )
+    return PermissionDenied(
+        f"{where}:{host_port}/{protocol}: ports below {first} (net.ipv4.ip_unprivileged_port_start) need root",
+        fix=f"sudo sysctl -w net.ipv4.ip_unprivileged_port_start={host_port}, or use a port from {first} on",
+        operation=f"bind {where}:{host_port}",
+        setting="net.ipv4.ip_unprivileged_port_start",
     )

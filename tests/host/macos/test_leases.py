@@ -67,9 +67,23 @@ def test_what_is_no_lease_is_passed_over(text: bytes) -> None:
     assert len(parse_leases(text + WHOLE)) == 1
 
 
-def test_of_one_address_the_last_lease_counts() -> None:
-    (found,) = parse_leases(WHOLE + WHOLE.replace(b"name=vm", b"name=next"))
-    assert found.hostname == "next"
+def test_of_one_address_the_lease_that_ends_last_counts() -> None:
+    later = WHOLE.replace(b"name=vm", b"name=next").replace(b"a2b3", b"a2b4")
+    for text in (WHOLE + later, later + WHOLE):
+        assert [found.hostname for found in parse_leases(text)] == ["next"]
+
+
+def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    file = leases.LeaseFile(tmp_path / "leases")
+    assert file.read() == []
+    (tmp_path / "leases").write_bytes(WHOLE)
+    first = file.read()
+    assert len(first) == 1 and file.read() is first
+    (tmp_path / "new").write_bytes(WHOLE + WHOLE.replace(b"64.2", b"64.3"))
+    (tmp_path / "new").rename(tmp_path / "leases")
+    assert len(file.read()) == 2
+    (tmp_path / "leases").unlink()
+    assert file.read() == []
 
 
 def test_no_more_than_the_limit_are_kept() -> None:
@@ -82,10 +96,9 @@ def test_no_more_than_the_limit_are_kept() -> None:
 def test_no_more_bytes_than_the_limit_are_read(tmp_path: Path) -> None:
     path = tmp_path / "leases"
     path.write_bytes(b"#" * (FILE_BYTES_MAX - len(WHOLE) + 1) + b"\n" + WHOLE)
-    assert leases.read_leases(path) == []
+    assert leases.LeaseFile(path).read() == []
     path.write_bytes(b"#" * (FILE_BYTES_MAX - len(WHOLE) - 1) + b"\n" + WHOLE)
-    assert len(leases.read_leases(path)) == 1
-    assert leases.read_leases(tmp_path / "none") == []
+    assert len(leases.LeaseFile(path).read()) == 1
 
 
 @given(st.binary(max_size=400))

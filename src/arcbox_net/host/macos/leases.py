@@ -29,7 +29,7 @@ class SystemLease(NamedTuple):
 
 
 def parse_leases(text: bytes) -> list[SystemLease]:
-    """Every lease that is whole, the last one of an address if there are several. What is none is passed over."""
+    """Every lease that is whole; of several of one address the one that ends last. What is none is passed over."""
     found: dict[IPv4Address, SystemLease] = {}
     fields: dict[str, str] | None = None
     for raw in text[:FILE_BYTES_MAX].splitlines():
@@ -38,8 +38,8 @@ def parse_leases(text: bytes) -> list[SystemLease]:
             fields = {}
         elif line == "}":
             lease = _lease(fields) if fields is not None else None
-            if lease is not None and (lease.ip in found or len(found) < LEASES_MAX):
-                found[lease.ip] = lease
+            if lease is not None:
+                _keep(found, lease)
             fields = None
         elif fields is not None and len(raw) <= LINE_BYTES_MAX:
             key, equals, value = line.partition("=")
@@ -48,13 +48,32 @@ def parse_leases(text: bytes) -> list[SystemLease]:
     return list(found.values())
 
 
-def read_leases(path: Path = PATH) -> list[SystemLease]:
-    """What the file says now; none if there is no file that can be read."""
-    try:
-        with path.open("rb") as file:
-            return parse_leases(file.read(FILE_BYTES_MAX))
-    except OSError:
-        return []
+def _keep(found: dict[IPv4Address, SystemLease], lease: SystemLease) -> None:
+    known = found.get(lease.ip)
+    if lease.expires >= known.expires if known is not None else len(found) < LEASES_MAX:
+        found[lease.ip] = lease
+
+
+class LeaseFile:
+    """The file at *path*, which is read again when it has changed."""
+
+    def __init__(self, path: Path = PATH) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._leases: list[SystemLease] = []
+
+    def read(self) -> list[SystemLease]:
+        """What it says now; none if there is no file that can be read."""
+        try:
+            found = self._path.stat()
+            seen = found.st_ino, found.st_size, found.st_mtime_ns
+            if seen != self._seen:
+                with self._path.open("rb") as file:
+                    self._leases = parse_leases(file.read(FILE_BYTES_MAX))
+                self._seen = seen
+        except OSError:
+            self._seen, self._leases = None, []
+        return self._leases
 
 
 def _lease(fields: dict[str, str]) -> SystemLease | None:
