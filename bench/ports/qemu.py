@@ -85,7 +85,8 @@ def contenders(passt: str | None) -> dict[str, Setup]:
         USER: at_user,
     }
     if passt:
-        found[PASST] = at_passt(passt)
+        found[PASST] = at_passt(passt, LARGE_MTU)
+        found[f"{PASST} mtu 1500"] = at_passt(passt, 1500)
     else:
         print("# without passt: apt-get install passt, or --passt PATH", file=sys.stderr)
     return found
@@ -171,16 +172,16 @@ def at_user(host: Host, folder: Path) -> Iterator[Guest]:
         yield guest
 
 
-def at_passt(program: str) -> Setup:
+def at_passt(program: str, mtu: int) -> Setup:
     @contextlib.contextmanager
     def make(host: Host, folder: Path) -> Iterator[Guest]:
         path = folder / "passt.sock"
         words = [program, "-f", "-4", "-s", str(path), "-t", "none", "-u", "none", "--no-map-gw"]
-        words += ["--runas", str(PASST_UID)]
+        words += ["--runas", str(PASST_UID), "-m", str(mtu)]
         tool = host.popen(words, stderr=subprocess.DEVNULL)
         try:
             wait_until(path.exists)
-            with Guest(stream_card(path, LARGE_MTU), prefix=host.argv([])) as guest:
+            with Guest(stream_card(path, mtu), prefix=host.argv([])) as guest:
                 yield guest
         finally:
             ended(tool)
@@ -244,7 +245,7 @@ def tables(rounds: dict[str, list[Round]]) -> str:
     text = table(["guest's network", *keys], rows)
     for test in TESTS:
         speed = {name: median_of(each, f"{test}_gbit_s") for name, each in rounds.items()}
-        others = [name for name in (USER, PASST, TAP) if name in speed]
+        others = [name for name in speed if name.startswith((USER, PASST, TAP))]
         for ours in (name for name in speed if name.startswith((STREAM, VHOST_USER))):
             shares = ", ".join(f"{speed[ours] / speed[other]:.2f}x {other}" for other in others)
             text += f"\n\n{test}: {ours} is {shares}"
