@@ -84,6 +84,15 @@ def test_worker_sleeps_between_messages() -> None:
         assert turns_for_messages(wire.worker) <= 3 * MESSAGES
 
 
+def test_worker_sleeps_again_after_large_frames_that_came_turn_after_turn() -> None:
+    with patched() as wire:
+        for number in range(50):
+            frame = bytes([number]) * 1514
+            wire.left.put([frame])
+            assert collect(wire.right, 1) == [frame]
+        assert turns_for_messages(wire.worker) <= 3 * MESSAGES
+
+
 def test_removed_port_hears_nothing_more() -> None:
     fd = os.eventfd(0, os.EFD_NONBLOCK)
     with patched() as wire:

@@ -4,6 +4,9 @@
 its receiver's burst, tx_flush of the ports that got frames, and rx_release. Then come messages from control, ticks, and
 dead ports.
 
+*Bulk.* Large frames that come turn after turn are let gather for a moment before the next turn: whoever sends them need
+not wake anybody for each, and there is more to join and to send at once. An exchange of a few frames is not held up.
+
 *Sleep.* When the last pause between frames was shorter than `spin_ns`, the next is waited for awake, for that long.
 Then every port and the command ring are armed, which each looks again whether there is something after all, and only
 then the poller may sleep: until the next tick if a port or a receiver has one, otherwise for ever.
@@ -13,7 +16,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
 from arcbox_net.abi.bits cimport abx_trailing_zeros_u64
-from arcbox_net.abi.clock cimport monotonic_ns
+from arcbox_net.abi.clock cimport monotonic_ns, nanosleep, timespec
 from arcbox_net.abi.poller cimport abx_poller_wait
 from arcbox_net.dataplane.port cimport (
     PORT_DEAD, PORT_POLLED, PORT_READY, PORT_TOUCHED, PORT_WORDS, port, port_counters, port_is_ready,
@@ -26,6 +29,11 @@ from arcbox_net.memory.ring cimport ring_arm
 
 cdef enum:
     NS_PER_MS = 1_000_000
+    LARGE_BYTES = 1024  # of a frame, on average of its burst
+    BULK_BURST = 2  # what a burst of large frames adds, of which any other takes one away: acknowledgments come back
+    BULK_MAX = 16
+    BULK_DOZES = 8  # from here on
+    DOZE_NS = 20_000  # and Linux's timer slack, 50 µs
 
 
 cdef void loop_run(worker_loop *loop) noexcept nogil:
@@ -75,12 +83,20 @@ cdef bint _serve(worker_loop *loop, port *p) noexcept nogil:
             frame_bytes += loop.frames[i].size
         abx_store_relaxed_u64(&counters.rx_frames, counters.rx_frames + count)
         abx_store_relaxed_u64(&counters.rx_bytes, counters.rx_bytes + frame_bytes)
+        _count_bulk(loop, frame_bytes >= <uint64_t>count * LARGE_BYTES)
         p.sink.burst(p.sink, p, loop.frames, count)
         _flush_touched(loop)
         p.ops.rx_release(p, loop.frames, count)
         p.flags |= PORT_READY
     loop_note(loop, p)
     return count != 0
+
+
+cdef inline void _count_bulk(worker_loop *loop, bint large) noexcept nogil:
+    if large:
+        loop.bulk = min(loop.bulk + BULK_BURST, <uint32_t>BULK_MAX)
+    elif loop.bulk:
+        loop.bulk -= 1
 
 
 cdef void _flush_touched(worker_loop *loop) noexcept nogil:
@@ -121,7 +137,9 @@ cdef void _wait(worker_loop *loop, bint moved) noexcept nogil:
         loop.spins = now - loop.active_ns < loop.spin_ns
         loop.active_ns = now
     if not _any_ready(loop):
-        if loop.spins and now - loop.active_ns < loop.spin_ns:
+        if moved and loop.bulk >= BULK_DOZES:
+            _doze(loop)
+        elif loop.spins and now - loop.active_ns < loop.spin_ns:
             _poll(loop)
         elif _arm(loop):
             timeout_ms = _until_tick_ms(loop)
@@ -129,6 +147,14 @@ cdef void _wait(worker_loop *loop, bint moved) noexcept nogil:
     count = abx_poller_wait(loop.poller, loop.happened, POLL_EVENTS_MAX, timeout_ms)
     for i in range(count):
         watch_on_event(loop, &loop.happened[i])
+
+
+cdef void _doze(worker_loop *loop) noexcept nogil:
+    cdef timespec doze
+    doze.tv_sec = 0
+    doze.tv_nsec = DOZE_NS
+    nanosleep(&doze, NULL)
+    _poll(loop)
 
 
 cdef bint _any_ready(const worker_loop *loop) noexcept nogil:
