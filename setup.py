@@ -23,11 +23,31 @@ FLAVOURS: dict[str, tuple[list[str], list[str]]] = {
         ["-O1", "-g", "-DABX_DEBUG=1", "-fsanitize=fuzzer-no-link,address,undefined", "-shared-libasan"],
         ["-fsanitize=address,undefined", "-shared-libasan"],
     ),
-    # On Linux, against tests/standin in place of the frameworks (CC=clang); `scripts/standin` builds and uses it.
-    "standin": (["-O1", "-g", "-fblocks", "-Itests/standin", "-DABX_VMNET_WAIT_S=1"], ["-lBlocksRuntime"]),
+    # What is built on macOS, on Linux and against tests/standin (CC=clang); `scripts/standin` builds and uses it.
+    "standin": (
+        [
+            "-O0",
+            "-g",
+            "-fblocks",
+            "-Itests/standin",
+            "-include",
+            "tests/standin/macos.h",
+            "-DABX_VMNET_WAIT_S=1",
+        ],
+        ["-lBlocksRuntime"],
+    ),
 }
-# Packages for one platform alone, and what their modules are linked with there.
-MACOS_ONLY = "arcbox_net.ports.vmnet."
+# What is below these names is for one platform alone; all else is for both.
+MACOS_ONLY = ("arcbox_net.ports.vmnet.",)
+LINUX_ONLY = (
+    "arcbox_net.memory.guest_memory.",
+    "arcbox_net.ports.packet.",
+    "arcbox_net.ports.queues.",
+    "arcbox_net.ports.tap.",
+    "arcbox_net.ports.vhost_user.",
+    "arcbox_net.relay.",
+    "arcbox_net.services.dns.hotpath.",
+)
 FRAMEWORKS = ["-framework", "vmnet", "-framework", "CoreFoundation"]
 MORE_SOURCES = {"arcbox_net.ports.vmnet.interface": ["src/arcbox_net/abi/vmnet_shim.c"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wsign-compare", "-Wno-unused-parameter", "-Wno-unused-function"]
@@ -41,41 +61,54 @@ DIRECTIVES = {
 }
 
 
+def modules(*, on_macos: bool) -> dict[str, str]:
+    """The compiled modules of a platform, and where each one's source is."""
+    others = LINUX_ONLY if on_macos else MACOS_ONLY
+    found = {
+        ".".join(path.relative_to("src").with_suffix("").parts): str(path)
+        for path in Path("src").rglob("*.pyx")
+    }
+    return {name: found[name] for name in sorted(found) if not f"{name}.".startswith(others)}
+
+
 def extensions() -> list[Extension]:
-    """One extension per .pyx under src/; a module for another platform is not built here."""
+    """One extension for each module of this platform, or of macOS for the stand-in."""
     flavour = os.environ.get("ARCBOX_BUILD", "release")
     if flavour not in FLAVOURS:
         sys.exit(f"ARCBOX_BUILD={flavour!r}: expected one of {', '.join(FLAVOURS)}")
     compile_flags, link_flags = FLAVOURS[flavour]
     wanted = tuple(f"{package}." for package in os.environ.get("ARCBOX_MODULES", "arcbox_net").split())
-    with_vmnet = sys.platform == "darwin" or flavour == "standin"
-    found = []
-    for path in sorted(Path("src").rglob("*.pyx")):
-        module = ".".join(path.relative_to("src").with_suffix("").parts)
-        if not f"{module}.".startswith(wanted) or (module.startswith(MACOS_ONLY) and not with_vmnet):
-            continue
-        frameworks = FRAMEWORKS if module in MORE_SOURCES and sys.platform == "darwin" else []
-        found.append(
-            Extension(
-                module,
-                [str(path), *MORE_SOURCES.get(module, [])],
-                include_dirs=["src/arcbox_net/abi"],
-                extra_compile_args=compile_flags + WARNINGS,
-                extra_link_args=link_flags + frameworks,
-            )
+    headers = [
+        str(path) for folder in ("src/arcbox_net/abi", "tests/standin") for path in Path(folder).rglob("*.h")
+    ]
+    return [
+        Extension(
+            module,
+            [path, *MORE_SOURCES.get(module, [])],
+            include_dirs=["src/arcbox_net/abi"],
+            depends=headers if flavour == "standin" else [],
+            extra_compile_args=compile_flags + WARNINGS,
+            extra_link_args=link_flags
+            + (FRAMEWORKS if module in MORE_SOURCES and sys.platform == "darwin" else []),
         )
-    return found
+        for module, path in modules(on_macos=sys.platform == "darwin" or flavour == "standin").items()
+        if f"{module}.".startswith(wanted)
+    ]
 
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def main() -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    setup(
+        ext_modules=cythonize(
+            extensions(),
+            nthreads=cores,
+            build_dir="build/cython",
+            include_path=["src"],
+            compiler_directives=DIRECTIVES,
+        ),
+        options={"build_ext": {"parallel": cores}},
+    )
 
-setup(
-    ext_modules=cythonize(
-        extensions(),
-        nthreads=CORES,
-        build_dir="build/cython",
-        include_path=["src"],
-        compiler_directives=DIRECTIVES,
-    ),
-    options={"build_ext": {"parallel": CORES}},
-)
+
+if __name__ == "__main__":  # for whoever builds; others ask for the modules
+    main()

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.datapath import DEADLINE_S, transfer
+from tests.support.datapath import transfer
 from tests.support.engine_egress import EXTERNAL, FAR, GUEST, NEXT_HOP, EngineEgress, engine_egress
+from tests.support.line import DEADLINE_S
 from tests.support.netns import Namespace, requires_root
 
 pytestmark = [pytest.mark.e2e, requires_root]

@@ -22,7 +22,8 @@ from arcbox_net.memory.pool import PacketPool
 from arcbox_net.ports.tap import TapPort
 from arcbox_net.ports.vhost_user.port import VhostUserPort
 from tests.ports.vhost_user.guest import USUAL, Guest, PortOfWorker, frame, signalled
-from tests.support.datapath import Line, open_tap, wait_for
+from tests.support.datapath import QueueLine, open_tap
+from tests.support.line import wait_for
 from tests.support.netns import Namespace, requires_root
 
 pytestmark = [
@@ -78,7 +79,7 @@ def wire() -> Iterator[Wire]:
     with PacketPool() as pool, Worker(pool) as worker, Namespace("wire") as host:
         (thread,) = map(int, set(os.listdir("/proc/self/task")) - before)
         (fd,) = open_tap(host, "192.0.2.1/24")
-        line = Line(worker)
+        line = QueueLine(worker)
         tap = line.add(TapPort(frame_max=FRAME_MAX), fd)
         number = line.add(VhostUserPort(frame_max=FRAME_MAX))
         guest = Guest(USUAL, port=PortOfWorker(worker, number))

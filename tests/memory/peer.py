@@ -1,4 +1,4 @@
-"""The other process of a shared ring: `python -m tests.memory.peer ROLE FD EVENT_FD…`."""
+"""The other process of a shared ring: `python -m tests.memory.peer ROLE FD EVENT_FD SIGNAL_FD…`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def echo(arriving: LockFreeRing, leaving: LockFreeRing) -> None:
 
 def main() -> None:
     fds = [int(word) for word in sys.argv[2:]]
-    rings = [LockFreeRing.attach(*pair) for pair in zip(fds[::2], fds[1::2], strict=True)]
+    rings = [LockFreeRing.attach(*three) for three in zip(fds[::3], fds[1::3], fds[2::3], strict=True)]
     if sys.argv[1] == "sum":
         add_up(*rings)
     else:

@@ -29,7 +29,7 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 @contextlib.contextmanager
 def peer(role: str, *rings: LockFreeRing) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has the rings; `tests.memory.peer` says what each role does."""
-    fds = [fd for ring in rings for fd in (ring.fd, ring.fileno())]
+    fds = [fd for ring in rings for fd in (ring.fd, ring.fileno(), ring.signal_fileno())]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.memory.peer", role, *map(str, fds)],
         pass_fds=fds,

@@ -18,7 +18,8 @@ from arcbox_net.memory.pool import PacketPool
 from arcbox_net.ports.packet import PacketPort
 from arcbox_net.ports.queues import QUEUE_LOST
 from arcbox_net.ports.tap import TapPort
-from tests.support.datapath import Line, open_tap, transfer, wait_for
+from tests.support.datapath import QueueLine, open_tap, transfer
+from tests.support.line import wait_for
 from tests.support.netns import Namespace, requires_root
 
 pytestmark = [pytest.mark.e2e, requires_root]
@@ -38,7 +39,7 @@ class Wire:
         middle.run("ip link set wire0 up")
         outside.run(f"ip addr add {OUTSIDE}/24 dev eth0")
         outside.run("ip link set eth0 up")
-        self.line = Line(worker)
+        self.line = QueueLine(worker)
         self.port = self.line.add(PacketPort(frame_max=FRAME_MAX), middle.call(lambda: open_packet("wire0")))
         self.tap = self.line.add(TapPort(frame_max=FRAME_MAX), *open_tap(inside, f"{INSIDE}/24"))
         self.line.join(self.port, self.tap)

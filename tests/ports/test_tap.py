@@ -17,7 +17,8 @@ from arcbox_net.ports.queues import QUEUE_LOST
 from arcbox_net.ports.socket_port import PEER_CONNECT
 from arcbox_net.ports.stream import StreamPort
 from arcbox_net.ports.tap import TapPort
-from tests.support.datapath import Line, checksum_errors, open_tap, transfer, two_hosts, wait_for
+from tests.support.datapath import QueueLine, checksum_errors, open_tap, transfer, two_hosts
+from tests.support.line import wait_for
 from tests.support.netns import Namespace, requires_root
 
 pytestmark = [pytest.mark.e2e, requires_root]
@@ -29,9 +30,9 @@ ADDRESSES = {"ipv4": ("192.0.2.1", "192.0.2.2", 24), "ipv6": ("fd00:db8::1", "fd
 
 
 @pytest.fixture
-def line() -> Iterator[Line]:
+def line() -> Iterator[QueueLine]:
     with PacketPool() as pool, Worker(pool) as worker:
-        yield Line(worker)
+        yield QueueLine(worker)
 
 
 @pytest.fixture
@@ -41,7 +42,9 @@ def hosts() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @pytest.mark.parametrize("version", ADDRESSES)
-def test_tcp_passes_in_super_frames(line: Line, hosts: tuple[Namespace, Namespace], version: str) -> None:
+def test_tcp_passes_in_super_frames(
+    line: QueueLine, hosts: tuple[Namespace, Namespace], version: str
+) -> None:
     client, server = hosts
     one, other, prefix = ADDRESSES[version]
     a = line.add(TapPort(frame_max=FRAME_MAX), *open_tap(client, f"{one}/{prefix}"))
@@ -56,7 +59,7 @@ def test_tcp_passes_in_super_frames(line: Line, hosts: tuple[Namespace, Namespac
 
 @pytest.mark.parametrize("version", ADDRESSES)
 def test_the_kernel_finds_no_fault_with_segments(
-    line: Line, hosts: tuple[Namespace, Namespace], version: str
+    line: QueueLine, hosts: tuple[Namespace, Namespace], version: str
 ) -> None:
     client, server = hosts
     one, other, prefix = ADDRESSES[version]
@@ -71,7 +74,9 @@ def test_the_kernel_finds_no_fault_with_segments(
     assert checksum_errors(server) == 0
 
 
-def test_segments_of_a_stream_are_joined_for_a_tap(line: Line, hosts: tuple[Namespace, Namespace]) -> None:
+def test_segments_of_a_stream_are_joined_for_a_tap(
+    line: QueueLine, hosts: tuple[Namespace, Namespace]
+) -> None:
     """From a TAP over a socket without offloads to another TAP: cut on the way in, joined on the way out."""
     client, server = hosts
     one, other, prefix = ADDRESSES["ipv4"]
@@ -94,7 +99,7 @@ def test_segments_of_a_stream_are_joined_for_a_tap(line: Line, hosts: tuple[Name
 
 @pytest.mark.parametrize("version", ADDRESSES)
 def test_datagrams_of_a_burst_are_joined_and_the_kernel_gets_each_of_them(
-    line: Line, hosts: tuple[Namespace, Namespace], version: str
+    line: QueueLine, hosts: tuple[Namespace, Namespace], version: str
 ) -> None:
     client, server = hosts
     one, other, prefix = ADDRESSES[version]
@@ -120,7 +125,7 @@ def test_datagrams_of_a_burst_are_joined_and_the_kernel_gets_each_of_them(
     assert line.worker.counters()[b].tx_frames - before < len(sent) // 2
 
 
-def test_two_queues_are_read_and_written(line: Line, hosts: tuple[Namespace, Namespace]) -> None:
+def test_two_queues_are_read_and_written(line: QueueLine, hosts: tuple[Namespace, Namespace]) -> None:
     client, server = hosts
     one, other, prefix = ADDRESSES["ipv4"]
     a = line.add(TapPort(frame_max=FRAME_MAX), *open_tap(client, f"{one}/{prefix}", queues=2))
@@ -131,7 +136,7 @@ def test_two_queues_are_read_and_written(line: Line, hosts: tuple[Namespace, Nam
 
 
 def test_a_tap_that_vanishes_is_given_up_and_may_come_back(
-    line: Line, hosts: tuple[Namespace, Namespace]
+    line: QueueLine, hosts: tuple[Namespace, Namespace]
 ) -> None:
     """Q9: epoll would report the error for ever."""
     client, server = hosts
@@ -150,7 +155,9 @@ def test_a_tap_that_vanishes_is_given_up_and_may_come_back(
     transfer(client, server, other, 1 << 20)
 
 
-def test_frames_for_a_tap_that_is_down_are_dropped(line: Line, hosts: tuple[Namespace, Namespace]) -> None:
+def test_frames_for_a_tap_that_is_down_are_dropped(
+    line: QueueLine, hosts: tuple[Namespace, Namespace]
+) -> None:
     client, server = hosts
     one, other, prefix = ADDRESSES["ipv4"]
     a = line.add(TapPort(frame_max=FRAME_MAX), *open_tap(client, f"{one}/{prefix}"))
@@ -164,14 +171,14 @@ def test_frames_for_a_tap_that_is_down_are_dropped(line: Line, hosts: tuple[Name
     assert not line.worker.events()
 
 
-def test_a_port_takes_so_many_queues_and_no_more(line: Line, hosts: tuple[Namespace, Namespace]) -> None:
+def test_a_port_takes_so_many_queues_and_no_more(line: QueueLine, hosts: tuple[Namespace, Namespace]) -> None:
     fds = open_tap(hosts[0], "192.0.2.1/24", queues=17)
     number = line.add(TapPort(), *fds[:16])
     with pytest.raises(OSError, match=f"Errno {errno.ENOSPC}"):
         line.give(number, fds[16])
 
 
-def test_other_messages_are_refused(line: Line) -> None:
+def test_other_messages_are_refused(line: QueueLine) -> None:
     port: Port = TapPort()
     number = line.add(port)
     with pytest.raises(OSError, match=f"Errno {errno.EINVAL}"):

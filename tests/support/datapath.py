@@ -7,40 +7,30 @@ import os
 import socket
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane.port import Port
 from arcbox_net.dataplane.worker import Worker
 from arcbox_net.host.linux import tap
 from arcbox_net.ports.queues import QUEUE_ADD
+from tests.support.line import DEADLINE_S, Line
 from tests.support.netns import Namespace
 
-DEADLINE_S = 10.0
 TCP_PORT = 5000
 
 
-class Line:
-    """A worker that passes frames between two ports, both ways."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.patch = Patch()
+class QueueLine(Line):
+    """Between ports that have queues, which are descriptors."""
 
     def add(self, port: Port, *fds: int) -> int:
-        number = self.worker.add(port, self.patch)
+        number = super().add(port)
         for fd in fds:
             self.give(number, fd)
         return number
 
     def give(self, number: int, fd: int) -> None:
         give_queue(self.worker, number, fd)
-
-    def join(self, one: int, other: int) -> None:
-        self.patch.lead(self.worker, one, other)
-        self.patch.lead(self.worker, other, one)
 
 
 def give_queue(worker: Worker, number: int, fd: int) -> None:
@@ -97,13 +87,6 @@ def transfer(client: Namespace, server: Namespace, address: str, size: int) -> N
 def checksum_errors(namespace: Namespace) -> int:
     counters = namespace.json("nstat -j -a -z -s TcpInCsumErrors")
     return int(counters["kernel"]["TcpInCsumErrors"])
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {DEADLINE_S} s"
-        time.sleep(0.005)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from arcbox_net.dataplane.worker import Worker
 from arcbox_net.ports.socket_port import PEER_CONNECT, PEER_DISCONNECT
 from arcbox_net.ports.stream import StreamPort
 from arcbox_net.ports.tap import TapPort
-from tests.support.datapath import Line, open_tap
+from tests.support.datapath import QueueLine, open_tap
 from tests.support.netns import Namespace
 
 FRAME_MAX = 1514
@@ -27,7 +27,7 @@ class PluggedGuest(Namespace):
         self._socket = str(info["socket"])
         self._worker = Worker(name=label)
         self._worker.start()
-        line = Line(self._worker)
+        line = QueueLine(self._worker)
         (fd,) = open_tap(self, f"{self.ip}/24")
         self.run(f"ip link set tap0 address {info['mac']}")
         self.run(f"ip route add default via {gateway}")

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 
 #define ABX_SEND_FLAGS MSG_DONTWAIT
+#define ABX_FULL_IS_ENOBUFS 1 /* of a peer's queue of datagrams, and nothing tells when it has room again */
 
 typedef struct {
     struct msghdr msg_hdr;
@@ -57,6 +58,7 @@ static inline int abx_send_datagrams(int fd, abx_datagram *datagrams, unsigned i
 #else
 
 #define ABX_SEND_FLAGS (MSG_DONTWAIT | MSG_NOSIGNAL)
+#define ABX_FULL_IS_ENOBUFS 0
 
 typedef struct mmsghdr abx_datagram;
 
@@ -74,4 +76,16 @@ static inline int abx_send_datagrams(int fd, abx_datagram *datagrams, unsigned i
 }
 
 #endif
+
+/* Whoever else has a descriptor too: a socket of datagrams forgets its peer, and stays bound; a connection ends. What
+ * dissolves an association ends in an error on macOS. */
+static inline void abx_socket_leave(int fd) {
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+    int type = 0;
+    socklen_t size = sizeof(type);
+    if (connect(fd, &nobody, sizeof(nobody)) < 0 && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0
+        && type == SOCK_STREAM)
+        shutdown(fd, SHUT_RDWR);
+}
+
 #endif

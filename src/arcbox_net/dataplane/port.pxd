@@ -119,7 +119,8 @@ cdef struct port_ops:
     void (*event)(port *self, uint32_t tag, uint32_t events) noexcept nogil
     # A message of the port's own kinds. The result is control's: 0, or a negative errno.
     int (*message)(port *self, const port_message *message) noexcept nogil
-    # Ten times a second; NULL if it needs none: a worker none of whose ports does sleeps until something happens.
+    # Ten times a second, or more often; NULL if it needs none: a worker none of whose ports does sleeps until something
+    # happens.
     void (*tick)(port *self) noexcept nogil
     # Leave the worker: give up descriptors, buffers and mappings. The struct itself is freed by its Python object.
     # Of these, open, arm, event, message, tick and close may be NULL.
@@ -130,7 +131,7 @@ cdef struct receiver:  # who gets what a port received: the switch, or the far s
     # A message of a kind from RECEIVER_MESSAGE_FIRST on, to a port that sends to this receiver. 0, or a negative errno.
     # May be NULL.
     int (*message)(receiver *self, port *source, const port_message *message) noexcept nogil
-    # Ten times a second; may be NULL.
+    # Ten times a second, or more often; may be NULL.
     void (*tick)(receiver *self, uint64_t now_ns) noexcept nogil
 
 cdef struct port:

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from arcbox_net.dataplane.worker_loop cimport worker_loop
-from arcbox_net.dataplane.worker_watch cimport worker_report, worker_unwatch, worker_watch
+from arcbox_net.dataplane.worker_watch cimport worker_report, worker_tick_soon, worker_unwatch, worker_watch
 from arcbox_net.memory.pool cimport PacketPool, PoolCache
 from arcbox_net.memory.ring cimport LockFreeRing
 from arcbox_net.memory.shared cimport SharedMemory

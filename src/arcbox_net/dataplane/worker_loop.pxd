@@ -14,6 +14,7 @@ cdef enum:
     POLL_EVENTS_MAX = 64  # in one turn
     COMMANDS_PER_TURN = 8
     TICK_NS = 100_000_000
+    SOON_NS = 1_000_000  # to the next tick, at a port's wish
     MESSAGE_ITEM_BYTES = 64
     MESSAGE_ITEMS = 8  # of the command ring, whose capacity is a multiple: a message lies in one piece
     EVENT_BYTES = 32

@@ -9,6 +9,7 @@ from arcbox_net.dataplane.worker_loop cimport worker_event, worker_loop
 
 cdef int worker_watch(port *p, int fd, uint32_t events, uint32_t tag) noexcept nogil
 cdef void worker_unwatch(port *p, int fd) noexcept nogil
+cdef void worker_tick_soon(port *p) noexcept nogil
 cdef void worker_report(port *p, uint32_t kind, int64_t value) noexcept nogil
 
 cdef void watch_on_event(worker_loop *loop, const abx_poll_event *event) noexcept nogil

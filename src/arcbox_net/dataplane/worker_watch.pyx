@@ -15,7 +15,7 @@ from arcbox_net.abi.poller cimport (
 )
 from arcbox_net.abi.wakeup cimport abx_wakeup_heard
 from arcbox_net.dataplane.port cimport PORT_WATCHES_MAX, PORTS_MAX, port
-from arcbox_net.dataplane.worker_loop cimport POSTS_MAX, loop_note, port_watch, worker_event, worker_loop
+from arcbox_net.dataplane.worker_loop cimport POSTS_MAX, SOON_NS, loop_note, port_watch, worker_event, worker_loop
 from arcbox_net.memory.ring cimport ring_enqueue_burst, ring_room, ring_wake
 
 
@@ -54,6 +54,12 @@ cdef void worker_unwatch(port *p, int fd) noexcept nogil:
         if loop.watches[p.number].of[i].serial and loop.watches[p.number].of[i].fd == fd:
             _drop(loop, &loop.watches[p.number].of[i])
             return
+
+
+cdef void worker_tick_soon(port *p) noexcept nogil:
+    """Have the next tick in SOON_NS: for a port that waits for something of which no event tells."""
+    cdef worker_loop *loop = <worker_loop *>p.owner
+    loop.next_tick_ns = min(loop.next_tick_ns, p.owner.now_ns + SOON_NS)
 
 
 cdef void worker_report(port *p, uint32_t kind, int64_t value) noexcept nogil:

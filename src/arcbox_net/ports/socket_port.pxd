@@ -5,23 +5,20 @@ kernel does ends the port: a peer that is lost is reported, and control brings t
 """
 
 from libc.errno cimport (
-    EAGAIN, EBADF, ECONNABORTED, ECONNREFUSED, ECONNRESET, EINVAL, EISCONN, ENOTCONN, EPIPE, ETIMEDOUT, errno,
+    EAGAIN, EBADF, ECONNABORTED, ECONNREFUSED, ECONNRESET, EINVAL, EISCONN, ENOBUFS, ENOTCONN, EPIPE, ETIMEDOUT, errno,
 )
 from libc.stdint cimport int64_t, uint16_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from arcbox_net.abi.files cimport close
 from arcbox_net.abi.poller cimport POLL_EDGE, POLL_END, POLL_READ, POLL_WRITE
-from arcbox_net.abi.socket cimport (
-    AF_UNSPEC, SHUT_RDWR, connect, sa_family_t, shutdown, sockaddr,
-)
-from arcbox_net.abi.socket_calls cimport abx_socket_prepare
+from arcbox_net.abi.socket_calls cimport ABX_FULL_IS_ENOBUFS, abx_socket_leave, abx_socket_prepare
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_DOWN, PORT_DROP_FULL, PORT_MESSAGE_FIRST, PORT_NONE, PORT_READY, PORT_UP, port, port_drop, port_frame,
     port_message, port_ops, port_sent,
 )
 from arcbox_net.dataplane.port_send cimport TAKES_LARGE
-from arcbox_net.dataplane.worker cimport worker_report, worker_unwatch, worker_watch
+from arcbox_net.dataplane.worker cimport worker_report, worker_tick_soon, worker_unwatch, worker_watch
 from arcbox_net.ports.backlog cimport backlog, backlog_clear, backlog_put
 
 cdef enum:
@@ -70,16 +67,11 @@ cdef inline int socket_port_watch(socket_port *p) noexcept nogil:
 
 
 cdef inline void socket_port_disconnect(socket_port *p) noexcept nogil:
-    cdef sockaddr nobody
     if p.fd < 0:
         return
     p.base.flags &= ~<uint16_t>(PORT_UP | PORT_READY)
     worker_unwatch(&p.base, p.fd)
-    # Control may have a descriptor too. A socket of datagrams forgets its peer, and stays bound; a connection ends.
-    memset(&nobody, 0, sizeof(nobody))
-    nobody.sa_family = <sa_family_t>AF_UNSPEC
-    if connect(p.fd, &nobody, sizeof(nobody)) < 0:
-        shutdown(p.fd, SHUT_RDWR)
+    abx_socket_leave(p.fd)
     close(p.fd)
     p.fd = -1
     p.blocked = p.again = False
@@ -156,5 +148,8 @@ cdef inline void socket_port_unsent(socket_port *p) noexcept nogil:
     """The socket did not send, for the reason in errno."""
     if errno == EAGAIN:
         socket_port_stuck(p)
+    elif ABX_FULL_IS_ENOBUFS and errno == ENOBUFS:
+        p.again = True
+        worker_tick_soon(&p.base)
     else:
         socket_port_refused(p)

@@ -16,7 +16,7 @@ from arcbox_net.errors import ConfigError, NotRunning
 from arcbox_net.memory.pool import PacketPool
 from arcbox_net.ports.vmnet.options import VmnetMode, VmnetOptions
 from arcbox_net.ports.vmnet.status import VmnetStatus
-from tests.support.datapath import Line, wait_for
+from tests.support.line import Line, wait_for
 from tests.support.vmnet import Standin
 
 BARE = bytes(12)
