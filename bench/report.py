@@ -32,6 +32,7 @@ BENCHMARKS = {
     "dataplane.nat": "The NAT engine on one core",
     "dataplane.offload": "Super-frames cut into segments, and segments joined",
     "ports.switch": "The switch between two TAPs, and the Linux bridge",
+    "ports.egress": "The NAT engine as the way out, and nft masquerade",
     "ports.vhost": "Our vhost-user port, and DPDK's, under DPDK's driver",
     "ports.worker": "A worker between its ports, and the link to another",
     "ports.qemu": "A QEMU guest at a socket, in shared memory, on a TAP, behind passt and QEMU's own network",
