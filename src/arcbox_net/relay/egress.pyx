@@ -26,6 +26,7 @@ from arcbox_net.relay.flow cimport (
     REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, RESET, TCP_CONNECTING, TCP_OFFERED, flow_row,
     relay_request, relay_rule, relay_worker,
 )
+from arcbox_net.relay.pipes cimport pipe_reserve
 from arcbox_net.relay.policy cimport Policy, make_policy, packed_address, port_list
 from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.relay.tcp cimport tcp_tune, tcp_unpace
@@ -142,6 +143,7 @@ cdef class EgressRelay:
                 free(self.doors[i])
                 raise OSError(failure, f"relay thread: {os.strerror(failure)}")
             self.count = i + 1
+            pipe_reserve(self.workers[i])  # later the user's quota may be another program's
             self.workers[i].connecting.timeout_ms = connect_timeout_ms
             self.workers[i].offered.timeout_ms = offer_timeout_ms
             self.workers[i].idle.timeout_ms = <uint64_t>idle_timeout_s * 1000

@@ -9,8 +9,7 @@ from arcbox_net.relay.flow cimport COPY_BYTES, relay_pipe, relay_worker
 
 cdef enum:
     PIPE_BYTES = 1048576
-    PIPES_READY = 2  # from the start: later the user's quota (64 MiB for all) may be another program's
-    PIPES_IDLE_MAX = 8
+    PIPES_IDLE_MAX = 8  # pipes count against the user's quota (64 MiB for all), so few are kept
 
 
 cdef inline relay_pipe *pipe_open() noexcept nogil:
@@ -68,16 +67,6 @@ cdef inline void pipe_release(relay_worker *w, relay_pipe *pipe, bint empty) noe
     pipe.next = w.pipes
     w.pipes = pipe
     w.pipe_count += 1
-
-
-cdef inline void pipes_prepare(relay_worker *w) noexcept nogil:
-    """Have PIPES_READY idle ones, or as many as there are to be had."""
-    cdef relay_pipe *pipe
-    while w.pipe_count < PIPES_READY:
-        pipe = pipe_open()
-        if pipe == NULL:
-            return
-        pipe_release(w, pipe, True)
 
 
 cdef inline void pipes_free(relay_worker *w) noexcept nogil:

@@ -41,7 +41,7 @@ from arcbox_net.relay.flow cimport (
 )
 from arcbox_net.relay.gate cimport gate_describe, gate_on_event, gate_on_timeout
 from arcbox_net.relay.offer cimport offer_on_listener
-from arcbox_net.relay.pipes cimport pipes_free, pipes_prepare
+from arcbox_net.relay.pipes cimport pipes_free
 from arcbox_net.relay.reach cimport reach_policy
 from arcbox_net.relay.tcp cimport (
     tcp_describe, tcp_on_event, tcp_on_listener, tcp_on_timeout, tcp_on_turn, tcp_reset,
@@ -91,7 +91,6 @@ cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexce
         failure = errno
         worker_free(w)
         return failure
-    pipes_prepare(w)
     w.now_ms = monotonic_ns() // 1_000_000
     return 0
 
