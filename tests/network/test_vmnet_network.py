@@ -21,11 +21,14 @@ from arcbox_net.errors import (
     ConfigError,
     ForwardExists,
     ForwardNotFound,
+    NotRunning,
     PermissionDenied,
     SubnetConflict,
     Unsupported,
 )
 from arcbox_net.manager import NetworkManager, remove_leftovers
+from arcbox_net.network.client import Client
+from arcbox_net.network.messages import OpenTap
 from arcbox_net.rules import parse_forward
 from tests.support.frames import udp
 from tests.support.netns import wait_until
@@ -156,6 +159,22 @@ def test_what_a_killed_run_left_is_removed_once(mac: Mac) -> None:
     assert not remove_leftovers("dev")
 
 
+def test_a_guest_of_a_killed_run_whose_address_is_of_another_subnet_is_given_up(mac: Mac) -> None:
+    network = NetworkManager(NetConfig(), name="dev")
+    network.start()
+    network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
+    network.attach_dgram(mac.place / "two.sock", name="two")
+    assert network.pid is not None
+    os.kill(network.pid, signal.SIGKILL)
+    wait_until(lambda: network.state == "failed")
+    mac.fails(vmnet_start_interface=(1009, 2))
+    with NetworkManager(name="dev") as again:
+        assert again.status().subnet == "192.168.65.0/24"
+        assert [port.name for port in again.ports()] == ["two"]
+        one = again.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.65.20")
+        assert one.ip == IPv4Address("192.168.65.20")
+
+
 def test_leases_are_those_of_the_system(mac: Mac) -> None:
     mac.leases(
         lease("192.168.64.5", "2:0:0:0:0:5", "alpha"),
@@ -212,6 +231,17 @@ def test_a_forward_waits_for_the_lease_of_its_guest(mac: Mac) -> None:
         wait_until(lambda: mac.ask("rules") == ["tcp 8080 192.168.64.8 80"])
 
 
+def test_a_forward_that_the_system_refuses_waits_and_holds_up_nobody(mac: Mac) -> None:
+    mac.fails(vmnet_interface_add_ip_port_forwarding_rule=(1001, 1))
+    with NetworkManager(NetConfig(), name="dev") as network:
+        for rule in ("0.0.0.0:8080:one:80", "0.0.0.0:8081:one:81"):
+            assert network.expose(rule).state == "pending"
+        network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
+        assert [rule.state for rule in network.forwards()] == ["pending", "active"]
+        network.attach_dgram(mac.place / "two.sock", name="two")
+        assert [rule.state for rule in network.forwards()] == ["active", "active"]
+
+
 def test_a_forward_of_the_loopback_is_passed_on_by_a_listener(mac: Mac) -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         host_port = held.getsockname()[1]
@@ -252,6 +282,17 @@ def test_kinds_of_guests_that_need_linux_are_refused(mac: Mac) -> None:
         with pytest.raises(Unsupported, match="reservations"):
             network.reserve("02:00:00:00:00:05", "192.168.64.5")
         assert network.ports() == [] and network.dns_records() == [] and network.flows() == []
+
+
+def test_who_asks_for_a_tap_needs_no_kind_of_socket_that_macos_does_not_have(
+    mac: Mac, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "SOCK_SEQPACKET", 4711)
+    network = NetworkManager(NetConfig(), name="dev")
+    with network, pytest.raises(Unsupported, match="TAP"):
+        network.attach_tap("one")
+    with pytest.raises(NotRunning):
+        Client("dev").request_fds(OpenTap(name="one"))
 
 
 def test_a_subnet_that_is_taken_is_passed_over_or_named(mac: Mac) -> None:

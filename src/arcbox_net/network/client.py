@@ -79,6 +79,7 @@ class Client:
     def request_fds(self, request: AttachTap | OpenTap) -> tuple[TapReply, list[int]]:
         """Send *request* to fd.sock; its reply and the fds (close-on-exec) that the caller now owns."""
         fds = array.array("i")
+        self._check_taps()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(self._timeout_s)
             try:
@@ -89,14 +90,6 @@ class Client:
                 body, ancillary, _, _ = connection.recvmsg(REPLY_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
             except TimeoutError:
                 raise self._silent("fd.sock") from None
-            except FileNotFoundError:
-                if not paths.api_socket(self.network).exists():
-                    raise not_running(self.network) from None
-                raise Unsupported(
-                    f"network {self.network} is of a system without TAPs",
-                    fix="attach the guest at a socket: --dgram or --stream",
-                    feature="tap",
-                ) from None
             except OSError:
                 raise not_running(self.network) from None
         for level, kind, payload in ancillary:
@@ -117,6 +110,18 @@ class Client:
                 value=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             )
         return reply, list(fds)
+
+    def _check_taps(self) -> None:
+        """Raises Unsupported, or NotRunning, before there is a socket of a kind that macOS does not have."""
+        if os.path.exists(paths.fd_socket(self.network)):
+            return
+        if not os.path.exists(paths.api_socket(self.network)):
+            raise not_running(self.network)
+        raise Unsupported(
+            f"network {self.network} is of a system without TAPs",
+            fix="attach the guest at a socket: --dgram or --stream",
+            feature="tap",
+        )
 
     def _silent(self, asked: str) -> ArcboxNetError:
         return ArcboxNetError(

@@ -160,6 +160,14 @@ class Network(ABC):
             await self._attaching.detach_gone()
             return await self._attaching.infos()
 
+    def _name_ports(self) -> None:
+        """Give those of an earlier run their names again."""
+        for port in self._ports:
+            try:
+                self._naming.add_port(port)
+            except ArcboxNetError as error:  # the configuration has given its name away since
+                log.warning("port %s of the earlier run has no name: %s", port.name, error)
+
     def _awaited(self) -> set[str]:
         """Guests' names that forwards wait for."""
         return self._forwarding.awaited() if self._forwarding else set()

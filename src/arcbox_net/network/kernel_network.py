@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from arcbox_net.config import Egress, Reservation, config_from_mapping, config_to_mapping
-from arcbox_net.errors import ArcboxNetError, ConfigError, InterfaceNotFound
+from arcbox_net.errors import ConfigError, InterfaceNotFound
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
@@ -171,11 +171,7 @@ class KernelNetwork(Network):
             )
             await self._addressing.start(self._port_of, self._lease_changed, self._former_reservations)
             await self._addressing.keep_only_ports({port.name: port for port in self._ports})
-        for port in self._ports:
-            try:
-                self._naming.add_port(port)
-            except ArcboxNetError as error:  # the configuration has given its name away since
-                log.warning("port %s of the earlier run has no name: %s", port.name, error)
+        self._name_ports()
         await self._naming.start()
         self._attaching = KernelAttaching(
             self._site,

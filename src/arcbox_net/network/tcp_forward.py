@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from arcbox_net.recipes.host_ports import close, hold
+from arcbox_net.recipes.host_ports import close, hold, listen
 from arcbox_net.rules import ForwardRule
 
 CONNECTIONS_MAX = 256
@@ -32,11 +32,16 @@ class TcpForward:
         self._held = hold(self._rule)
 
     async def aim(self, guest: str | None) -> None:
-        """Lead connections to *guest* from now on; those that are there stay. None: the next one is reset."""
+        """Lead connections to *guest* from now on; those that are there stay. None: the next one is reset.
+
+        Raises HostPortInUse, and listens to the others the next time.
+        """
         self._guest = guest
-        if guest is None or self._servers:
+        if guest is None:
             return
-        for held, (_, guest_port) in zip(self._held, self._rule.pairs(), strict=True):
+        pairs = list(zip(self._held, self._rule.pairs(), strict=True))
+        for held, (_, guest_port) in pairs[len(self._servers) :]:
+            listen(held)
             self._servers.append(
                 await asyncio.start_server(self._accepting(guest_port), sock=held, limit=CHUNK_BYTES)
             )

@@ -94,8 +94,12 @@ class VmnetForwards:
         await self._forwards.pop(rule).close()
 
     async def guests_changed(self) -> None:
+        """Aim every forward at where its guest is now. One that is refused stays pending until the next change."""
         for rule, forward in self._forwards.items():
-            await forward.aim(self._resolve(rule.guest))
+            try:
+                await forward.aim(self._resolve(rule.guest))
+            except ArcboxNetError as error:
+                log.error("forward %s is not served: %s", rule, error)
 
     def infos(self) -> list[ForwardInfo]:
         return [forward.info() for forward in self._forwards.values()]
@@ -237,8 +241,8 @@ class _Relayed(_Forward):
         await self._listeners.open()
 
     async def aim(self, guest_ip: GuestIP | None) -> None:
-        await super().aim(guest_ip)
         await self._listeners.aim(str(guest_ip) if guest_ip else None)
+        await super().aim(guest_ip)
 
     async def close(self) -> None:
         await self._listeners.close()

@@ -97,16 +97,25 @@ class VmnetBackedNetwork(Network):
         )
         await datapath.open()
         self._attaching.open(datapath)
+        await self._restore_ports()
+        self._name_ports()
+        await self._attaching.listen_again()
+
+    async def _restore_ports(self) -> None:
+        """Those of an earlier run. One whose address is none of this network's any more is given up."""
         rows = await self._kernel.run(self._state.items, "ports")
         for name, row in sorted(rows.items(), key=lambda item: item[1]["attached_ns"]):
             port = self._ports.restore(name, row)
+            try:
+                if port.ip is not None and self._addressing is not None:
+                    await self._addressing.allocate(
+                        f"port:{name}", ip=str(port.ip), mac=port.plan.mac, hostname=None, port=name
+                    )
+            except ArcboxNetError as error:
+                log.error("port %s of the earlier run is gone: %s", name, error)
+                await self._kernel.run(self._state.delete, "ports", name)
+                continue
             self._ports.add(port)
-            self._naming.add_port(port)
-            if port.ip is not None and self._addressing is not None:
-                await self._addressing.allocate(
-                    f"port:{name}", ip=str(port.ip), mac=port.plan.mac, hostname=None, port=name
-                )
-        await self._attaching.listen_again()
 
     async def _tear_down(self) -> None:
         for part in (self._forwarding, getattr(self, "_attaching", None), self._addressing):
