@@ -14,6 +14,8 @@ void standin_limits(uint64_t read_max, uint64_t write_max, uint64_t max_packet_b
 void standin_short(int packets);
 /* Nothing fails, nothing is held, no limits of the test's; interfaces stay. */
 void standin_reset(void);
+/* How many completion handlers are held. */
+int standin_held(void);
 /* How many interfaces were started and are not stopped. */
 int standin_running(void);
 /* The other end of the interface that was started last: a SOCK_SEQPACKET socket of packets, the caller's to close. */

@@ -136,6 +136,11 @@ void standin_reset(void)
     }
 }
 
+int standin_held(void)
+{
+    return held_count;
+}
+
 int standin_running(void)
 {
     return running;

@@ -73,6 +73,11 @@ class Standin:
         self._library.standin_reset()
 
     @property
+    def held(self) -> int:
+        """Completion handlers that are not called until `reset`."""
+        return int(self._library.standin_held())
+
+    @property
     def running(self) -> int:
         return int(self._library.standin_running())
 

@@ -30,6 +30,7 @@ struct abx_vmnet_network { /* either of the two */
 /* What one completion leaves for the one who waits for it. */
 struct answer {
     atomic_int owners;
+    atomic_bool settled; /* of a start: by the handler that came, or by the caller who gave up */
     dispatch_semaphore_t done;
     uint32_t status;
     struct abx_vmnet_facts facts;
@@ -172,6 +173,16 @@ static xpc_object_t describe(const struct abx_vmnet_wish *wish, bool in_network,
     return into;
 }
 
+/* Nobody has *interface* any more, whose start was completed too late. */
+static void stop_late(struct abx_vmnet *interface)
+{
+    vmnet_stop_interface(interface->interface, interface->queue, ^(vmnet_return_t found) {
+      (void)found;
+      dispatch_release(interface->queue);
+      free(interface);
+    });
+}
+
 static uint32_t watch(struct abx_vmnet *interface)
 {
     int fd = interface->signal_fd;
@@ -196,6 +207,18 @@ static interface_ref begin(
     return start_in ? start_in(network->network, description, queue, handler) : NULL;
 }
 
+/* As `answer_wait`, of a handler that has the interface to itself if it comes after that. */
+static uint32_t start_wait(struct answer *answer)
+{
+    if (answered_within(answer, ABX_VMNET_WAIT_S))
+        return answer->status;
+    if (!atomic_exchange(&answer->settled, true))
+        return ABX_VMNET_NO_ANSWER;
+    while (!answered_within(answer, ABX_VMNET_REASON_S)) /* it is giving its answer now */
+        continue;
+    return answer->status;
+}
+
 uint32_t abx_vmnet_start(
     const struct abx_vmnet_wish *wish, struct abx_vmnet_network *network, int signal_fd, struct abx_vmnet **started,
     struct abx_vmnet_facts *facts)
@@ -216,11 +239,17 @@ uint32_t abx_vmnet_start(
     interface->interface = begin(description, network, interface->queue, ^(vmnet_return_t found, xpc_object_t said) {
       if (found == VMNET_SUCCESS && said)
           take_facts(said, &answer->facts);
-      answer_give(answer, found);
+      if (!atomic_exchange(&answer->settled, true)) {
+          answer_give(answer, found);
+          return;
+      }
+      if (found == VMNET_SUCCESS)
+          stop_late(interface);
+      answer_drop(answer);
     });
     xpc_release(description);
     if (interface->interface)
-        status = answer_wait(answer, VMNET_SUCCESS);
+        status = start_wait(answer);
     else /* the handler may have the reason */
         status = answered_within(answer, ABX_VMNET_REASON_S) ? answer->status : VMNET_FAILURE;
     if (status == VMNET_SUCCESS && interface->interface) {
@@ -232,12 +261,11 @@ uint32_t abx_vmnet_start(
             return status;
         }
         answer_drop(answer);
-        abx_vmnet_stop(interface);
-        return status;
+        return abx_vmnet_stop(interface) == ABX_VMNET_NO_ANSWER ? ABX_VMNET_NO_ANSWER : status;
     }
     answer_drop(answer);
     if (status == ABX_VMNET_NO_ANSWER)
-        return status; /* the interface may come yet: what it needs is left to it */
+        return status; /* if the interface comes yet, its handler stops it */
     if (status == VMNET_SUCCESS) /* and no interface */
         status = VMNET_FAILURE;
     dispatch_release(interface->queue);

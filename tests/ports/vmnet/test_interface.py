@@ -6,6 +6,7 @@ import ipaddress
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from arcbox_net import errors
 from arcbox_net.ports.vmnet.options import VmnetForward, VmnetMode, VmnetOptions, VmnetReservation
 from arcbox_net.ports.vmnet.status import VmnetStatus, raise_for
+from tests.support.datapath import wait_for
 from tests.support.vmnet import ROOT, Standin
 
 SHARED = VmnetOptions(VmnetMode.SHARED)
@@ -122,6 +124,54 @@ def test_a_service_that_does_not_answer_is_given_up_and_may_answer_later(standin
     standin.reset()  # the handler is called now, of an interface that nobody has
     with start() as another:
         assert another.facts.mtu == 1500
+
+
+def test_a_start_that_is_completed_after_it_was_given_up_is_stopped(standin: Standin) -> None:
+    standin.hold("vmnet_start_interface")
+    with pytest.raises(errors.ServiceError, match="did not answer"):
+        start()
+    assert standin.running == 1
+    standin.reset()  # the handler is called now
+    wait_for(lambda: standin.running == 0, "an interface that nobody has")
+
+
+def test_a_stop_that_is_not_answered_after_a_refused_callback_is_told(standin: Standin) -> None:
+    """A callback may come yet, so what it writes to stays open."""
+    fds = len(os.listdir("/proc/self/fd"))
+    standin.fail("vmnet_interface_set_event_callback", VmnetStatus.FAILURE)
+    standin.hold("vmnet_stop_interface")
+    with pytest.raises(errors.ServiceError, match="did not answer"):
+        start()
+    assert len(os.listdir("/proc/self/fd")) == fds + 1
+
+
+def test_an_interface_is_not_stopped_under_a_call_of_another_thread(standin: Standin) -> None:
+    running: list[int] = []
+
+    class Rule(VmnetForward):
+        """Looks who runs when the call begins, and when it ends."""
+
+        @property
+        def external_port(self) -> int:  # type: ignore[override]
+            running.append(standin.running)
+            return 8080
+
+    interface = start()
+    standin.hold("vmnet_interface_add_ip_port_forwarding_rule")
+
+    def stop() -> None:
+        wait_for(lambda: standin.held == 1, "a call that waits for its handler")
+        interface.stop()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(errors.ServiceError, match="did not answer"):
+        interface.add_forward(Rule(*WEB))
+    thread.join()
+    assert standin.running == 0
+    assert running == [running[0]] * 2
+    with pytest.raises(errors.NotRunning):
+        interface.add_forward(WEB)
 
 
 def test_stopping_twice_is_fine_and_nothing_can_be_asked_afterwards(standin: Standin) -> None:
@@ -285,6 +335,7 @@ def test_a_status_that_nobody_knows_is_told() -> None:
 
 OLD = """
 import ipaddress
+from tests.support.datapath import wait_for
 from tests.support.vmnet import Standin
 standin = Standin(14)
 from arcbox_net.errors import Unsupported

@@ -15,6 +15,7 @@ cdef class VmnetNetwork:
 
 cdef class VmnetInterface:
     cdef abx_vmnet *interface
+    cdef object control  # the lock of a call
     cdef int signal_read
     cdef int signal_write
     cdef readonly object options

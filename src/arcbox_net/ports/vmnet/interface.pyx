@@ -7,6 +7,7 @@ runs. From macOS 26 on a `VmnetNetwork` may be made first, by anybody; rules and
 import ipaddress
 import os
 import socket
+import threading
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -99,9 +100,11 @@ cdef class VmnetInterface:
     """A started interface: `with VmnetInterface(options) as interface:` stops it. `facts` says what it became.
 
     In *network* it takes mode, subnet, prefix and MTU from there. Its packets are for one `VmnetPort` at a time.
+    Threads may call it at once: one call waits for another.
     """
 
     def __cinit__(self):
+        self.control = threading.Lock()
         self.signal_read = self.signal_write = -1
 
     def __init__(self, options, VmnetNetwork network=None):
@@ -140,15 +143,17 @@ cdef class VmnetInterface:
 
     def stop(self):
         """Stop it; its port has left its worker before. Twice is fine. Raises ServiceError without an answer."""
-        cdef abx_vmnet *interface = self.interface
+        cdef abx_vmnet *interface
         cdef uint32_t status
-        if interface == NULL:
-            return
-        self.interface = NULL
-        with nogil:
-            status = abx_vmnet_stop(interface)
-        self._end(status)
-        raise_for(status, "stop", "an interface")
+        with self.control:
+            interface = self.interface
+            if interface == NULL:
+                return
+            self.interface = NULL
+            with nogil:
+                status = abx_vmnet_stop(interface)
+            self._end(status)
+            raise_for(status, "stop", "an interface")
 
     def add_forward(self, rule):
         """Have the host forward as *rule* says. Raises KernelError in a `VmnetNetwork`, which has its own rules."""
@@ -159,27 +164,31 @@ cdef class VmnetInterface:
 
     cdef int _change(self, forward_change change, rule, operation) except -1:
         cdef abx_vmnet_forward forward
-        cdef abx_vmnet *interface = self._running()
+        cdef abx_vmnet *interface
         cdef uint32_t status
-        _fill_forward(&forward, rule)
-        with nogil:
-            status = change(interface, &forward)
-        raise_for(status, operation, _name(rule))
+        with self.control:
+            interface = self._running()
+            _fill_forward(&forward, rule)
+            with nogil:
+                status = change(interface, &forward)
+            raise_for(status, operation, _name(rule))
         return 0
 
     def forwards(self):
         """The rules that the system has for this interface, `VmnetForward`s."""
         cdef abx_vmnet_forward found[FORWARDS_MAX]
-        cdef abx_vmnet *interface = self._running()
+        cdef abx_vmnet *interface
         cdef uint32_t status, count, i
         cdef uint8_t family
         rules = []
         for version, number in _FAMILIES.items():
             family = number
             count = FORWARDS_MAX
-            with nogil:
-                status = abx_vmnet_forwards(interface, family, found, &count)
-            raise_for(status, "listing", "forwards")
+            with self.control:
+                interface = self._running()
+                with nogil:
+                    status = abx_vmnet_forwards(interface, family, found, &count)
+                raise_for(status, "listing", "forwards")
             for i in range(count):
                 size = 4 if version == 4 else 16
                 address = ipaddress.ip_address((<char *>found[i].internal_address)[:size])
