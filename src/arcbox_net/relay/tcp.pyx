@@ -292,8 +292,10 @@ cdef int tcp_watch(relay_worker *w, tcp_flow *flow, int side) noexcept nogil:
 
 
 cdef void tcp_end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nogil:
-    """Close both sockets, with RST unless both ways have ended, and count why."""
+    """Close both sockets, with RST unless both ways have ended, and count why: first, so who sees the end sees that."""
     cdef int i
+    flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
+    count(flow.rule, outcome, 1)
     for i in range(2):
         if flow.ways[i].pipe != NULL:
             pipe_release(w, flow.ways[i].pipe, flow.ways[i].held == 0)
@@ -305,8 +307,6 @@ cdef void tcp_end(relay_worker *w, tcp_flow *flow, counter outcome) noexcept nog
         else:
             tcp_close_reset(flow.sides[i].fd)
         flow.sides[i].fd = -1
-    flow_retire(w, &flow.item, &flow.rule_link, flow.rule)
-    count(flow.rule, outcome, 1)
     if flow.rule.on_end != NULL:
         flow.rule.on_end(w, flow, outcome)
 
