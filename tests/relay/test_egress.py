@@ -272,7 +272,9 @@ def test_t6_a_syn_of_a_connection_that_lives_is_answered_by_the_kernel_that_has_
     with listening(bed.world, WORLD4) as (server, port):
         forgotten = bed.guest.call(socket.socket)
         forgotten.settimeout(30)
-        forgotten.bind((GUEST4, 0))  # connect() alone may choose a port that an earlier test left in TIME_WAIT
+        forgotten.bind(
+            (GUEST4, 0)
+        )  # connect() alone may choose a port that an earlier test left in TIME_WAIT
         forgotten.connect((WORLD4, port))
         source_port = forgotten.getsockname()[1]
         served, _ = server.accept()

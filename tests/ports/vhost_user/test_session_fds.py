@@ -17,7 +17,7 @@ from arcbox_net.ports.vhost_user.messages import FDS_MAX, PAYLOAD_SIZES, VERSION
 from arcbox_net.ports.vhost_user.port_messages import NO_FD, PortMessage
 from arcbox_net.ports.vhost_user.strangers import WAITING_MAX, Strangers
 from tests.support import fuse
-from tests.support.datapath import wait_for
+from tests.support.line import wait_for
 from tests.support.vhost_user import (
     FDS_AT_END,
     PAYLOADS,

@@ -15,7 +15,7 @@ import pytest
 from arcbox_net import errors
 from arcbox_net.ports.vmnet.options import VmnetForward, VmnetMode, VmnetOptions, VmnetReservation
 from arcbox_net.ports.vmnet.status import VmnetStatus, raise_for
-from tests.support.datapath import wait_for
+from tests.support.line import wait_for
 from tests.support.vmnet import ROOT, Standin
 
 SHARED = VmnetOptions(VmnetMode.SHARED)
@@ -335,7 +335,7 @@ def test_a_status_that_nobody_knows_is_told() -> None:
 
 OLD = """
 import ipaddress
-from tests.support.datapath import wait_for
+from tests.support.line import wait_for
 from tests.support.vmnet import Standin
 standin = Standin(14)
 from arcbox_net.errors import Unsupported
