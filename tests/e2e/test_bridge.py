@@ -80,7 +80,7 @@ def test_bridge_guest_uses_the_lans_own_dhcp_server(machine: Machine, tmp_path: 
         [
             *["dnsmasq", "--keep-in-foreground", "--port=0", "--conf-file=/dev/null", "--user=root"],
             *[f"--pid-file={tmp_path}/pid", f"--dhcp-leasefile={tmp_path}/leases", "--interface=w0"],
-            "--dhcp-range=203.0.113.50,203.0.113.60,1h",
+            "--dhcp-range=203.0.113.50,203.0.113.59,1h",
         ]
     )
     try:
