@@ -163,9 +163,9 @@ class Attaching(ABC):
             self._holders.hold(port.name, port.socket.holder)  # first: if it is gone, nothing else is there
         await datapath.attach(port)
 
-    @abstractmethod
     async def _give_up(self, port: Port) -> None:
         """As `_disconnect`, for a port whose device was not made, or is gone."""
+        await self._disconnect(port)
 
     async def _info(self, name: str) -> PortInfo:
         return next(info for info in await self.infos() if info.name == name)

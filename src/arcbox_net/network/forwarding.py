@@ -151,13 +151,7 @@ class Forwarding:
             await self._kernel.run(self._state.delete, "forwards", str(rule))
 
     def _check(self, rule: ForwardRule) -> None:
-        if self._layout.address is None:
-            raise ConfigError(
-                "mode bridge has no forwards: guests are on the LAN themselves",
-                fix="reach the guest at its own address",
-                field="forward",
-                value=str(rule),
-            )
+        self._layout.check_has_forwards(rule)
         address = _address_or_none(rule.guest)
         if address is not None and not is_guest_address(self._layout, address):
             subnet = self._layout.subnet if address.version == 4 else self._layout.subnet6
@@ -177,9 +171,9 @@ class Forwarding:
         address = _address_or_none(guest)
         if address is not None:
             return address
-        for port in self._ports:
-            if guest.lower() in (port.name.lower(), port.hostname):
-                return port.ip
+        port = self._ports.of_guest(guest)
+        if port is not None:
+            return port.ip
         named = self._addressing.by_hostname(guest.lower()) if self._addressing else None
         return named or self._naming.leased(guest)
 

@@ -128,11 +128,9 @@ class KernelAttaching(Attaching):
         return []
 
     async def _disconnect(self, port: Port) -> None:
-        if port.socket is not None and self._datapath is not None:
-            await self._datapath.detach(port)
-        else:
+        if port.socket is None or self._datapath is None:
             await self._kernel.run(disconnect, self._site, port)
-        await self._let_go(port)
+        await self._give_up(port)
 
     async def _give_up(self, port: Port) -> None:
         if port.socket is not None and self._datapath is not None:
@@ -153,11 +151,8 @@ class KernelAttaching(Attaching):
         """The guest needs the datapath no more; close it after the last one."""
         if self._datapath is not None:
             self._datapath.forget(port)
-        await self._close_unused()
-
-    async def _close_unused(self) -> None:
-        if self._datapath is not None and not len(self._datapath):
-            await self.stop()
+            if not len(self._datapath):
+                await self.stop()
 
     async def detach_gone(self) -> None:
         present = {link.ifname for link in await self._kernel.run(self._site.links.owned, self._site.network)}

@@ -62,7 +62,7 @@ def remove_run(name: str, state: State) -> None:
     from arcbox_net.recipes.site import Layout, Site
 
     meta = state.items("meta")
-    layout = Layout.from_json(meta["layout"]) if "layout" in meta else None
+    layout = Layout.remembered(meta)
     if layout is None or layout.is_private:
         return
     links = Links()

@@ -114,7 +114,7 @@ class KernelNetwork(Network):
         meta = self._state.items("meta")
         with contextlib.suppress(ConfigError, KeyError):  # another version may have written it
             self._former_reservations = config_from_mapping(meta["config"]).dhcp.reservations
-        previous = Layout.from_json(meta["layout"]) if "layout" in meta else None
+        previous = Layout.remembered(meta)
         layout = self._recipe.choose(self._site, previous)
         if previous is not None and previous != layout and not previous.is_private:
             remove_everything(self._site, previous)

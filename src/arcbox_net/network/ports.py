@@ -161,6 +161,11 @@ class PortTable:
         text = format_mac(mac)
         return next((port for port in self._ports.values() if port.plan.mac == text), None)
 
+    def of_guest(self, name: str) -> Port | None:
+        """That of the guest with that name, the port's or its own, in any case."""
+        wanted = name.lower()
+        return next((port for port in self if wanted in (port.name.lower(), port.hostname)), None)
+
     def first(self) -> Port | None:
         return next(iter(self._ports.values()), None)
 

@@ -54,6 +54,3 @@ class VmnetAttaching(Attaching):
 
     async def _disconnect(self, port: Port) -> None:
         await self._datapath.detach(port)
-
-    async def _give_up(self, port: Port) -> None:
-        await self._datapath.detach(port)

@@ -13,14 +13,15 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from arcbox_net.errors import ArcboxNetError, ConfigError, ForwardExists, ForwardNotFound, Unsupported
-from arcbox_net.network.messages import ForwardInfo
 from arcbox_net.network.tcp_forward import TcpForward
+from arcbox_net.network.views import rule_info
 from arcbox_net.ports.vmnet.options import VmnetForward
 from arcbox_net.recipes.vmnet import is_said_at_start
 from arcbox_net.rules import ForwardRule, parse_forward
 
 if TYPE_CHECKING:
     from arcbox_net.network.kernel_thread import KernelThread
+    from arcbox_net.network.messages import ForwardInfo
     from arcbox_net.network.state import State
     from arcbox_net.ports.vmnet.interface import VmnetInterface
     from arcbox_net.recipes.site import Layout
@@ -112,13 +113,7 @@ class VmnetForwards:
         return {"tcp_flows": sum(forward.connections for forward in relayed)}
 
     async def _add(self, rule: ForwardRule) -> None:
-        if self._layout.address is None:
-            raise ConfigError(
-                "mode bridge has no forwards: guests are on the LAN themselves",
-                fix="reach the guest at its own address",
-                field="forward",
-                value=str(rule),
-            )
+        self._layout.check_has_forwards(rule)
         existing = next((other for other in self._forwards if other.overlaps(rule)), None)
         if existing is not None:
             raise ForwardExists(f"{rule} overlaps {existing}", rule=str(rule), existing=str(existing))
@@ -169,19 +164,11 @@ class _Forward:
         """Give everything back."""
 
     def info(self) -> ForwardInfo:
-        rule, is_own = self.rule, self.path == SYSTEM
-        return ForwardInfo(
-            rule=str(rule),
-            protocol=rule.protocol,
-            host_ip=rule.host_ip,
-            host_port=rule.host_port,
-            host_port_end=rule.host_port_end,
-            guest=rule.guest,
-            guest_ip=str(self.guest_ip) if self.guest_ip else None,
-            guest_port=rule.guest_port,
-            guest_port_end=rule.guest_port_end,
+        is_own = self.path == SYSTEM
+        return rule_info(
+            self.rule,
+            self.guest_ip,
             path=self.path,
-            state="active" if self.guest_ip else "pending",
             client_address_preserved=is_own,
             client_address="client's own" if is_own else "gateway's",
             client_address_reason=None if is_own else "the host dials the guest itself",

@@ -63,7 +63,7 @@ class VmnetBackedNetwork(Network):
 
     def _open_interface(self) -> VmnetInterface:
         meta = self._state.items("meta")
-        previous = Layout.from_json(meta["layout"]) if "layout" in meta else None
+        previous = Layout.remembered(meta)
         interface, self._layout = VmnetRecipe().open(self._site, previous)
         try:
             self._state.put_all(
@@ -191,8 +191,7 @@ class VmnetBackedNetwork(Network):
             try:
                 return ipaddress.ip_address(guest)
             except ValueError:
-                wanted = guest.lower()
-                port = next((one for one in self._ports if wanted in (one.name.lower(), one.hostname)), None)
+                port = self._ports.of_guest(guest)
             if port is None:
                 return self._naming.leased(guest)
         if port is None or self._addressing is None:

@@ -12,7 +12,7 @@ from arcbox_net.config_ports import PATH_BYTES_MAX
 from arcbox_net.credentials import UCRED_BYTES, unpack_ucred
 from arcbox_net.errors import ConfigError
 
-OTHERS_MASK = 0o177
+SOCKET_MODE = 0o600
 NOBODY = -1
 
 
@@ -69,11 +69,16 @@ class BoundSocket:
 
 def bind_private(unbound: socket.socket, path: str) -> None:
     """Bind it so that the file is its owner's alone from the beginning. Raises OSError."""
-    mask = os.umask(OTHERS_MASK)
     try:
+        os.fchmod(unbound.fileno(), SOCKET_MODE)  # the file gets it from here
+    except OSError:  # macOS; the umask is that of all threads, so it comes second
+        mask = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            unbound.bind(path)
+        finally:
+            os.umask(mask)
+    else:
         unbound.bind(path)
-    finally:
-        os.umask(mask)
 
 
 def ask_for_senders(bound: socket.socket) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from arcbox_net.addresses import eui64_address, parse_mac
 from arcbox_net.config import NetConfig
+from arcbox_net.errors import ConfigError
 from arcbox_net.host.plan import Dnat, HostAccessRedirect, PortPlan, RelayPlan
 
 if TYPE_CHECKING:
     from arcbox_net.host.linux.links import Links
     from arcbox_net.host.linux.nftables import Firewall
+    from arcbox_net.rules import ForwardRule
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,12 +63,27 @@ class Layout:
         """
         return eui64_address(self.subnet6, parse_mac(mac)) if self.subnet6 else None
 
+    def check_has_forwards(self, rule: ForwardRule) -> None:
+        """Raises ConfigError for *rule* in a network that has no forwards."""
+        if self.address is None:
+            raise ConfigError(
+                "mode bridge has no forwards: guests are on the LAN themselves",
+                fix="reach the guest at its own address",
+                field="forward",
+                value=str(rule),
+            )
+
     def to_json(self) -> dict[str, Any]:
         body = dataclasses.asdict(self)
         body["address"] = str(self.address) if self.address else None
         body["router"] = str(self.router) if self.router else None
         body["address6"] = str(self.address6) if self.address6 else None
         return body
+
+    @classmethod
+    def remembered(cls, meta: Mapping[str, dict[str, Any]]) -> Layout | None:
+        """That of an earlier run, by the rows it left; None without one."""
+        return cls.from_json(meta["layout"]) if "layout" in meta else None
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Layout:
