@@ -13,8 +13,9 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from arcbox_net.services.dns.actions import Action, Ask, Cancel, Reply
 from arcbox_net.services.dns.cache import AnswerCache
-from arcbox_net.services.dns.forwarder import Action, Ask, Cancel, Forwarder, Reply
+from arcbox_net.services.dns.forwarder import Forwarder
 from arcbox_net.services.dns.names import LocalNames
 from arcbox_net.services.dns.settings import DnsSettings
 
@@ -23,6 +24,8 @@ SUBNET = IPv4Network("192.168.64.0/24")
 GATEWAY = "192.168.64.1"
 GUEST = bytes([192, 168, 64, 5])
 SOA = "example.com. 60 IN SOA ns.example.com. root.example.com. 1 2 3 4 30"
+A_RECORD = "@ 60 IN A 198.51.100.7"
+THREE = (("192.0.2.1", 53), ("192.0.2.2", 53), ("192.0.2.3", 53))
 
 Script = Callable[[Ask], bytes | None]
 

@@ -7,7 +7,7 @@ import resource
 import socket
 from collections.abc import Callable
 
-from arcbox_net.services.dns.forwarder import Ask
+from arcbox_net.services.dns.actions import Ask
 from arcbox_net.services.dns.settings import TCP_BYTES_MAX
 
 SOCKETS_MAX = 2048

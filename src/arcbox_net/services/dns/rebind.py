@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from arcbox_net.services.dns.wire import AAAA, HTTPS, IN, SVCB, A, Record, WireError, read_name
+from arcbox_net.services.dns.wire import AAAA, HTTPS, IN, SVCB, A, Record, WireError, ancestors, read_name
 
 _PRIVATE_V4 = (
     "0.0.0.0/8",
@@ -27,9 +27,10 @@ def _ranges(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 class RebindFilter:
-    """Finds private addresses in answers."""
+    """Finds private addresses in answers. Names below *allowed* may have them; *own* are private as well."""
 
-    def __init__(self, own: Sequence[IPv4Network | IPv6Network] = ()) -> None:
+    def __init__(self, own: Sequence[IPv4Network | IPv6Network] = (), allowed: Sequence[bytes] = ()) -> None:
+        self._allowed = frozenset(allowed)
         self._v4 = _ranges([*_PRIVATE_V4, *(str(n) for n in own if n.version == 4)])
         self._v6 = _ranges([*_PRIVATE_V6, *(str(n) for n in own if n.version == 6)])
         self._embed = _ranges(_EMBED_V4)
@@ -43,8 +44,10 @@ class RebindFilter:
             return True
         return any(first <= value <= last for first, last in self._embed) and self.is_private(address[12:])
 
-    def catches(self, packet: bytes, records: Sequence[Record]) -> bool:
-        """Whether any of the *records* of *packet* leads to a private address."""
+    def catches(self, name: bytes, packet: bytes, records: Sequence[Record]) -> bool:
+        """Whether any of the *records* of *packet*, the answer for *name*, leads where it must not."""
+        if any(suffix in self._allowed for suffix in ancestors(name)):
+            return False
         for r in records:
             if r.rclass != IN:
                 continue

@@ -8,9 +8,10 @@ import socket
 import time
 from collections.abc import Callable, Hashable
 
+from arcbox_net.services.dns.actions import Action, Ask, Reply
 from arcbox_net.services.dns.asking import Asker
 from arcbox_net.services.dns.cache import AnswerCache
-from arcbox_net.services.dns.forwarder import Action, Ask, Forwarder, Reply
+from arcbox_net.services.dns.forwarder import Forwarder
 from arcbox_net.services.dns.hotpath import HotPath
 from arcbox_net.services.dns.listener import TcpConnection, TcpListener, bind
 from arcbox_net.services.dns.names import LocalNames
@@ -208,5 +209,4 @@ class DnsService:
         self._set_alarm()
 
     def _count(self, reason: str) -> None:
-        counts = self._forwarder.counts
-        counts[reason] = counts.get(reason, 0) + 1
+        self._forwarder.counts[reason] += 1
