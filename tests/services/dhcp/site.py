@@ -26,7 +26,8 @@ from arcbox_net.services.dhcp.messages import (
     parse,
 )
 from arcbox_net.services.dhcp.records import Clock, Lease, LeaseChange
-from arcbox_net.services.dhcp.server import Decision, DhcpServer, Reply
+from arcbox_net.services.dhcp.replies import Reply
+from arcbox_net.services.dhcp.server import Decision, DhcpServer
 from arcbox_net.services.dhcp.settings import DhcpSettings
 
 GATEWAY = IPv4Address("192.168.64.1")
@@ -50,6 +51,10 @@ def settings(**changes: Any) -> DhcpSettings:
 
 def mac(number: int) -> bytes:
     return b"\x02\x00" + number.to_bytes(4, "big")
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "big")
 
 
 def ip(last: int) -> IPv4Address:

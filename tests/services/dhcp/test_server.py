@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
 import pytest
 
-from arcbox_net.errors import ConfigError
 from arcbox_net.services.dhcp.messages import (
     ACK,
     DECLINE,
@@ -14,33 +13,16 @@ from arcbox_net.services.dhcp.messages import (
     INFORM,
     NAK,
     OFFER,
-    OPT_CLIENT_ID,
     OPT_HOSTNAME,
     OPT_LEASE_S,
-    OPT_PARAMETERS,
-    OPT_RELAY,
-    OPT_ROUTER,
-    OPT_ROUTES,
-    OPT_SERVER_ID,
-    OPT_SIZE_MAX,
     OPT_T1,
-    OPT_T2,
     RELEASE,
     REQUEST,
     DropReason,
 )
-from arcbox_net.services.dhcp.records import BOUND, DECLINED, RESERVED, Clock
-from arcbox_net.services.dhcp.server import BROADCAST_MAC, sanitise_hostname
-from tests.services.dhcp.site import GATEWAY, MAC_A, MAC_B, SERVER_ID, Site, ip, mac, request, settings
-
-YEAR_S = 365 * 86400.0
-
-
-def u32(value: int) -> bytes:
-    return value.to_bytes(4, "big")
-
-
-# D1 to D7: the exchanges
+from arcbox_net.services.dhcp.records import BOUND, DECLINED, RESERVED
+from arcbox_net.services.dhcp.replies import BROADCAST_MAC
+from tests.services.dhcp.site import GATEWAY, MAC_A, MAC_B, SERVER_ID, Site, ip, mac, request
 
 
 def test_d1_discover_offer_request_ack() -> None:
@@ -51,17 +33,6 @@ def test_d1_discover_offer_request_ack() -> None:
     ack = site.send(request(REQUEST, wanted=offer.ip, server_id=SERVER_ID))
     assert ack is not None and ack.kind == ACK and ack.ip == ip(2)
     assert site.disk[ip(2)].mac == MAC_A and site.disk[ip(2)].state == BOUND
-
-
-def test_d1_the_ack_carries_the_network() -> None:
-    site = Site(mtu=1400, search=("a.internal", "b.a.internal"))
-    options = site.lease().message.options
-    assert options[1] == bytes([255, 255, 255, 0])
-    assert options[3] == options[6] == options[OPT_SERVER_ID] == GATEWAY.packed
-    assert options[15] == b"net1.internal" and options[26] == (1400).to_bytes(2, "big")
-    assert options[28] == bytes([192, 168, 64, 255])
-    assert options[119] == b"\x01a\x08internal\0\x01b\xc0\0"
-    assert (options[OPT_LEASE_S], options[OPT_T1], options[OPT_T2]) == (u32(3600), u32(1800), u32(3150))
 
 
 def test_d1_selecting_an_address_that_was_not_offered_is_refused() -> None:
@@ -246,9 +217,6 @@ def test_d7_inform_from_elsewhere_is_not_answered(ciaddr: int) -> None:
     assert site.send(request(INFORM, ciaddr=ciaddr)) is None and site.drop is DropReason.BAD_ADDRESS
 
 
-# D8 to D10: who is answered, and how
-
-
 def test_d8_choosing_another_server_withdraws_the_offer() -> None:
     site = Site(pool=(ip(2), ip(2)))
     site.send(request(DISCOVER))
@@ -288,16 +256,6 @@ def test_d9_a_request_repeated_at_once_is_not_written_again() -> None:
     assert site.send(renewal) is not None and site.decision.changes
 
 
-def test_d11_a_request_repeated_while_the_first_is_not_durable_waits_as_well() -> None:
-    site = Site()
-    offer = site.send(request(DISCOVER))
-    assert offer is not None
-    payload = request(REQUEST, wanted=offer.ip, server_id=SERVER_ID)
-    first = site.server.handle(payload, MAC_A, None, site.now)
-    second = site.server.handle(payload, MAC_A, None, site.now)
-    assert first.changes and second.changes
-
-
 def test_d9_a_repeated_discover_gets_the_same_address() -> None:
     site = Site()
     first = site.send(request(DISCOVER))
@@ -307,37 +265,6 @@ def test_d9_a_repeated_discover_gets_the_same_address() -> None:
     third = site.send(request(DISCOVER, xid=77))
     assert first is not None and second is not None and third is not None
     assert first.ip == second.ip == third.ip
-
-
-def test_d10_the_clients_fields_are_echoed() -> None:
-    site = Site()
-    offer = site.send(request(DISCOVER, xid=0xDEADBEEF, flags=0x8000, client_id=b"\xffabc"))
-    assert offer is not None
-    assert (offer.message.xid, offer.message.chaddr, offer.message.flags) == (0xDEADBEEF, MAC_A, 0x8000)
-    assert offer.message.options[OPT_CLIENT_ID] == b"\xffabc"  # RFC 6842
-    assert (offer.reply.mac, offer.reply.ip) == (BROADCAST_MAC, 0xFFFFFFFF)
-
-
-def test_d10_without_the_broadcast_flag_the_answer_goes_to_the_client_alone() -> None:
-    offer = Site().send(request(DISCOVER))
-    assert offer is not None and (offer.reply.mac, offer.reply.ip) == (MAC_A, int(ip(2)))
-
-
-def test_d10_a_nak_echoes_the_client_id() -> None:
-    nak = Site().send(request(REQUEST, ciaddr=5, client_id=b"\x00me"))
-    assert nak is not None and nak.message.options[OPT_CLIENT_ID] == b"\x00me"
-
-
-def test_d10_a_relay_that_is_no_guest_is_answered_at_its_address() -> None:
-    site = Site()
-    offer = site.send(
-        request(DISCOVER, giaddr=int(ip(200)), options={OPT_RELAY: b"\x01\x02ab"}), source=MAC_B
-    )
-    assert offer is not None and offer.message.giaddr == int(ip(200))
-    assert offer.message.options[OPT_RELAY] == b"\x01\x02ab"
-    assert (offer.reply.ip, offer.reply.mac, offer.reply.dst_port) == (int(ip(200)), MAC_B, 67)
-    nak = site.send(request(REQUEST, ciaddr=5, giaddr=int(ip(200))), source=MAC_B)
-    assert nak is not None and nak.message.flags == 0x8000 and nak.reply.ip == int(ip(200))
 
 
 def test_d10_identity_is_the_client_id_not_the_mac() -> None:
@@ -376,199 +303,9 @@ def test_d10_a_guest_cannot_use_anothers_client_id() -> None:
     assert site.disk[victim.ip].is_bound(site.now)
 
 
-# D11 to D13: the disk
-
-
-def test_d11_ack_only_after_durable() -> None:
-    site = Site()
-    offer = site.send(request(DISCOVER))
-    assert offer is not None
-    decision = site.server.handle(
-        request(REQUEST, wanted=offer.ip, server_id=SERVER_ID), MAC_A, None, site.now
-    )
-    assert decision.reply is not None and decision.changes[0].lease is not None
-    assert decision.changes[0].lease.ip == offer.ip, "the reply comes with what has to be durable first"
-
-
-def test_d12_a_binding_under_way_is_not_offered_to_another() -> None:
-    site = Site(pool=(ip(2), ip(2)))
-    offer = site.send(request(DISCOVER))
-    assert offer is not None
-    site.server.handle(request(REQUEST, wanted=ip(2), server_id=SERVER_ID), MAC_A, None, site.now)
-    assert site.send(request(DISCOVER, chaddr=MAC_B)) is None
-
-
-def test_d12_leases_of_before_a_restart_are_not_given_away() -> None:
-    site = Site()
-    site.lease(MAC_B)
-    again = site.restart()
-    assert again.lease(MAC_A).ip == ip(3)
-    assert again.lease(MAC_B).ip == ip(2)
-
-
-def test_d13_without_space_a_renewal_gets_what_is_left_of_its_durable_lease() -> None:
-    site = Site()
-    site.lease()
-    site.wait(1000)
-    site.refuse = True
-    ack = site.send(request(REQUEST, ciaddr=int(ip(2))))
-    assert ack is not None and ack.kind == ACK and ack.ip == ip(2) and ack.lease_s == 2600
-    assert ack.message.options[OPT_T1] == u32(1300)
-    site.wait(2601)
-    assert site.send(request(REQUEST, ciaddr=int(ip(2)))) is None
-
-
-def test_d13_without_space_a_new_client_hears_nothing_and_its_address_stays_free() -> None:
-    site = Site(pool=(ip(2), ip(2)))
-    site.refuse = True
-    site.send(request(DISCOVER))
-    assert site.send(request(REQUEST, wanted=ip(2), server_id=SERVER_ID)) is None
-    assert site.server.drops[DropReason.NOT_DURABLE] == 1
-    site.refuse = False
-    assert site.lease(MAC_B).ip == ip(2)
-
-
-def test_d13_space_brings_the_service_back_without_a_restart() -> None:
-    site = Site()
-    site.refuse = True
-    site.send(request(DISCOVER))
-    site.send(request(REQUEST, wanted=ip(2), server_id=SERVER_ID))
-    site.refuse = False
-    assert site.lease().ip in (ip(2), ip(3))
-    assert len([lease for lease in site.disk.values() if lease.is_bound(site.now)]) == 1
-
-
-def test_d13_a_release_that_is_not_durable_leaves_the_lease() -> None:
-    site = Site()
-    site.lease()
-    site.refuse = True
-    site.send(request(RELEASE, ciaddr=int(ip(2)), server_id=SERVER_ID))
-    site.refuse = False
-    assert [lease.ip for lease in site.table.view(site.now)] == [ip(2)]
-
-
-# D14, D15: pool and time
-
-
-def test_d14_an_exhausted_pool_is_silent_and_evicts_nobody() -> None:
-    site = Site(pool=(ip(2), ip(4)))
-    held = [site.lease(mac(n)).ip for n in range(3)]
-    assert site.send(request(DISCOVER)) is None and site.drop is DropReason.POOL_EXHAUSTED
-    assert [site.disk[address].is_bound(site.now) for address in held] == [True] * 3
-
-
-def test_d14_the_address_that_ended_first_is_reused_first() -> None:
-    site = Site(pool=(ip(2), ip(4)))
-    for number in (0, 1, 2):
-        site.lease(mac(number))
-        site.wait(100)
-    site.send(request(REQUEST, chaddr=mac(0), ciaddr=int(ip(2))))
-    site.wait(3600 - 100)
-    assert site.lease(mac(7)).ip == ip(3)
-    assert site.disk[ip(3)].mac == mac(7)
-
-
-def test_d14_an_address_rests_ten_seconds_after_its_end_before_another_gets_it() -> None:
-    site = Site(pool=(ip(2), ip(2)))
-    site.lease()
-    site.wait(3609)
-    assert site.send(request(DISCOVER, chaddr=MAC_B)) is None
-    site.wait(1)
-    assert site.lease(MAC_B).ip == ip(2)
-
-
-def test_d14_a_client_that_comes_back_gets_its_ended_address() -> None:
-    site = Site()
-    site.lease()
-    site.wait(4000)
-    assert site.lease(MAC_B).ip == ip(3)
-    assert site.lease(MAC_A).ip == ip(2)
-
-
-def test_d14_one_guest_port_gets_four_addresses() -> None:
-    site = Site()
-    for number in range(4):
-        site.lease(client_id=bytes((0, number)), port="vm1")
-    assert site.send(request(DISCOVER, client_id=b"\0x"), port="vm1") is None
-    assert site.drop is DropReason.PORT_LIMIT
-    assert site.send(request(REQUEST, client_id=b"\0x", ciaddr=int(ip(9))), port="vm1") is None
-    assert site.drop is DropReason.PORT_LIMIT
-    site.lease(MAC_B, port="vm2")
-    site.send(request(RELEASE, client_id=b"\0\x01", ciaddr=int(ip(3))), port="vm1")
-    site.lease(client_id=b"\0x", port="vm1")
-
-
-def test_d14_declining_does_not_get_a_guest_more_addresses() -> None:
-    site = Site(pool=(ip(2), ip(100)))
-    for _ in range(4):
-        offer = site.send(request(DISCOVER), port="vm1")
-        assert offer is not None
-        site.send(request(DECLINE, wanted=offer.ip), port="vm1")
-    assert site.send(request(DISCOVER), port="vm1") is None and site.drop is DropReason.PORT_LIMIT
-
-
-def test_d14_offers_count_and_lapse() -> None:
-    site = Site()
-    for number in range(4):
-        assert site.send(request(DISCOVER, client_id=bytes((0, number))), port="vm1") is not None
-    assert site.send(request(DISCOVER, client_id=b"\0x"), port="vm1") is None
-    site.wait(31)
-    assert site.send(request(DISCOVER, client_id=b"\0x"), port="vm1") is not None
-
-
-@pytest.mark.parametrize(
-    ("asked", "given"),
-    [(None, 3600), (0, 120), (1, 120), (119, 120), (120, 120), (5000, 5000), (7200, 7200), (7201, 7200),
-     (0x7FFFFFFF, 7200), (0xFFFFFFFE, 7200), (0xFFFFFFFF, 7200)],
-)  # fmt: skip
-def test_d15_the_asked_lease_time_is_clamped(asked: int | None, given: int) -> None:
-    site = Site(max_lease_s=7200)
-    ack = site.lease(options={} if asked is None else {OPT_LEASE_S: u32(asked)})
-    assert ack.lease_s == given
-    assert ack.message.options[OPT_T1] == u32(given // 2) and ack.message.options[OPT_T2] == u32(
-        given * 7 // 8
-    )
-    assert site.disk[ip(2)].expires_s(site.now) == given
-
-
-@pytest.mark.parametrize("jump", [YEAR_S, -YEAR_S, 3600.0, -3600.0])
-def test_d15_setting_the_wall_clock_neither_ends_nor_prolongs_a_lease(jump: float) -> None:
-    site = Site()
-    site.lease()
-    site.now = Clock(site.now.wall + jump, site.now.mono, site.now.boot)
-    assert site.disk[ip(2)].is_bound(site.now) and site.wait(0) == []
-    again = site.restart()
-    assert again.table.view(again.now)[0].expires_s(again.now) == 3600
-    assert [lease.ip for lease in site.wait(3601)] == [ip(2)]
-
-
-@pytest.mark.parametrize(("jump", "left"), [(0.0, 3600.0), (-YEAR_S, 3600.0), (600.0, 3000.0)])
-def test_d15_after_a_reboot_the_wall_clock_counts_up_to_a_whole_lease(jump: float, left: float) -> None:
-    site = Site()
-    site.lease()
-    again = site.restart(rebooted=True, wall_jump=jump)
-    assert again.table.view(again.now)[0].expires_s(again.now) == pytest.approx(left)
-
-
-def test_d15_a_lease_that_seems_over_after_a_reboot_is_still_kept_for_its_client() -> None:
-    site = Site()
-    site.lease()
-    again = site.restart(rebooted=True, wall_jump=YEAR_S)
-    assert again.lease(MAC_B).ip == ip(3)
-    assert again.lease(MAC_A).ip == ip(2)
-
-
-# D16 to D20: hostile guests
-
-
 def test_d16_more_than_any_client_sends_is_dropped() -> None:
     site = Site()
     assert site.send(request(DISCOVER) + bytes(3000)) is None and site.drop is DropReason.LONG
-
-
-def test_d16_a_forged_option_82_is_not_echoed() -> None:
-    offer = Site().send(request(DISCOVER, options={OPT_RELAY: b"\x01\x01x"}), port="vm1")
-    assert offer is not None and OPT_RELAY not in offer.message.options
 
 
 def test_d16_a_relay_behind_a_guest_port_is_dropped() -> None:
@@ -590,149 +327,10 @@ def test_d16_a_request_without_any_address_is_dropped() -> None:
     assert site.send(request(REQUEST, server_id=SERVER_ID)) is None and site.drop is DropReason.BAD_ADDRESS
 
 
-def test_d16_a_parameter_list_of_255_entries_is_answered_once_each() -> None:
-    site = Site()
-    offer = site.send(request(DISCOVER, options={OPT_PARAMETERS: bytes(range(1, 255)) + b"\x06"}))
-    assert offer is not None and offer.message.options[6] == GATEWAY.packed
-
-
-def test_d16_many_parameter_lists_do_not_grow_the_server() -> None:
-    site = Site()
-    for number in range(1000):
-        site.send(request(DISCOVER, options={OPT_PARAMETERS: number.to_bytes(2, "big")}))
-    assert len(site.server._blocks) <= 256
-
-
-def test_d17_nothing_of_the_request_but_the_echoed_fields_is_in_the_reply() -> None:
-    payload = bytearray(request(DISCOVER, client_id=b"\xffid"))
-    for start, end in ((8, 10), (20, 24), (44, 236)):  # secs, siaddr, sname and file
-        payload[start:end] = b"\xa5" * (end - start)
-    payload[3] = 9  # hops
-    payload[34:44] = b"\xa5" * 10  # the rest of chaddr
-    payload += b"\xa5" * 200  # after the end option
-    site = Site()
-    offer = site.send(bytes(payload))
-    assert offer is not None and b"\xa5" not in offer.reply.payload
-
-
-def test_d18_the_type_comes_first_the_end_has_no_length_and_the_rest_is_zero() -> None:
-    site = Site()
-    for answer in (
-        site.lease(),
-        site.send(request(REQUEST, ciaddr=5)),
-        site.send(request(INFORM, ciaddr=int(ip(9)))),
-    ):
-        assert answer is not None
-        payload = answer.reply.payload
-        assert payload[240:242] == b"\x35\x01" and len(payload) >= 300
-        offset = 240
-        while payload[offset] != 255:
-            offset += 2 + payload[offset + 1]
-        assert not any(payload[offset + 1 :])
-
-
-@pytest.mark.parametrize("asked", [0, 100, 576, 600, 1500, 65535])
-def test_d18_a_reply_is_no_larger_than_the_client_takes(asked: int) -> None:
-    site = Site(options={number: bytes((number,)) * 60 for number in range(200, 240)})
-    offer = site.send(request(DISCOVER, options={OPT_SIZE_MAX: asked.to_bytes(2, "big")}))
-    assert offer is not None
-    limit = min(max(asked, 576), site.settings.mtu) - 28
-    assert limit - 62 <= len(offer.reply.payload) <= limit
-    assert offer.message.options[1] and offer.message.options[OPT_LEASE_S]
-
-
 def test_d19_messages_that_only_servers_send_are_dropped() -> None:
     site = Site()
     for kind in (OFFER, ACK, NAK):
         assert site.send(request(kind)) is None and site.drop is DropReason.SERVER_MESSAGE
-
-
-def test_d19_option_121_comes_from_the_configuration_with_the_default_route_in_it() -> None:
-    routes = ((IPv4Network("10.8.0.0/13"), ip(9)),)
-    evil = {OPT_ROUTES: b"\x00\x0a\x00\x00\x01"}
-    ack = Site(routes=routes).lease(options=evil)
-    assert ack.message.options[OPT_ROUTES] == b"\x0d\x0a\x08" + ip(9).packed + b"\x00" + GATEWAY.packed
-    assert OPT_ROUTES not in Site().lease(options=evil).message.options
-    closed = Site(routes=routes, router=False).lease().message.options
-    assert closed[OPT_ROUTES] == b"\x0d\x0a\x08" + ip(9).packed and OPT_ROUTER not in closed
-
-
-@pytest.mark.parametrize(
-    ("sent", "kept"),
-    [
-        (b"web-1", "web-1"),
-        (b"Web-1.example.org", "web-1"),
-        (b"web\0", "web"),
-        (b"a" * 63, "a" * 63),
-        (b"a" * 64, None),
-        (b"a" * 255, None),
-        (b"we\0b", None),
-        (b"a/b", None),
-        (b"a\nb", None),
-        (b"a b", None),
-        ("bücher".encode(), None),
-        (b"-a", None),
-        (b"a-", None),
-        (b".", None),
-        (b"\0", None),
-        (b"../../etc/passwd", None),
-        (b"localhost", None),
-        (b"WPAD", None),
-        (b"gateway", None),
-        (b"host", None),
-        (b"localhost.localdomain", None),
-    ],
-)
-def test_d20_a_host_name_is_a_dns_label_or_nothing(sent: bytes, kept: str | None) -> None:
-    site = Site()
-    site.lease(options={OPT_HOSTNAME: sent})
-    assert site.disk[ip(2)].hostname == kept == sanitise_hostname(sent)
-
-
-def test_d20_a_given_name_is_not_replaced_by_the_clients() -> None:
-    site = Site()
-    site.commit(site.table.reserve(MAC_A, ip(5), "db", site.now))
-    ack = site.lease(options={OPT_HOSTNAME: b"other"})
-    assert site.disk[ip(5)].hostname == "db" and ack.message.options[OPT_HOSTNAME] == b"db"
-
-
-def test_d20_a_new_name_ends_the_old_one() -> None:
-    site = Site()
-    site.lease(options={OPT_HOSTNAME: b"old"})
-    assert site.decision.changes[0].started and not site.decision.changes[0].ended
-    site.wait(60)
-    site.send(request(REQUEST, ciaddr=int(ip(2)), options={OPT_HOSTNAME: b"old"}))
-    assert not site.decision.changes[0].started and not site.decision.changes[0].ended
-    site.send(request(REQUEST, ciaddr=int(ip(2)), options={OPT_HOSTNAME: b"new"}))
-    (change,) = site.decision.changes
-    assert change.started and [lease.hostname for lease in change.ended] == ["old"]
-
-
-# Options by configuration
-
-
-def test_options_are_sent_in_the_order_asked_with_the_mask_first() -> None:
-    offer = Site().send(request(DISCOVER, options={OPT_PARAMETERS: bytes([15, 6, 3])}))
-    assert offer is not None
-    assert list(offer.message.options) == [53, 54, 51, 58, 59, 1, 15, 6, 3]
-
-
-def test_a_configured_option_is_sent_whether_asked_for_or_not_and_replaces_ours() -> None:
-    site = Site(options={66: b"tftp.internal", 6: ip(53).packed})
-    for parameters in (b"\x03", b"\x42\x06"):
-        offer = site.send(request(DISCOVER, options={OPT_PARAMETERS: parameters}))
-        assert offer is not None
-        assert offer.message.options[66] == b"tftp.internal" and offer.message.options[6] == ip(53).packed
-
-
-@pytest.mark.parametrize("number", [50, 51, 53, 54, 58, 59, 61, 82])
-def test_an_option_that_the_server_computes_cannot_be_configured(number: int) -> None:
-    with pytest.raises(ConfigError, match=f"dhcp.options {number}"):
-        settings(options={number: b"x"})
-
-
-def test_host_only_sends_no_router() -> None:
-    assert OPT_ROUTER not in Site(router=False).lease().message.options
 
 
 def test_a_reservation_outside_the_pool_is_served() -> None:
@@ -750,9 +348,6 @@ def test_moving_to_a_reservation_frees_the_pool_address() -> None:
     nak = site.send(request(REQUEST, ciaddr=int(ip(2))))
     assert nak is not None and nak.kind == NAK
     assert site.lease().ip == ip(5) and ip(2) not in site.disk
-
-
-# Limits
 
 
 def test_twenty_requests_a_second_are_looked_at_for_each_guest() -> None:

@@ -1,79 +1,45 @@
 """What a DHCPv4 server answers (RFC 2131): a client's message and the time in, lease changes and a reply out.
 
-`leases` decides who has which address, `messages` is the wire, `shell` does the I/O. The rules here: a reply
-that depends on a change may leave only when the change is durable; if it cannot be, `not_durable` says what is
-left to tell. What is not answered is counted under its DropReason. Nothing a guest sends raises.
+`leases` decides who has which address, `replies` and `messages` are what goes over the wire, `shell` does the
+I/O. The rules here: a reply that depends on a change may leave only when the change is durable; if it cannot be,
+`not_durable` says what is left to tell. What is not answered is counted under its DropReason. Nothing a guest
+sends raises.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
+from arcbox_net.services.dhcp.hostnames import sanitise_hostname
 from arcbox_net.services.dhcp.leases import Client, LeaseTable, Offer
 from arcbox_net.services.dhcp.messages import (
     ACK,
-    BOOTREPLY,
-    BROADCAST_FLAG,
-    CLIENT_PORT,
-    DATAGRAM_BYTES_MIN,
     DECLINE,
     DISCOVER,
-    HEADER_BYTES,
     INFORM,
-    IP_UDP_BYTES,
     LEASE_S_INFINITE,
     NAK,
     OFFER,
     OPT_CLIENT_ID,
     OPT_HOSTNAME,
     OPT_LEASE_S,
-    OPT_MESSAGE,
-    OPT_PARAMETERS,
-    OPT_RELAY,
     OPT_REQUESTED_IP,
     OPT_SERVER_ID,
-    OPT_SIZE_MAX,
-    OPT_T1,
-    OPT_T2,
-    OPT_TYPE,
     RELEASE,
     REQUEST,
-    SERVER_PORT,
     DropReason,
     Message,
-    build,
-    encode_option,
-    encode_u32,
     parse,
 )
 from arcbox_net.services.dhcp.rate import RateLimit
-from arcbox_net.services.dhcp.records import Clock, Lease, LeaseChange
+from arcbox_net.services.dhcp.records import Clock, LeaseChange
+from arcbox_net.services.dhcp.replies import Replies, Reply
 from arcbox_net.services.dhcp.settings import DhcpSettings
 
-__all__ = ["Decision", "DhcpServer", "DhcpSettings", "Reply"]
-
 LEASE_S_FLOOR = 120
-BLOCKS_MAX = 256  # parameter lists whose option block is remembered
 MESSAGE_BYTES_MAX = 2048  # of a request; no client comes near
-BROADCAST_MAC = b"\xff" * 6
-BROADCAST_IP = 0xFFFFFFFF
-
-# A guest with one of these names would speak for the network; the names service refuses them as well.
-HOSTNAMES_REFUSED = frozenset(("localhost", "wpad", "gateway", "host", "isatap"))
-_HOSTNAME = re.compile(rb"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-
-
-class Reply(NamedTuple):
-    """A UDP payload and where it goes. The frame's destination is given, since the client may have no address."""
-
-    payload: bytes
-    mac: bytes
-    ip: int
-    dst_port: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -103,12 +69,7 @@ class DhcpServer:
         self._netmask = int(settings.subnet.netmask)
         self._by_mac = settings.match == "mac"
         self._rate = RateLimit(settings.requests_per_s)
-        self._static = {
-            number: encode_option(number, body) for number, body in settings.static_options().items()
-        }
-        self._blocks: dict[bytes | None, bytes] = {}
-        self._heads: dict[tuple[int, int], bytes] = {}
-        self._size_max = max(settings.mtu, DATAGRAM_BYTES_MIN) - IP_UDP_BYTES
+        self._replies = Replies(settings)
         self.received: collections.Counter[int] = collections.Counter()
         self.sent: collections.Counter[int] = collections.Counter()
         self.drops: collections.Counter[DropReason] = collections.Counter()
@@ -156,11 +117,11 @@ class DhcpServer:
         left = int(lease.expires_s(now) or 0) if lease.is_bound(now) else 0
         if left <= 0:
             return None
-        return self._answer(decision.message, decision.mac, ACK, int(change.ip), left, lease)
+        return self._replies.answer(decision.message, decision.mac, ACK, int(change.ip), left, lease)
 
     def answered(self, reply: Reply) -> None:
-        """Count a reply that was sent: its option 53 is the first (see `_answer`)."""
-        self.sent[reply.payload[HEADER_BYTES + 2]] += 1
+        """Count a reply that was sent."""
+        self.sent[reply.kind] += 1
 
     def dropped(self, reason: DropReason) -> Decision:
         self.drops[reason] += 1
@@ -214,7 +175,7 @@ class DhcpServer:
         offer = self._table.offer(client, message.address(OPT_REQUESTED_IP), now)
         if not isinstance(offer, Offer):
             return Decision(drop=offer)
-        reply = self._answer(message, mac, OFFER, offer.ip, self._lease_s(message))
+        reply = self._replies.answer(message, mac, OFFER, offer.ip, self._lease_s(message))
         return Decision(reply=reply, message=message, client=client, probe=offer.ip if offer.reused else 0)
 
     def _request(self, message: Message, client: Client, mac: bytes, now: Clock) -> Decision:
@@ -243,13 +204,13 @@ class DhcpServer:
         hostname = sanitise_hostname(message.options.get(OPT_HOSTNAME))
         fresh = self._table.fresh(client, ip, lease_s, hostname, now)
         if fresh is not None:
-            return Decision(reply=self._answer(message, mac, ACK, ip, lease_s, fresh))
+            return Decision(reply=self._replies.answer(message, mac, ACK, ip, lease_s, fresh))
         change = self._table.bind(client, ip, lease_s, hostname, now)
         if change is DropReason.PORT_LIMIT:
             return Decision(drop=change)
         if isinstance(change, DropReason):
-            return Decision(reply=self._nak(message, mac), message=message, client=client)
-        reply = self._answer(message, mac, ACK, ip, lease_s, change.lease)
+            return Decision(reply=self._replies.nak(message, mac), message=message, client=client)
+        reply = self._replies.answer(message, mac, ACK, ip, lease_s, change.lease)
         return Decision((change,), reply, None, message, client, mac)
 
     def _decline(self, message: Message, client: Client, mac: bytes, now: Clock) -> Decision:
@@ -272,7 +233,9 @@ class DhcpServer:
         """Options only: no lease, no address (RFC 2131 section 4.3.5)."""
         if message.ciaddr & self._netmask != self._network:
             return Decision(drop=DropReason.BAD_ADDRESS)
-        return Decision(reply=self._answer(message, mac, ACK, 0, None), message=message, client=client)
+        return Decision(
+            reply=self._replies.answer(message, mac, ACK, 0, None), message=message, client=client
+        )
 
     def _lease_s(self, message: Message) -> int:
         asked = message.options.get(OPT_LEASE_S)
@@ -282,119 +245,3 @@ class DhcpServer:
         if wanted == LEASE_S_INFINITE:
             return self._settings.max_lease_s
         return min(max(wanted, LEASE_S_FLOOR), self._settings.max_lease_s)
-
-    # The reply
-
-    def _answer(
-        self,
-        message: Message,
-        mac: bytes,
-        kind: int,
-        yiaddr: int,
-        lease_s: int | None,
-        lease: Lease | None = None,
-    ) -> Reply:
-        options = self._head(kind, lease_s)
-        tail = b""
-        if lease is not None and lease.named and lease.hostname is not None:
-            tail = encode_option(OPT_HOSTNAME, lease.hostname.encode("ascii"))
-        client_id = message.options.get(OPT_CLIENT_ID)
-        if client_id is not None:  # RFC 6842
-            tail += encode_option(OPT_CLIENT_ID, client_id)
-        if message.giaddr and OPT_RELAY in message.options:  # RFC 3046: as it came, last
-            tail += encode_option(OPT_RELAY, message.options[OPT_RELAY])
-        room = self._room(message) - HEADER_BYTES - len(options) - len(tail) - 1
-        return self._addressed(message, mac, kind, yiaddr, options + self._block(message, room) + tail)
-
-    def _nak(self, message: Message, mac: bytes) -> Reply:
-        options = self._head(NAK, None) + encode_option(OPT_MESSAGE, b"address not available")
-        client_id = message.options.get(OPT_CLIENT_ID)
-        if client_id is not None:
-            options += encode_option(OPT_CLIENT_ID, client_id)
-        if message.giaddr and OPT_RELAY in message.options:
-            options += encode_option(OPT_RELAY, message.options[OPT_RELAY])
-        return self._addressed(message, mac, NAK, 0, options)
-
-    def _addressed(self, message: Message, mac: bytes, kind: int, yiaddr: int, options: bytes) -> Reply:
-        """Where the reply goes: RFC 2131 section 4.1."""
-        flags = message.flags
-        if kind == NAK and message.giaddr:
-            flags |= BROADCAST_FLAG
-        payload = build(
-            options,
-            op=BOOTREPLY,
-            xid=message.xid,
-            chaddr=message.chaddr,
-            flags=flags,
-            ciaddr=0 if kind in (OFFER, NAK) else message.ciaddr,
-            yiaddr=yiaddr,
-            giaddr=message.giaddr,
-        )
-        if message.giaddr:
-            return Reply(payload, mac, message.giaddr, SERVER_PORT)
-        if kind == NAK:
-            return Reply(payload, BROADCAST_MAC, BROADCAST_IP, CLIENT_PORT)
-        if message.ciaddr and kind == ACK:
-            return Reply(payload, mac, message.ciaddr, CLIENT_PORT)
-        if flags & BROADCAST_FLAG:
-            return Reply(payload, BROADCAST_MAC, BROADCAST_IP, CLIENT_PORT)
-        return Reply(payload, mac, yiaddr, CLIENT_PORT)
-
-    def _head(self, kind: int, lease_s: int | None) -> bytes:
-        """Options 53, 54, 51, 58, 59. Nearly all clients get the same, so they are remembered."""
-        head = self._heads.get((kind, lease_s or 0))
-        if head is not None:
-            return head
-        head = encode_option(OPT_TYPE, bytes((kind,))) + encode_u32(OPT_SERVER_ID, self._server_id)
-        if lease_s is not None:
-            head += encode_u32(OPT_LEASE_S, lease_s)
-            head += encode_u32(OPT_T1, lease_s // 2) + encode_u32(OPT_T2, lease_s * 7 // 8)
-        if len(self._heads) >= BLOCKS_MAX:
-            self._heads.clear()
-        self._heads[(kind, lease_s or 0)] = head
-        return head
-
-    def _block(self, message: Message, room: int) -> bytes:
-        """The options that are the same for all clients with this parameter list."""
-        parameters = message.options.get(OPT_PARAMETERS)
-        block = self._blocks.get(parameters)
-        if block is None:
-            block = b"".join(self._static[number] for number in self._order(parameters))
-            if len(self._blocks) >= BLOCKS_MAX:
-                self._blocks.clear()
-            self._blocks[parameters] = block
-        if len(block) <= room:
-            return block
-        fitting = b""
-        for number in self._order(parameters):
-            if len(self._static[number]) <= room - len(fitting):
-                fitting += self._static[number]
-        return fitting
-
-    def _order(self, parameters: bytes | None) -> list[int]:
-        """What the client asked for in its order, then what it gets in any case; all without a list."""
-        if parameters is None:
-            return list(self._static)
-        asked = [number for number in dict.fromkeys(parameters) if number in self._static]
-        always = [number for number in self._settings.options if number not in asked]
-        mask = [] if 1 in asked or 1 in always or 1 not in self._static else [1]
-        return [*mask, *asked, *always]
-
-    def _room(self, message: Message) -> int:
-        """RFC 2132 section 9.10: the client's maximum counts the whole datagram and is at least 576."""
-        asked = message.options.get(OPT_SIZE_MAX)
-        wanted = (
-            DATAGRAM_BYTES_MIN if asked is None else max(int.from_bytes(asked, "big"), DATAGRAM_BYTES_MIN)
-        )
-        return min(wanted - IP_UDP_BYTES, self._size_max)
-
-
-def sanitise_hostname(payload: bytes | None) -> str | None:
-    """The first label of option 12 as a DNS name, or None when it is none or not a guest's to have."""
-    if payload is None or len(payload) > 255:
-        return None
-    label = payload.rstrip(b"\0").lower().split(b".", 1)[0]
-    if _HOSTNAME.fullmatch(label) is None:
-        return None
-    name = label.decode("ascii")
-    return None if name in HOSTNAMES_REFUSED else name

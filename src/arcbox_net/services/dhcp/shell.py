@@ -15,7 +15,8 @@ from arcbox_net.services.dhcp.frames import FRAME_BYTES_MAX, arp_probe, arp_send
 from arcbox_net.services.dhcp.leases import LeaseTable
 from arcbox_net.services.dhcp.messages import DropReason
 from arcbox_net.services.dhcp.records import Clock, Lease, LeaseChange
-from arcbox_net.services.dhcp.server import Decision, DhcpServer, Reply
+from arcbox_net.services.dhcp.replies import Reply
+from arcbox_net.services.dhcp.server import Decision, DhcpServer
 from arcbox_net.services.dhcp.settings import DhcpSettings
 from arcbox_net.services.dhcp.sockets import hold_server_port, open_arp, open_frames
 from arcbox_net.services.placing import Placing, here
