@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 COMPILED := $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 BENCH_PARTS := $(addprefix bench/,common.py contenders.py ends.py report.py rootless_tables.py dataplane/slices.py)
+# Tests wait more than they compute: one process more than there are cores. A file's tests stay in one process.
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile
 BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py bench/ports/*.py))))
 
 .PHONY: demo test fast e2e lint bench asan tsan fuzz fuzz-same fuzz-build build clean
@@ -19,15 +22,15 @@ demo: build  ## a network, a guest on it, and proof that it works; as root also 
 test: build  ## the fast suite and, as root, the end-to-end suite
 	@scripts/system-packages test
 	@scripts/what-runs
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 fast: build  ## only what needs neither root nor a kernel of its own
-	$(BIN)/pytest -m 'not e2e' $(ARGS)
+	$(PYTEST) -m 'not e2e' $(ARGS)
 
 e2e: build  ## only what needs root
 	@scripts/system-packages test
 	@scripts/what-runs
-	$(BIN)/pytest -m e2e $(ARGS)
+	$(PYTEST) -m e2e $(ARGS)
 
 lint: $(VENV)/.stamp-lint $(VENV)/.stamp-build
 	scripts/lint $(BIN)
@@ -43,7 +46,7 @@ asan: build  ## the fast suite under AddressSanitizer and UndefinedBehaviorSanit
 	ARCBOX_BUILD=asan $(BIN)/python setup.py -q build --build-base build/asan --build-lib build/asan/lib
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc \
-	PYTHONPATH=build/asan/lib CI=true $(BIN)/pytest -m 'not e2e' -p no:cacheprovider -o timeout=900 $(ARGS)
+	PYTHONPATH=build/asan/lib CI=true $(PYTEST) -m 'not e2e' -p no:cacheprovider -o timeout=900 $(ARGS)
 
 tsan: build  ## threads on the packet pool and the ring, and workers, under ThreadSanitizer
 	scripts/tsan $(BIN)

@@ -26,6 +26,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.once import make_once
+
 IMAGE_DIR = Path(__file__).parents[2] / "build" / "guest"
 NIC = "virtio-net-pci,romfile="
 BOOT_TIMEOUT_S = 90.0
@@ -214,10 +216,8 @@ def image() -> tuple[Path, Path]:
     """The guest's kernel and initramfs, made on first use."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         pytest.skip("the guest's kernel comes from Debian's packages: no apt-get here")
-    IMAGE_DIR.mkdir(parents=True, exist_ok=True)
     root = IMAGE_DIR / "root"
-    if not (root / "complete").exists():
-        _unpack(root)
+    make_once(root, lambda: _unpack(root))
     kernel = next(iter(sorted((root / "boot").glob("vmlinuz-*"))))
     initrd = IMAGE_DIR / "initrd.gz"
     made = _initramfs(root)
@@ -229,20 +229,14 @@ def image() -> tuple[Path, Path]:
 
 
 def _unpack(root: Path) -> None:
-    partial = IMAGE_DIR / f"root.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     names = [_kernel_package(), "busybox-static"]
     # A fresh machine has no package lists, an old one may have lists of versions that are gone.
-    if _apt("download", *names, cwd=partial) != 0:
-        _apt("update", "-qq", cwd=partial)
-        assert _apt("download", *names, cwd=partial) == 0, f"cannot download {names}"
-    for package in partial.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", str(package), str(partial)], check=True)
+    if _apt("download", *names, cwd=root) != 0:
+        _apt("update", "-qq", cwd=root)
+        assert _apt("download", *names, cwd=root) == 0, f"cannot download {names}"
+    for package in root.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)
         package.unlink()
-    (partial / "complete").touch()
-    shutil.rmtree(root, ignore_errors=True)
-    partial.rename(root)
 
 
 def _kernel_package() -> str:

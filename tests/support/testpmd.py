@@ -19,6 +19,8 @@ from types import TracebackType
 
 import pytest
 
+from tests.support.once import make_once
+
 DPDK_DIR = Path(__file__).parents[2] / "build" / "dpdk"
 LIBRARY_DIR = "usr/lib/x86_64-linux-gnu"
 PLUGINS = ("librte_net_virtio.so", "librte_net_vhost.so", "librte_mempool_ring.so")
@@ -38,8 +40,7 @@ def testpmd() -> tuple[Path, dict[str, str]]:
         return Path(named), {**os.environ, "LD_LIBRARY_PATH": str(library)}
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         pytest.skip("testpmd is in none of PATH and ABX_TESTPMD, and no apt-get is here to fetch it")
-    if not (DPDK_DIR / "complete").exists():
-        _unpack()
+    make_once(DPDK_DIR, _unpack)
     environment = {**os.environ, "LD_LIBRARY_PATH": str(DPDK_DIR / LIBRARY_DIR)}
     binary = DPDK_DIR / "usr/bin/dpdk-testpmd"
     linked = subprocess.run(["ldd", str(binary)], capture_output=True, text=True, env=environment)
@@ -147,7 +148,6 @@ def _plugin(environment: dict[str, str], name: str) -> str:
 
 
 def _unpack() -> None:
-    DPDK_DIR.mkdir(parents=True, exist_ok=True)
     listed = subprocess.run(["apt-cache", "depends", "dpdk-dev"], capture_output=True, text=True).stdout
     needed = [
         name for name in re.findall(r"^ +Depends: ([\w.+-]+)$", listed, re.MULTILINE) if name not in FOREIGN
@@ -165,4 +165,3 @@ def _unpack() -> None:
     for package in DPDK_DIR.glob("*.deb"):
         subprocess.run(["dpkg", "-x", str(package), str(DPDK_DIR)], check=True)
         package.unlink()
-    (DPDK_DIR / "complete").touch()
