@@ -14,21 +14,18 @@ from hypothesis import strategies as st
 
 from arcbox_net.config import (
     WORKERS_MAX,
-    DhcpConfig,
-    DnsConfig,
     Egress,
     HostAccess,
     NetConfig,
     NetworkMode,
-    Reservation,
-    config_from_mapping,
-    config_to_mapping,
     gateway_of,
-    load_networks,
     local_domain,
     parse_host_access,
     pool_of,
 )
+from arcbox_net.config_dhcp import DhcpConfig, Reservation
+from arcbox_net.config_dns import DnsConfig
+from arcbox_net.config_mapping import config_from_mapping, config_to_mapping, load_networks
 from arcbox_net.config_values import check_network_name, check_port_name, parse_endpoint
 from arcbox_net.errors import ConfigError
 from arcbox_net.rules import parse_forward

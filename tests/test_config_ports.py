@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from arcbox_net.config import NetConfig, config_from_mapping, config_to_mapping
+from arcbox_net.config import NetConfig
+from arcbox_net.config_mapping import config_from_mapping, config_to_mapping
 from arcbox_net.config_ports import PAIRS_MAX, QUEUES_MAX, UID_MAX, PortConfig
 from arcbox_net.errors import ConfigError
 

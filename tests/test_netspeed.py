@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from arcbox_net import netspeed
+from arcbox_net.netspeed.__main__ import main
 from arcbox_net.relay import probe
 from tests.support.relay import wait_until
 
@@ -105,20 +106,20 @@ def test_run_server_tells_the_port_it_took() -> None:
 
 
 def test_the_client_prints_json(server: tuple[str, int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert netspeed.main(["client", server[0], str(server[1]), "rr", "udp", "--seconds", "0.05"]) == 0
+    assert main(["client", server[0], str(server[1]), "rr", "udp", "--seconds", "0.05"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"rr", "udp"}
 
 
 def test_an_unreachable_server_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    assert netspeed.main(["client", "127.0.0.1", str(port), "rr"]) == 1
+    assert main(["client", "127.0.0.1", str(port), "rr"]) == 1
     assert f"127.0.0.1 port {port}" in capsys.readouterr().err
 
 
 def test_an_unknown_test_is_a_usage_error() -> None:
     with pytest.raises(SystemExit) as raised:
-        netspeed.main(["client", "127.0.0.1", "1", "smtp"])
+        main(["client", "127.0.0.1", "1", "smtp"])
     assert raised.value.code == 2
 
 

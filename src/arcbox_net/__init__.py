@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from arcbox_net.config import (
-        DhcpConfig,
-        DnsConfig,
-        Egress,
-        HostAccess,
-        NetConfig,
-        NetworkMode,
-        Reservation,
-    )
+    from arcbox_net.attachments import NetnsAttachment, TapAttachment
+    from arcbox_net.config import Egress, HostAccess, NetConfig, NetworkMode
+    from arcbox_net.config_dhcp import DhcpConfig, Reservation
+    from arcbox_net.config_dns import DnsConfig
     from arcbox_net.config_ports import PortConfig
     from arcbox_net.dataplane.engine import NatEngine
     from arcbox_net.dataplane.nat_config import NatEngineConfig
@@ -22,7 +17,7 @@ if TYPE_CHECKING:
     from arcbox_net.dataplane.worker import Worker
     from arcbox_net.dataplane.worker_group import WorkerGroup
     from arcbox_net.errors import ArcboxNetError
-    from arcbox_net.manager import NetnsAttachment, NetworkManager, TapAttachment
+    from arcbox_net.manager import NetworkManager
     from arcbox_net.memory.batch import FrameBatch
     from arcbox_net.memory.pool import PacketPool
     from arcbox_net.memory.ring import LockFreeRing
@@ -80,7 +75,10 @@ _HOME = {
     "NatFlow": "dataplane.nat_views",
     "NatForward": "dataplane.nat_views",
     "NatMapping": "dataplane.nat_views",
+    "DhcpConfig": "config_dhcp",
+    "DnsConfig": "config_dns",
     "PortConfig": "config_ports",
+    "Reservation": "config_dhcp",
     "Verdict": "dataplane.verdict",
     "Worker": "dataplane.worker",
     "WorkerGroup": "dataplane.worker_group",
@@ -92,8 +90,8 @@ _HOME = {
     "ForwardRule": "rules",
     "parse_forward": "rules",
     "NetworkManager": "manager",
-    "NetnsAttachment": "manager",
-    "TapAttachment": "manager",
+    "NetnsAttachment": "attachments",
+    "TapAttachment": "attachments",
     "FrameBatch": "memory.batch",
     "LockFreeRing": "memory.ring",
     "PacketPool": "memory.pool",

@@ -1,4 +1,4 @@
-"""What a network shall be: values, defaults, checks, and the TOML file. No I/O but `load_networks`.
+"""What a network shall be: values, defaults and checks. How files have it is in `config_mapping`.
 
 Everything here is checked when it is built, so the rest of the code reads it freely.
 """
@@ -9,46 +9,29 @@ import dataclasses
 import enum
 import ipaddress
 import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from arcbox_net.addresses import Subnet, parse_mac, parse_subnet, parse_subnet6
-from arcbox_net.config_engine import NEEDED, OPTIONAL, check_engine
-from arcbox_net.config_ports import QUEUES_MAX, PortConfig, check_ports, ports_from
+from arcbox_net.config_dhcp import DhcpConfig
+from arcbox_net.config_dns import DnsConfig
+from arcbox_net.config_engine import check_engine
+from arcbox_net.config_ports import QUEUES_MAX, PortConfig, check_ports
 from arcbox_net.config_values import (
-    check_domain,
     check_ifname,
     check_network_name,
-    check_port_name,
-    check_type,
-    enum_of,
-    ip_of,
     ipv4_of,
-    items_of,
-    known_keys,
-    parse_endpoint,
-    texts_of,
 )
 from arcbox_net.errors import ConfigError
-from arcbox_net.rules import ForwardRule, parse_forward
+from arcbox_net.rules import ForwardRule
 
 MTU_MIN = 576  # RFC 791: every IPv4 host takes 576 bytes
 MTU_MAX = 65535
 MTU_IPV6_MIN = 1280  # RFC 8200 section 5
 WORKERS_MAX = 8
 IFNAME_BYTES_MAX = 15
-LEASE_S_MIN = 120
-LEASE_S_DEFAULT = 3600
-LEASE_S_MAX = 7 * 86400
-ADDRESSES_PER_PORT_MAX = 4
-DHCP_REQUESTS_PER_S = 20
 AUTO = "auto"
 OFF = "none"
 SUBNET_NAT = "192.168.64.0/24"
 SUBNET_HOST_ONLY = "10.0.0.0/24"
-
-_OPTION = re.compile(r"[0-9]{1,3}")
 
 
 class NetworkMode(enum.Enum):
@@ -68,139 +51,6 @@ class Egress(enum.Enum):
     RELAY = "relay"
     ENGINE = "engine"
     NONE = "none"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reservation:
-    """A fixed address for a MAC (and a host name for DNS)."""
-
-    mac: str
-    ip: str
-    hostname: str | None = None
-
-    def __post_init__(self) -> None:
-        parse_mac(self.mac)
-        ipv4_of("reservations.ip", self.ip)
-        if self.hostname is not None:
-            check_port_name(self.hostname, field="reservations.hostname")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DhcpConfig:
-    """The DHCP server. `enabled=None`: on for NAT and host-only, off for bridge.
-
-    `options` maps an option number to its payload: text, or hex with the prefix `0x`. `requests_per_s` is the
-    limit for each guest; 0 is none.
-    """
-
-    enabled: bool | None = None
-    pool: tuple[str, str] | None = None
-    lease_s: int = LEASE_S_DEFAULT
-    max_lease_s: int = LEASE_S_MAX
-    match: str = "client-id"
-    reservations: tuple[Reservation, ...] = ()
-    options: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    search: tuple[str, ...] = ()
-    routes: tuple[tuple[str, str], ...] = ()
-    addresses_per_port_max: int = ADDRESSES_PER_PORT_MAX
-    requests_per_s: int = DHCP_REQUESTS_PER_S
-
-    def __post_init__(self) -> None:
-        if not LEASE_S_MIN <= self.lease_s <= self.max_lease_s <= 0xFFFFFFFE:
-            raise ConfigError(
-                f"dhcp.lease_s {self.lease_s}: expected {LEASE_S_MIN} to max_lease_s ({self.max_lease_s})",
-                field="dhcp.lease_s",
-                value=self.lease_s,
-            )
-        if self.addresses_per_port_max < 1:
-            raise ConfigError(
-                f"dhcp.addresses_per_port_max {self.addresses_per_port_max}: at least 1",
-                field="dhcp.addresses_per_port_max",
-                value=self.addresses_per_port_max,
-            )
-        if self.requests_per_s < 0:
-            raise ConfigError(
-                f"dhcp.requests_per_s {self.requests_per_s}: expected 0 or more",
-                field="dhcp.requests_per_s",
-                value=self.requests_per_s,
-            )
-        if self.match not in ("client-id", "mac"):
-            raise ConfigError(
-                f"dhcp.match {self.match!r}: expected client-id or mac", field="dhcp.match", value=self.match
-            )
-        for number in self.options:
-            if not 1 <= number <= 254:
-                raise ConfigError(
-                    f"dhcp.options {number}: an option is 1 to 254", field="dhcp.options", value=number
-                )
-            self.option_payload(number)
-        for domain in self.search:
-            check_domain("dhcp.search", domain)
-        for destination, router in self.routes:
-            try:
-                ipaddress.IPv4Network(destination)
-            except ValueError as error:
-                raise ConfigError(f"dhcp.routes: {error}", field="dhcp.routes", value=destination) from None
-            ipv4_of("dhcp.routes", router)
-
-    def option_payload(self, number: int) -> bytes:
-        """The bytes configured for option *number*. Raises ConfigError when its hex is broken or it is too long."""
-        text = self.options[number]
-        try:
-            payload = bytes.fromhex(text[2:]) if text.startswith("0x") else text.encode()
-        except ValueError:
-            raise ConfigError(
-                f"dhcp.options {number}: {text!r} is not hex", field="dhcp.options", value=text
-            ) from None
-        if not 1 <= len(payload) <= 255:
-            raise ConfigError(f"dhcp.options {number}: 1 to 255 bytes", field="dhcp.options", value=text)
-        return payload
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DnsConfig:
-    """The DNS forwarder. `enabled=None`: on for NAT and host-only, off for bridge.
-
-    `upstreams` empty: those of /etc/resolv.conf, followed live. An upstream is `address` or `address:port`
-    (`[v6]:port`). `domain_upstreams` sends a suffix elsewhere. `records` are static `name → addresses`.
-    """
-
-    enabled: bool | None = None
-    upstreams: tuple[str, ...] = ()
-    domain_upstreams: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    records: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    domain: str | None = None
-    rebind_protection: bool = False
-    rebind_allow: tuple[str, ...] = ()
-    cache_entries_max: int = 8192
-
-    def __post_init__(self) -> None:
-        for upstream in self.upstreams:
-            parse_endpoint("dns.upstreams", upstream, 53)
-        for suffix, upstreams in self.domain_upstreams.items():
-            check_domain("dns.domain_upstreams", suffix)
-            if not upstreams:
-                raise ConfigError(
-                    f"dns.domain_upstreams {suffix!r}: no upstream given",
-                    field="dns.domain_upstreams",
-                    value=suffix,
-                )
-            for upstream in upstreams:
-                parse_endpoint("dns.domain_upstreams", upstream, 53)
-        for name, addresses in self.records.items():
-            check_domain("dns.records", name)
-            for address in addresses:
-                ip_of("dns.records", address)
-        if self.domain is not None:
-            check_domain("dns.domain", self.domain)
-        for suffix in self.rebind_allow:
-            check_domain("dns.rebind_allow", suffix)
-        if not 0 <= self.cache_entries_max <= 1 << 20:
-            raise ConfigError(
-                f"dns.cache_entries_max {self.cache_entries_max}: 0 to {1 << 20}",
-                field="dns.cache_entries_max",
-                value=self.cache_entries_max,
-            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -426,157 +276,6 @@ def parse_host_access(text: str) -> HostAccess:
     if not re.fullmatch(r"[0-9]{1,5}", number):
         raise ConfigError(f"host_access {text!r}: expected PORT[/tcp|udp]", field="host_access", value=text)
     return HostAccess(protocol=protocol or "tcp", host_port=int(number))
-
-
-def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> NetConfig:
-    """A NetConfig from parsed TOML or JSON; every unknown key and wrong type is a ConfigError that names it."""
-    values = dict(known_keys(body, NetConfig, where))
-    if "mode" in values:
-        values["mode"] = enum_of(NetworkMode, values["mode"], f"{where}.mode")
-    if "egress" in values:
-        values["egress"] = enum_of(Egress, values["egress"], f"{where}.egress")
-    for field in ("mac", "bridge", "name", "subnet", "gateway", "nic", *NEEDED, *OPTIONAL):
-        check_type(values, field, (str, type(None)), where)
-    check_type(values, "subnet6", (str,), where)
-    for field in ("mtu", "num_queues"):
-        check_type(values, field, (int,), where)
-    check_type(values, "workers", (int, type(None)), where)
-    for field in ("multiqueue", "isolated", "anti_spoof"):
-        check_type(values, field, (bool,), where)
-    if "forwards" in values:
-        values["forwards"] = tuple(
-            parse_forward(text) for text in texts_of(values["forwards"], f"{where}.forwards")
-        )
-    if "host_access" in values:
-        items = values["host_access"]
-        values["host_access"] = tuple(
-            parse_host_access(str(item)) for item in (items if isinstance(items, list) else [items])
-        )
-    if "ports" in values:
-        values["ports"] = ports_from(values["ports"], f"{where}.ports")
-    if "dhcp" in values:
-        values["dhcp"] = _dhcp(values["dhcp"], f"{where}.dhcp")
-    if "dns" in values:
-        values["dns"] = _dns(values["dns"], f"{where}.dns")
-    return NetConfig(**values)
-
-
-def config_to_mapping(config: NetConfig) -> dict[str, Any]:
-    """What `config_from_mapping` reads back as an equal NetConfig; plain JSON types only."""
-    body = dataclasses.asdict(config)
-    body["mode"] = config.mode.value
-    body["egress"] = config.egress.value
-    body["forwards"] = [str(rule) for rule in config.forwards]
-    body["host_access"] = [str(item) for item in config.host_access]
-    body["ports"] = [dataclasses.asdict(port) for port in config.ports]
-    body["dhcp"]["options"] = {str(number): text for number, text in config.dhcp.options.items()}
-    body["dhcp"]["reservations"] = [dataclasses.asdict(item) for item in config.dhcp.reservations]
-    for key in ("pool", "search", "routes"):
-        value = body["dhcp"][key]
-        body["dhcp"][key] = None if value is None else [list(v) if isinstance(v, tuple) else v for v in value]
-    for key in ("upstreams", "rebind_allow"):
-        body["dns"][key] = list(body["dns"][key])
-    for key in ("domain_upstreams", "records"):
-        body["dns"][key] = {name: list(values) for name, values in body["dns"][key].items()}
-    return body
-
-
-def load_networks(path: str | Path) -> dict[str, NetConfig]:
-    """The `[networks.NAME]` tables of a TOML file. Raises ConfigError with file, key and reason."""
-    import tomllib
-
-    try:
-        document = tomllib.loads(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", field="file", value=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}", field="file", value=str(path)) from None
-    networks = document.pop("networks", None)
-    if document:
-        raise ConfigError(
-            f"{path}: unknown table {next(iter(document))!r}",
-            fix="networks are tables named [networks.NAME]",
-            field=next(iter(document)),
-            value=str(path),
-        )
-    if not isinstance(networks, dict) or not networks:
-        raise ConfigError(f"{path}: no [networks.NAME] table", field="networks", value=str(path))
-    found = {}
-    for name, body in networks.items():
-        if not isinstance(body, dict):
-            raise ConfigError(f"{path}: networks.{name} is not a table", field=name, value=str(body))
-        try:
-            check_network_name(name)
-            found[name] = config_from_mapping({**body, "name": name}, where=f"networks.{name}")
-        except ConfigError as error:
-            error.message = f"{path}: [networks.{name}] {error.message}"
-            raise
-    return found
-
-
-def _dhcp(body: Any, where: str) -> DhcpConfig:
-    values = dict(known_keys(body, DhcpConfig, where))
-    check_type(values, "enabled", (bool, type(None)), where)
-    for field in ("lease_s", "max_lease_s", "addresses_per_port_max", "requests_per_s"):
-        check_type(values, field, (int,), where)
-    check_type(values, "match", (str,), where)
-    if values.get("pool") is not None:
-        pool = texts_of(values["pool"], f"{where}.pool")
-        if len(pool) != 2:
-            raise ConfigError(f"{where}.pool: expected [first, last]", field=f"{where}.pool", value=str(pool))
-        values["pool"] = (pool[0], pool[1])
-    if "reservations" in values:
-        items = items_of(values["reservations"], f"{where}.reservations")
-        values["reservations"] = tuple(_reservation(item, f"{where}.reservations") for item in items)
-    if "options" in values:
-        options = values["options"]
-        if not isinstance(options, Mapping) or not all(_OPTION.fullmatch(str(key)) for key in options):
-            raise ConfigError(
-                f"{where}.options: expected number = text", field=f"{where}.options", value=str(options)
-            )
-        values["options"] = {int(key): str(text) for key, text in options.items()}
-    if "search" in values:
-        values["search"] = tuple(texts_of(values["search"], f"{where}.search"))
-    if "routes" in values:
-        routes = [texts_of(item, f"{where}.routes") for item in items_of(values["routes"], f"{where}.routes")]
-        if any(len(item) != 2 for item in routes):
-            raise ConfigError(
-                f"{where}.routes: expected [[cidr, router]]", field=f"{where}.routes", value=str(routes)
-            )
-        values["routes"] = tuple((item[0], item[1]) for item in routes)
-    return DhcpConfig(**values)
-
-
-def _reservation(item: Any, where: str) -> Reservation:
-    values = known_keys(item, Reservation, where)
-    for field in ("mac", "ip"):
-        if not isinstance(values.get(field), str):
-            raise ConfigError(f"{where}: {field} is missing", field=f"{where}.{field}", value=str(item))
-    return Reservation(**values)
-
-
-def _dns(body: Any, where: str) -> DnsConfig:
-    values = dict(known_keys(body, DnsConfig, where))
-    check_type(values, "enabled", (bool, type(None)), where)
-    check_type(values, "rebind_protection", (bool,), where)
-    check_type(values, "domain", (str, type(None)), where)
-    check_type(values, "cache_entries_max", (int,), where)
-    for field in ("upstreams", "rebind_allow"):
-        if field in values:
-            values[field] = tuple(texts_of(values[field], f"{where}.{field}"))
-    for field in ("domain_upstreams", "records"):
-        if field in values:
-            if not isinstance(values[field], Mapping):
-                raise ConfigError(
-                    f"{where}.{field}: expected a table", field=f"{where}.{field}", value=str(values[field])
-                )
-            values[field] = {
-                str(name): tuple(
-                    texts_of([item] if isinstance(item, str) else item, f"{where}.{field}.{name}")
-                )
-                for name, item in values[field].items()
-            }
-    return DnsConfig(**values)
 
 
 def _enabled(asked: bool | None, mode: NetworkMode) -> bool:

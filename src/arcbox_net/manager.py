@@ -10,18 +10,9 @@ A network that a manager starts ends with the manager's process, even when that 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import fcntl
 import itertools
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
@@ -31,9 +22,11 @@ from urllib.parse import quote
 import msgspec
 
 from arcbox_net import paths
-from arcbox_net.config import NetConfig, NetworkMode, config_to_mapping
+from arcbox_net.attachments import NetnsAttachment, SocketAttachment, TapAttachment
+from arcbox_net.config import NetConfig, NetworkMode
+from arcbox_net.config_mapping import config_to_mapping
 from arcbox_net.config_values import check_network_name
-from arcbox_net.errors import AlreadyRunning, ArcboxNetError, NotRunning, StartFailed, Unsupported, from_json
+from arcbox_net.errors import AlreadyRunning, ArcboxNetError, NotRunning, Unsupported, from_json
 from arcbox_net.host.platform import platform
 from arcbox_net.network.client import Client
 from arcbox_net.network.messages import (
@@ -51,71 +44,20 @@ from arcbox_net.network.messages import (
     PortInfo,
     ReserveRequest,
 )
+from arcbox_net.network_process import (
+    STOP_TIMEOUT_S,
+    Process,
+    end_network,
+    is_running,
+    remove_leftovers,
+    run_network,
+    running_networks,
+    running_statuses,
+)
 from arcbox_net.rules import ForwardRule, parse_forward
-
-START_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 30.0
-LOG_BYTES_MAX = 1 << 20
-PROCESS = "arcbox_net.network.main"
 
 _serial = itertools.count()
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(slots=True)
-class TapAttachment:
-    """A guest's TAP. `fds` are its queues, this program's to close or to hand to a monitor; `fd` is the first.
-
-    Frames carry a 12-byte virtio-net header (IFF_VNET_HDR). The port is detached when its last fd is closed.
-    """
-
-    port: str
-    ifname: str
-    mac: str
-    ip: IPv4Address | None
-    mtu: int
-    fds: list[int]
-
-    @property
-    def fd(self) -> int:
-        return self.fds[0]
-
-    def close(self) -> None:
-        """Close the fds that are still this program's."""
-        while self.fds:
-            os.close(self.fds.pop())
-
-    def __enter__(self) -> TapAttachment:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class NetnsAttachment:
-    """A guest that is a network namespace: `ifname` is its device inside, `host_ifname` the bridge's end."""
-
-    port: str
-    ifname: str
-    host_ifname: str
-    mac: str
-    ip: IPv4Address | None
-    mtu: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SocketAttachment:
-    """A guest at a unix socket. `connects`: its monitor listens at `socket`, and the network connects there."""
-
-    port: str
-    kind: str
-    socket: str
-    connects: bool
-    mac: str
-    ip: IPv4Address | None
-    mtu: int
-    queues: int
 
 
 class NetworkManager:
@@ -127,7 +69,7 @@ class NetworkManager:
         self._ephemeral = wanted is None
         self.name = check_network_name(wanted or f"net-{os.getpid():x}-{next(_serial):x}")
         self._client = Client(self.name)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._starting = threading.Lock()
         self._none_started = False
 
@@ -160,16 +102,8 @@ class NetworkManager:
         process, self._process = self._process, None
         if process is None:
             self._stop_remote()
-            return
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            remove_leftovers(self.name)
-        if process.returncode not in (0, None):
-            remove_leftovers(self.name)
+        else:
+            end_network(self.name, process)
 
     @property
     def state(self) -> str:
@@ -273,14 +207,14 @@ class NetworkManager:
             reply, fds = self._client.request_fds(wanted)
             assert reply.port is not None
             port = reply.port
-        return _tap_attachment(port, fds)
+        return TapAttachment.of(port, fds)
 
     def open_tap(self, name: str) -> TapAttachment:
         """The queues of the attached TAP *name* once more, such as for a monitor that was restarted."""
         self._require_running()
         reply, fds = self._client.request_fds(OpenTap(name=name))
         assert reply.port is not None
-        return _tap_attachment(reply.port, fds)
+        return TapAttachment.of(reply.port, fds)
 
     def attach_netns(
         self,
@@ -306,14 +240,7 @@ class NetworkManager:
             configure=configure,
         )
         port = self._post("/ports", request, PortInfo)
-        return NetnsAttachment(
-            port=port.name,
-            ifname=ifname,
-            host_ifname=port.ifname,
-            mac=port.mac,
-            ip=IPv4Address(port.ip) if port.ip else None,
-            mtu=port.mtu,
-        )
+        return NetnsAttachment.of(port, ifname)
 
     def attach_stream(
         self,
@@ -388,16 +315,7 @@ class NetworkManager:
         port = self._post(
             "/ports", msgspec.structs.replace(request, socket=path, remote=remote, pid=holder), PortInfo
         )
-        return SocketAttachment(
-            port=port.name,
-            kind=port.kind,
-            socket=path,
-            connects=port.connects,
-            mac=port.mac,
-            ip=IPv4Address(port.ip) if port.ip else None,
-            mtu=port.mtu,
-            queues=port.queues,
-        )
+        return SocketAttachment.of(port, path)
 
     def detach(self, name: str) -> None:
         """Remove a guest port and its device. Raises PortNotFound."""
@@ -460,7 +378,7 @@ class NetworkManager:
         arguments = [] if detached else ["--parent", str(os.getpid())]
         if self._ephemeral:
             arguments.append("--ephemeral")
-        process, answer = _run_network(self.name, arguments, config_to_mapping(self.config))
+        process, answer = run_network(self.name, arguments, config_to_mapping(self.config))
         if "error" in answer:
             process.wait()
             raise from_json(answer["error"])
@@ -500,163 +418,6 @@ def _path(collection: str, item: object) -> str:
     return f"/{collection}/{quote(str(item), safe='')}"
 
 
-def is_running(name: str) -> bool:
-    """Whether the network process of *name* answers."""
-    try:
-        Client(name).call("GET", "/network")
-    except NotRunning:
-        return False
-    return True
-
-
-def running_networks() -> list[str]:
-    """Names of the networks that run, sorted."""
-    return [status.name for status in running_statuses()]
-
-
-def running_statuses() -> Iterator[NetworkStatus]:
-    """The status of every network that runs, by name."""
-    try:
-        names = sorted(
-            entry.name for entry in paths.runtime_root().iterdir() if (entry / "api.sock").exists()
-        )
-    except OSError:
-        return
-    for name in names:
-        try:
-            yield msgspec.convert(Client(name).call("GET", "/network"), NetworkStatus)
-        except NotRunning:
-            continue
-
-
-def remove_leftovers(name: str) -> bool:
-    """Remove what a network whose process died left in the kernel. True when there was something.
-
-    Raises AlreadyRunning.
-    """
-    process, answer = _run_network(check_network_name(name), ["--remove"], {})
-    process.wait()
-    if "error" in answer:
-        raise from_json(answer["error"])
-    return bool(answer.get("removed"))
-
-
-def _run_network(
-    name: str, arguments: list[str], config: dict[str, Any]
-) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-    """Start the network process and wait for its one line."""
-    log_path = paths.log_file(name)
-    try:
-        log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = open(log_path, "wb" if _size(log_path) > LOG_BYTES_MAX else "ab", opener=_private)  # noqa: SIM115
-    except OSError as error:
-        raise StartFailed(
-            f"{log_path}: {error.strerror}",
-            fix="make it writable, or set ARCBOX_NET_STATE_DIR",
-            network=name,
-            log=str(log_path),
-        ) from None
-    ready, answer_end = _pipe()
-    interrupts = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until there is a process to end
-    try:
-        with log:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    PROCESS,
-                    name,
-                    "--ready-fd",
-                    str(answer_end),
-                    *arguments,
-                ],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(answer_end,),
-                start_new_session=True,
-                cwd="/",
-            )
-    except BaseException:
-        signal.pthread_sigmask(signal.SIG_SETMASK, interrupts)
-        os.close(ready)
-        os.close(answer_end)
-        raise
-    os.close(answer_end)
-    assert process.stdin is not None
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, interrupts)
-        with contextlib.suppress(BrokenPipeError), process.stdin as request:
-            request.write(json.dumps(config).encode())
-        line = _read_line(ready, START_TIMEOUT_S)
-    except BaseException:  # such as Ctrl-C: it must not go on by itself
-        process.terminate()
-        process.wait()
-        raise
-    finally:
-        os.close(ready)
-    if not line:
-        process.kill()
-        process.wait()
-        if "--remove" not in arguments:
-            with contextlib.suppress(ArcboxNetError):
-                remove_leftovers(name)
-        raise StartFailed(
-            f"the network process of {name} ended or was silent for {START_TIMEOUT_S:.0f} s",
-            fix=f"look at {log_path}",
-            network=name,
-            log=str(log_path),
-        )
-    return process, json.loads(line)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _pipe() -> tuple[int, int]:
-    """A pipe whose ends are no standard streams, not even in a program that has closed its own."""
-    ends = os.pipe()
-    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
-    for end in ends:
-        os.close(end)
-    return moved[0], moved[1]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _read_line(fd: int, timeout_s: float) -> bytes:
-    line = b""
-    deadline = time.monotonic() + timeout_s
-    while not line.endswith(b"\n"):
-        if not _readable(fd, deadline - time.monotonic()):
-            return b""
-        chunk = os.read(fd, 65536)
-        if not chunk:
-            return b""
-        line += chunk
-    return line
-
-
-def _readable(fd: int, timeout_s: float) -> bool:
-    poll = select.poll()  # not select(): an embedding program may hold more than 1024 fds
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(max(0, int(timeout_s * 1000))))
-
-
-def _tap_attachment(port: PortInfo, fds: list[int]) -> TapAttachment:
-    return TapAttachment(
-        port=port.name,
-        ifname=port.ifname,
-        mac=port.mac,
-        ip=IPv4Address(port.ip) if port.ip else None,
-        mtu=port.mtu,
-        fds=fds,
-    )
-
-
 __all__ = [
     "NetnsAttachment",
     "NetworkManager",
@@ -665,4 +426,5 @@ __all__ = [
     "is_running",
     "remove_leftovers",
     "running_networks",
+    "running_statuses",
 ]

@@ -13,7 +13,10 @@ BASE = {
     "__init__",
     "addresses",
     "config",
+    "config_dhcp",
+    "config_dns",
     "config_engine",
+    "config_mapping",
     "config_ports",
     "config_values",
     "credentials",
@@ -34,7 +37,9 @@ BELOW: dict[str, set[str]] = {
     "recipes": {"services", "relay", "host", "ports", "dataplane"},
     "network": {"recipes", "services", "relay", "host", "ports", "dataplane"},
     "netspeed": {"relay"},
-    "manager": {"network", "host"},
+    "attachments": {"network"},
+    "network_process": {"network"},
+    "manager": {"attachments", "network_process", "network", "host"},
     "cli": {"manager", "network", "netspeed", "services", "host"},
 }
 # The package's front door names the manager's classes, and imports them when they are first used.

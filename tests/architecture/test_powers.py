@@ -16,7 +16,7 @@ ABI = Path(PACKAGE, "abi")
 
 # Outside host/, a process is started here and nowhere else; each line says which.
 STARTS_PROCESSES = {
-    "manager.py": "the network process",
+    "network_process.py": "the network process",
     "cli/demo_speed.py": "iperf3",
     "cli/monitor_sockets.py": "QEMU, for its version",
 }

@@ -5,7 +5,8 @@ from ipaddress import IPv4Interface
 
 import pytest
 
-from arcbox_net.config import DhcpConfig, NetConfig, Reservation
+from arcbox_net.config import NetConfig
+from arcbox_net.config_dhcp import DhcpConfig, Reservation
 from arcbox_net.errors import AddressInUse
 from arcbox_net.network.addressing import Addressing
 from arcbox_net.network.state import State

@@ -5,7 +5,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 
 import pytest
 
-from arcbox_net.config import DnsConfig, NetConfig
+from arcbox_net.config import NetConfig
+from arcbox_net.config_dns import DnsConfig
 from arcbox_net.network.naming import Naming
 from arcbox_net.recipes.site import Layout
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from arcbox_net.config import DhcpConfig, NetConfig, NetworkMode, Reservation
+from arcbox_net.config import NetConfig, NetworkMode
+from arcbox_net.config_dhcp import DhcpConfig, Reservation
 from arcbox_net.errors import (
     AddressInUse,
     ConfigError,
@@ -115,8 +116,8 @@ def test_nothing_is_left_when_it_stops(mac: Mac) -> None:
 
 def test_its_end_is_that_of_its_parent(mac: Mac) -> None:
     code = (
-        "from arcbox_net import manager; import sys;"
-        "manager.PROCESS = 'tests.support.vmnet_main';"
+        "from arcbox_net import manager, network_process; import sys;"
+        "network_process.PROCESS = 'tests.support.vmnet_main';"
         "network = manager.NetworkManager(name='dev'); network.start(); print(network.pid, flush=True);"
         "sys.stdin.read()"
     )
@@ -341,8 +342,8 @@ def test_run_gives_vfkit_a_device_at_a_socket_of_a_network_of_its_own(mac: Mac) 
     monitor.write_text(f'#!/bin/sh\necho "$@" > {mac.place}/words\nexit 3\n')
     monitor.chmod(0o755)
     code = (
-        "import sys; from arcbox_net import manager; from arcbox_net.cli.main import main;"
-        "manager.PROCESS = 'tests.support.vmnet_main'; sys.argv[0] = 'arcbox-net'; main()"
+        "import sys; from arcbox_net import network_process; from arcbox_net.cli.main import main;"
+        "network_process.PROCESS = 'tests.support.vmnet_main'; sys.argv[0] = 'arcbox-net'; main()"
     )
     words = [
         sys.executable,

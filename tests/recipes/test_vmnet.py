@@ -7,7 +7,9 @@ from ipaddress import IPv4Interface, IPv4Network, IPv6Network
 
 import pytest
 
-from arcbox_net.config import DhcpConfig, DnsConfig, Egress, HostAccess, NetConfig, NetworkMode
+from arcbox_net.config import Egress, HostAccess, NetConfig, NetworkMode
+from arcbox_net.config_dhcp import DhcpConfig
+from arcbox_net.config_dns import DnsConfig
 from arcbox_net.errors import (
     ArcboxNetError,
     ConfigError,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from arcbox_net import manager
+from arcbox_net import network_process
 from tests.support.vmnet import ROOT, build
 
 MAIN = "tests.support.vmnet_main"
@@ -31,7 +31,7 @@ class Mac:
             "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
         }.items():
             monkeypatch.setenv(name, text)
-        monkeypatch.setattr(manager, "PROCESS", MAIN)
+        monkeypatch.setattr(network_process, "PROCESS", MAIN)
 
     def release(self, number: int, *, privileged: bool = True) -> None:
         self._monkeypatch.setenv("ARCBOX_STANDIN_RELEASE", str(number))

@@ -163,7 +163,8 @@ class _CannotGoOn(Exception):
 def _network(
     stack: contextlib.ExitStack, egress: Egress, *host_ports: int
 ) -> tuple[tuple[NetworkManager, NetworkStatus], str, dict[str, Any]]:
-    from arcbox_net.config import DnsConfig, HostAccess, NetConfig
+    from arcbox_net.config import HostAccess, NetConfig
+    from arcbox_net.config_dns import DnsConfig
     from arcbox_net.manager import NetworkManager
 
     config = NetConfig(

@@ -9,15 +9,9 @@ from typing import Any
 import click
 
 from arcbox_net.cli import common
-from arcbox_net.config import (
-    AUTO,
-    Egress,
-    NetConfig,
-    NetworkMode,
-    load_networks,
-    parse_host_access,
-)
+from arcbox_net.config import AUTO, Egress, NetConfig, NetworkMode, parse_host_access
 from arcbox_net.config_engine import FILTERING
+from arcbox_net.config_mapping import load_networks
 from arcbox_net.errors import ConfigError
 from arcbox_net.rules import ForwardRule
 

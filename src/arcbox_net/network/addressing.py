@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network
 
 from arcbox_net.addresses import format_mac, parse_ipv4, parse_mac
-from arcbox_net.config import NetConfig, Reservation, pool_of
+from arcbox_net.config import NetConfig, pool_of
+from arcbox_net.config_dhcp import Reservation
 from arcbox_net.config_values import check_port_name
 from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError
 from arcbox_net.network.messages import LeaseInfo

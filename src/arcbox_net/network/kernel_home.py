@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from arcbox_net import paths
-from arcbox_net.config import config_from_mapping
+from arcbox_net.config_mapping import config_from_mapping
 from arcbox_net.host.linux import inside
 from arcbox_net.network.lock import live_networks
 

@@ -13,7 +13,9 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from arcbox_net.config import Egress, Reservation, config_from_mapping, config_to_mapping
+from arcbox_net.config import Egress
+from arcbox_net.config_dhcp import Reservation
+from arcbox_net.config_mapping import config_from_mapping, config_to_mapping
 from arcbox_net.errors import ConfigError, InterfaceNotFound
 from arcbox_net.host.linux import namespace
 from arcbox_net.host.linux.links import Links

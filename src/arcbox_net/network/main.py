@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from arcbox_net import paths
-from arcbox_net.config import NetConfig, config_from_mapping
+from arcbox_net.config import NetConfig
+from arcbox_net.config_mapping import config_from_mapping
 from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import ArcboxNetError, StartFailed
 from arcbox_net.host.platform import ProcessEnd, platform

@@ -15,7 +15,7 @@ from arcbox_net.host.macos.leases import LeaseFile, SystemLease
 from arcbox_net.network.messages import LeaseInfo
 
 if TYPE_CHECKING:
-    from arcbox_net.config import Reservation
+    from arcbox_net.config_dhcp import Reservation
     from arcbox_net.recipes.site import Layout
 
 LOOK_EVERY_S = 1.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from arcbox_net.config import config_to_mapping
+from arcbox_net.config_mapping import config_to_mapping
 from arcbox_net.errors import ArcboxNetError, Unsupported
 from arcbox_net.network import messages as m
 from arcbox_net.network.core import Network

@@ -17,7 +17,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Interface, IPv6
 from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import candidate_subnets, parse_subnet, parse_subnet6
-from arcbox_net.config import AUTO, OFF, DhcpConfig, DnsConfig, Egress, NetConfig, NetworkMode, gateway_of
+from arcbox_net.config import AUTO, OFF, Egress, NetConfig, NetworkMode, gateway_of
+from arcbox_net.config_dhcp import DhcpConfig
+from arcbox_net.config_dns import DnsConfig
 from arcbox_net.errors import InterfaceNotFound, ServiceError, SubnetConflict, Unsupported
 from arcbox_net.ports.vmnet.options import VmnetForward, VmnetMode, VmnetOptions, VmnetReservation
 from arcbox_net.ports.vmnet.status import VmnetStatus

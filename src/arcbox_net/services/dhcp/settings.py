@@ -6,12 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 
-from arcbox_net.config import (
-    ADDRESSES_PER_PORT_MAX,
-    DHCP_REQUESTS_PER_S,
-    LEASE_S_DEFAULT,
-    LEASE_S_MAX,
-)
+from arcbox_net.config_dhcp import ADDRESSES_PER_PORT_MAX, DHCP_REQUESTS_PER_S, LEASE_S_DEFAULT, LEASE_S_MAX
 from arcbox_net.errors import ConfigError
 from arcbox_net.services.dhcp.messages import (
     OPT_BROADCAST,
