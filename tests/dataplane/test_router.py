@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
@@ -16,7 +16,7 @@ from arcbox_net.dataplane.engine import NatEngine
 from arcbox_net.dataplane.nat_config import NatEngineConfig
 from arcbox_net.dataplane.port_binding import PortBinding, SwitchNetwork
 from arcbox_net.dataplane.router import Router
-from arcbox_net.dataplane.router_config import RouterConfig, Way
+from arcbox_net.dataplane.router_config import RouterConfig, Told, Way
 from arcbox_net.dataplane.switch import Switch
 from arcbox_net.memory.pool import PacketPool
 from tests.support.switch import (
@@ -281,7 +281,7 @@ def test_a_guest_that_scans_the_link_leaves_places_for_others_and_for_the_next_h
     assert len(scanned(site, 0, 200, 513)) == 512
     assert len(scanned(site, 1, 220, 257)) == 256
     assert [one[ARP].pdst for one in site.rx(0, udp_out())[UPLINK]] == [NEXT_HOP]
-    site.lab.tick(50)  # nobody answered
+    site.lab.tick(80)  # nobody answered
     site.lab.take()
     assert len(scanned(site, 0, 200, 1)) == 1
 
@@ -300,13 +300,75 @@ def test_what_waits_for_a_guest_is_sent_when_it_is_heard_by_a_packet_of_its_own(
 def test_who_does_not_answer_is_asked_three_times_a_second_apart(site: Site) -> None:
     site.rx(0, udp_out())
     asked = []
-    for _ in range(50):
+    for _ in range(80):
         site.lab.tick()
         asked.append(len(site.lab.take().get(UPLINK, ())))
     assert sum(asked) == 2
     assert site.router.unresolved == (1, 0)
     assert site.pool.stats()["small"]["held"] == 0
     assert len(site.rx(0, udp_out())[UPLINK]) == 1  # asks again
+
+
+def to_server6(source: int) -> Packet:
+    return Ether(src=mac_of(source), dst=GATEWAY_MAC) / IPv6(src=ip6_of(source), dst=SERVER6) / UDP(sport=1)
+
+
+def refused(answer: Packet) -> tuple[str, int, int, str]:
+    """Who tells it, type and code, and whom the quoted packet was for."""
+    if IPv6 in answer:
+        quoted = answer[ICMPv6DestUnreach].payload
+        return answer[IPv6].src, 1, answer[ICMPv6DestUnreach].code, quoted.dst
+    return answer[IP].src, answer[ICMP].type, answer[ICMP].code, answer[ICMP].payload.dst
+
+
+def test_who_sends_by_a_next_hop_that_does_not_answer_is_told_and_others_are_sent(site: Site) -> None:
+    site.router.set_neighbour(site.lab, ROUTER, HOST, HOST_MAC)
+    site.rx(0, udp_out(), to_server6(0))
+    site.lab.tick(50)
+    site.lab.take()
+    found = site.rx(0, udp_out(), to_server6(0), udp_out(dst=HOST))
+    assert [one[IP].dst for one in found[UPLINK]] == [HOST]
+    four, six = found[0]
+    assert refused(four) == (GATEWAY, 3, 1, SERVER)
+    assert refused(six) == (str(GATEWAYS6[1]), 1, 0, SERVER6)
+    assert site.lab.drops(0) == {"nowhere": 2}
+    before = site.engine.stats()["flows"]
+    site.rx(0, to_gateway(0, UDP(sport=77, dport=53)))
+    assert site.engine.stats()["flows"] == before
+    site.rx(UPLINK, arp_reply(NEXT_HOP, NEXT_HOP_MAC))
+    assert len(site.rx(0, udp_out())[UPLINK]) == 1
+
+
+def test_what_cannot_be_read_is_not_answered_when_the_next_hop_does_not_answer(site: Site) -> None:
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, Told.UNREACHABLE)
+    broken = udp_out()
+    broken[IP].chksum = 1
+    assert site.rx(0, broken, bytes(udp_out())[:20]) == {}
+    assert site.lab.drops(0) == {"egress": 1, "short": 1}
+
+
+def test_a_next_hop_that_control_seeks_is_neither_asked_nor_heard(site: Site) -> None:
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, Told.SOUGHT)
+    assert site.rx(0, udp_out()) == {}
+    assert site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC)) == {}
+    site.lab.tick(100)
+    assert site.lab.take() == {}
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, NEXT_HOP_MAC)
+    (sent,) = (Ether(one[12:]) for one in site.lab.take()[UPLINK])
+    assert (sent.dst, sent[IP].dst) == (NEXT_HOP_MAC, SERVER)
+
+
+def test_a_next_hop_that_control_says_is_unreachable_is_so_until_it_says_otherwise(site: Site) -> None:
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, Told.SOUGHT)
+    site.rx(0, udp_out())
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, Told.UNREACHABLE)
+    assert site.router.unresolved == (1, 0)
+    assert site.pool.stats()["small"]["held"] == 0
+    site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC))
+    site.lab.tick(100)
+    assert refused(site.rx(0, udp_out())[0][0]) == (GATEWAY, 3, 1, SERVER)
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, NEXT_HOP_MAC)
+    assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
 
 
 def test_a_neighbour_that_is_used_is_asked_again_after_a_minute_and_used_meanwhile(site: Site) -> None:
@@ -338,10 +400,10 @@ def test_what_control_says_of_a_neighbour_holds_until_it_is_taken_back(site: Sit
     site.resolved()
     site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC))
     assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
-    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, None)
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, Told.NOTHING)
     assert ARP in site.rx(0, udp_out())[UPLINK][0]
     with pytest.raises(OSError):
-        site.router.set_neighbour(site.lab, ROUTER, HOST, None)
+        site.router.set_neighbour(site.lab, ROUTER, HOST, Told.NOTHING)
 
 
 @pytest.mark.parametrize("ip", [EXTERNAL])

@@ -3,11 +3,13 @@
 Theory of operation
     Keys have 16 bytes: an IPv6 address, or an IPv4 address as ::ffff:a.b.c.d.
 
-    state      MAC      leaves it
-    SOUGHT     -        heard → KNOWN; NEIGHBOUR_PROBES requests without an answer → gone
-    KNOWN      last     heard → KNOWN; in use and not heard for NEIGHBOUR_FRESH_S: asked as a sought one, used
-                        meanwhile; not used for NEIGHBOUR_UNUSED_S → gone
-    FIXED      given    control takes it away
+    state        MAC      leaves it
+    SOUGHT       -        heard → KNOWN; NEIGHBOUR_PROBES requests without an answer → UNREACHABLE, or gone
+    KNOWN        last     heard → KNOWN; in use and not heard for NEIGHBOUR_FRESH_S: asked as a sought one, used
+                          meanwhile; not used for NEIGHBOUR_UNUSED_S → gone
+    UNREACHABLE  -        heard → KNOWN; NEIGHBOUR_REFUSED_S → gone
+
+    What control has `told` is so until control says otherwise: such a neighbour is not asked, nor heard.
 
     When all are in doubt, because the link may be another one, they are as if they had not been heard for long.
 
@@ -30,18 +32,20 @@ from arcbox_net.wire.octets cimport load_u32
 cdef enum:
     NEIGHBOUR_PROBES = 3  # a second apart
     NEIGHBOUR_FRESH_S = 60
+    NEIGHBOUR_REFUSED_S = 3  # then it is asked again
     NEIGHBOUR_UNUSED_S = 300
     NEIGHBOUR_BY_LEG_UNUSED_S = 7440 + 300  # NatEngineConfig.tcp_established_timeout_s, and its last probe's answer
 
 cdef enum:  # neighbour.state
     NEIGHBOUR_SOUGHT = 0
     NEIGHBOUR_KNOWN = 1
-    NEIGHBOUR_FIXED = 2
+    NEIGHBOUR_UNREACHABLE = 2
 
 cdef struct neighbour:
     uint8_t mac[MAC_BYTES]
     uint8_t state
     uint8_t probes  # since it was last heard
+    bint told  # by control
     bint by_leg  # its frames go by the router's leg on the bridge, and not by the switch
     uint32_t share  # the place of who made it
     uint32_t heard_s
@@ -53,6 +57,7 @@ cdef struct neighbour_table:
     neighbour *entries  # by the address's number
     uint32_t entries_max
     shares made  # entries by who made them
+    uint32_t unreachable  # entries in that state
     uint32_t cursor
 
 
@@ -63,9 +68,10 @@ cdef void neighbours_free(neighbour_table *table) noexcept nogil
 cdef neighbour *neighbours_seek(
     neighbour_table *table, const uint8_t *key, const sharer *made_by, uint32_t now_s
 ) noexcept nogil
-cdef bint neighbours_fix(
-    neighbour_table *table, const uint8_t *key, const uint8_t *mac, bint by_leg
+cdef neighbour *neighbours_tell(
+    neighbour_table *table, const uint8_t *key, uint8_t state, const uint8_t *mac
 ) noexcept nogil
+cdef void neighbour_enter(neighbour_table *table, neighbour *one, uint8_t state) noexcept nogil
 cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil
 cdef void neighbours_doubt(neighbour_table *table, uint32_t now_s) noexcept nogil
 cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil
@@ -89,10 +95,12 @@ cdef inline neighbour *neighbours_find(const neighbour_table *table, const uint8
     return &table.entries[load_u32(<const uint8_t *>&number_be) & ADDRESS_ID_MASK]
 
 
-cdef inline void neighbour_hear(neighbour *one, const uint8_t *mac, uint32_t now_s) noexcept nogil:
+cdef inline void neighbour_hear(
+    neighbour_table *table, neighbour *one, const uint8_t *mac, uint32_t now_s
+) noexcept nogil:
     """It said what its MAC is."""
-    if one.state != NEIGHBOUR_FIXED:
+    if not one.told:
         memcpy(one.mac, mac, MAC_BYTES)
-        one.state = NEIGHBOUR_KNOWN
+        neighbour_enter(table, one, NEIGHBOUR_KNOWN)
         one.probes = 0
         one.heard_s = now_s

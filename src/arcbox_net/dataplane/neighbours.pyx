@@ -63,22 +63,30 @@ cdef neighbour *neighbours_seek(
     return one
 
 
-cdef bint neighbours_fix(
-    neighbour_table *table, const uint8_t *key, const uint8_t *mac, bint by_leg
+cdef neighbour *neighbours_tell(
+    neighbour_table *table, const uint8_t *key, uint8_t state, const uint8_t *mac
 ) noexcept nogil:
-    """*key* has *mac*, whatever is heard. False: the table is full."""
+    """*key* is in that state, and has *mac* if it is known, whatever is heard. NULL: the table is full."""
     cdef neighbour *one = neighbours_find(table, key)
     if one == NULL:
         one = neighbours_seek(table, key, NULL, 0)
-    if one == NULL:
-        return False
-    memcpy(one.mac, mac, MAC_BYTES)
-    one.by_leg = by_leg
-    one.state = NEIGHBOUR_FIXED
-    return True
+    if one != NULL:
+        memcpy(one.mac, mac, MAC_BYTES)
+        one.told = True
+        neighbour_enter(table, one, state)
+    return one
+
+
+cdef void neighbour_enter(neighbour_table *table, neighbour *one, uint8_t state) noexcept nogil:
+    """Unsigned, so that one less than it was wraps to that."""
+    table.unreachable += <uint32_t>(state == NEIGHBOUR_UNREACHABLE) - <uint32_t>(
+        one.state == NEIGHBOUR_UNREACHABLE
+    )
+    one.state = state
 
 
 cdef void neighbours_forget(neighbour_table *table, uint32_t id) noexcept nogil:
+    neighbour_enter(table, &table.entries[id], NEIGHBOUR_SOUGHT)
     share_give_back(&table.made, table.entries[id].share)
     address_release(&table.addresses, address_number(id))
 
@@ -97,7 +105,7 @@ cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil:
     cdef bint stale = (
         one.state == NEIGHBOUR_KNOWN and now_s - one.heard_s >= NEIGHBOUR_FRESH_S and not one.by_leg
     )
-    if one.state != NEIGHBOUR_SOUGHT and not (stale and now_s - one.used_s < NEIGHBOUR_FRESH_S):
+    if one.told or one.state != NEIGHBOUR_SOUGHT and not (stale and now_s - one.used_s < NEIGHBOUR_FRESH_S):
         return False
     if one.probes == NEIGHBOUR_PROBES or (one.probes and one.probed_s == now_s):
         return False
@@ -109,8 +117,10 @@ cdef bint neighbour_is_due(neighbour *one, uint32_t now_s) noexcept nogil:
 cdef bint neighbour_is_over(const neighbour *one, uint32_t now_s) noexcept nogil:
     """Whether it did not answer, or nobody sends to it any more."""
     cdef uint32_t unused_s
-    if one.state == NEIGHBOUR_FIXED:
+    if one.told:
         return False
+    if one.state == NEIGHBOUR_UNREACHABLE:
+        return now_s - one.probed_s > NEIGHBOUR_REFUSED_S
     if one.probes == NEIGHBOUR_PROBES and now_s != one.probed_s:
         return True
     unused_s = NEIGHBOUR_BY_LEG_UNUSED_S if one.by_leg else NEIGHBOUR_UNUSED_S

@@ -14,7 +14,8 @@ Theory of operation
 
     Translation is in place. A frame part of which lies in a guest's memory is copied to a buffer first. Guests' MAC
     addresses are those that they send from, which the switch has checked; others, and next hops, are asked for
-    (router_ask.pyx), while a few packets wait (router_send.pyx).
+    (router_ask.pyx), or control tells them, while a few packets wait (router_send.pyx). A guest whose packet's next hop
+    does not answer is told so.
 
     The engine is the worker's as long as the router is in one: other threads call it while the worker is paused.
 """
@@ -29,7 +30,8 @@ from libc.string cimport memcpy
 
 from arcbox_net.dataplane.nat cimport nat_burst, nat_expire
 from arcbox_net.dataplane.neighbours cimport (
-    neighbour_is_due, neighbour_is_over, neighbour_key4, neighbours_forget, neighbours_free, neighbours_init,
+    NEIGHBOUR_SOUGHT, NEIGHBOUR_UNREACHABLE, neighbour_enter, neighbour_is_due, neighbour_is_over, neighbour_key4,
+    neighbours_forget, neighbours_free, neighbours_init,
 )
 from arcbox_net.dataplane.port cimport (
     FRAME_BYTES_MAX, PORT_DROP_EGRESS, PORT_DROP_NOWHERE, PORT_DROP_POOL, PORT_DROP_SHORT, PORT_NONE, PORT_UP,
@@ -37,7 +39,7 @@ from arcbox_net.dataplane.port cimport (
 )
 from arcbox_net.dataplane.router_ask cimport router_ask, router_hears, router_learns
 from arcbox_net.dataplane.router_send cimport (
-    batch_add, batches_flush, count_drop, drop_waiting, router_batch, sharer_of,
+    batch_add, batches_flush, count_drop, drop_waiting, router_batch, router_is_refused, router_refuse, sharer_of,
 )
 from arcbox_net.dataplane.router_setup cimport router_message
 from arcbox_net.dataplane.router_state cimport (
@@ -199,9 +201,13 @@ cdef void _translate(router *r, router_burst *burst, Direction direction) noexce
     """Have the engine translate the burst, and send what it makes of it."""
     cdef uint8_t verdicts[BURST_MAX]
     cdef router_batch batches[WAYS]
+    cdef router_burst refused
     cdef uint32_t i
     if burst.count == 0:
         return
+    refused.count = 0
+    if direction == OUTBOUND and r.sides[<int>OUTBOUND].neighbours.unreachable:
+        _set_apart(r, burst, &refused)
     _empty(batches)
     nat_burst(r.engine, burst.frames, burst.count, direction, r.base.owner.now_ns, verdicts)
     for i in range(burst.count):
@@ -211,9 +217,26 @@ cdef void _translate(router *r, router_burst *burst, Direction direction) noexce
             batch_add(r, INBOUND, batches, &burst.frames[i], burst.from_port[i])
         elif verdicts[i] >= DROP_FIRST:
             count_drop(r, burst.from_port[i], PORT_DROP_EGRESS)
+    for i in range(refused.count):
+        router_refuse(r, &refused.frames[i], refused.from_port[i])
     _send_emitted(r, batches)
     for i in range(burst.copies_count):
         pool_release(r.base.owner.buffers, burst.copies[i])
+
+
+cdef void _set_apart(const router *r, router_burst *burst, router_burst *refused) noexcept nogil:
+    """Take packets out of the burst whose next hop is known not to answer: no flow is opened for them."""
+    cdef uint32_t i, kept = 0
+    for i in range(burst.count):
+        if router_is_refused(r, &burst.frames[i]):
+            refused.frames[refused.count] = burst.frames[i]
+            refused.from_port[refused.count] = burst.from_port[i]
+            refused.count += 1
+        else:
+            burst.frames[kept] = burst.frames[i]
+            burst.from_port[kept] = burst.from_port[i]
+            kept += 1
+    burst.count = kept
 
 
 cdef inline void _empty(router_batch *batches) noexcept nogil:
@@ -265,7 +288,7 @@ cdef void _tick(port *self) noexcept nogil:
 
 
 cdef void _sweep(router *r, Direction towards) noexcept nogil:
-    """Ask again for neighbours that did not answer, and forget those that never do."""
+    """Ask again for neighbours that did not answer, and give up those that never do."""
     cdef router_side *side = &r.sides[<int>towards]
     cdef uint32_t _step, id
     for _step in range(min(<uint32_t>SWEPT_PER_TICK, side.neighbours.addresses.used)):
@@ -277,7 +300,10 @@ cdef void _sweep(router *r, Direction towards) noexcept nogil:
             continue
         if neighbour_is_over(&side.neighbours.entries[id], r.now_s):
             drop_waiting(r, towards, id)
-            neighbours_forget(&side.neighbours, id)
+            if towards == OUTBOUND and side.neighbours.entries[id].state == NEIGHBOUR_SOUGHT:
+                neighbour_enter(&side.neighbours, &side.neighbours.entries[id], NEIGHBOUR_UNREACHABLE)
+            else:
+                neighbours_forget(&side.neighbours, id)
         elif neighbour_is_due(&side.neighbours.entries[id], r.now_s):
             router_ask(r, towards, <const uint8_t *>side.neighbours.addresses.entries[id].words)
 
@@ -351,12 +377,12 @@ cdef class Router(Port):
         """
         worker.send(number, RouterMessage.ROUTER_SETUP, setup_payload(config))
 
-    def set_neighbour(self, worker, number, ip, mac, *, way=Way.UPLINK):
-        """*ip* is reached by that `Way` and has *mac*, whatever its neighbours say; None: ask them again.
+    def set_neighbour(self, worker, number, ip, said, *, way=Way.UPLINK):
+        """*ip* is reached by that `Way`, and what is *said* of it, its MAC address or `Told`, holds from now on.
 
         OSError when there are too many, or when there is none to take away.
         """
-        worker.send(number, RouterMessage.ROUTER_NEIGHBOUR, neighbour_payload(way, ip_address(ip), mac))
+        worker.send(number, RouterMessage.ROUTER_NEIGHBOUR, neighbour_payload(way, ip_address(ip), said))
 
     @property
     def outside(self):

@@ -10,8 +10,8 @@ from libc.string cimport memcmp, memcpy, memset
 from arcbox_net.dataplane.addresses6 cimport is_external6
 from arcbox_net.dataplane.mapping cimport is_configured
 from arcbox_net.dataplane.neighbours cimport (
-    NEIGHBOUR_FIXED, NEIGHBOUR_SOUGHT, neighbour, neighbour_hear, neighbour_is_key4, neighbour_key4, neighbours_find,
-    neighbours_seek,
+    NEIGHBOUR_KNOWN, NEIGHBOUR_SOUGHT, neighbour, neighbour_hear, neighbour_is_key4, neighbour_key4,
+    neighbours_find, neighbours_seek,
 )
 from arcbox_net.dataplane.router_send cimport router_send_frame, send_waiting
 from arcbox_net.dataplane.router_state cimport router, router_side
@@ -167,10 +167,10 @@ cdef void router_learns(
     if one == NULL:
         return
     sought = one.state == NEIGHBOUR_SOUGHT
-    if one.state != NEIGHBOUR_FIXED:
+    if not one.told:
         one.by_leg = by_leg
-    neighbour_hear(one, mac, r.now_s)
-    if sought:
+    neighbour_hear(&side.neighbours, one, mac, r.now_s)
+    if sought and one.state == NEIGHBOUR_KNOWN:
         send_waiting(r, towards, one)
 
 

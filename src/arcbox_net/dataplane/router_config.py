@@ -14,7 +14,7 @@ ON_LINK_MAX = 4
 _LINK_LOCAL = IPv6Network("fe80::/64")
 _NO_PORT = 0xFFFF
 _SETUP = struct.Struct("=HH6s 6s4s16s16s 6s4s16s16s 4s16s I32s I128s")
-_NEIGHBOUR = struct.Struct("=B6s16s")
+_NEIGHBOUR = struct.Struct("=BB6s16s")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +48,18 @@ class Way(enum.IntEnum):
     LEG = 2
 
 
+class Told(enum.IntEnum):
+    """What control says of a neighbour.
+
+    NOTHING: the router asks for it itself. SOUGHT: control does, and packets wait. UNREACHABLE: they are refused.
+    """
+
+    NOTHING = 0
+    SOUGHT = 1
+    MAC = 2
+    UNREACHABLE = 3
+
+
 def setup_payload(config: RouterConfig) -> bytes:
     external4 = [one for one in config.external if isinstance(one, IPv4Interface)]
     external6 = [one for one in config.external if isinstance(one, IPv6Interface)]
@@ -77,9 +89,11 @@ def setup_payload(config: RouterConfig) -> bytes:
     )
 
 
-def neighbour_payload(way: Way, ip: IPv4Address | IPv6Address, mac: str | None) -> bytes:
+def neighbour_payload(way: Way, ip: IPv4Address | IPv6Address, said: str | Told) -> bytes:
     key = ip.packed if isinstance(ip, IPv6Address) else IPv6Address(f"::ffff:{ip}").packed
-    return _NEIGHBOUR.pack(way, parse_mac(mac) if mac else b"", key)
+    if isinstance(said, Told):
+        return _NEIGHBOUR.pack(way, said, b"", key)
+    return _NEIGHBOUR.pack(way, Told.MAC, parse_mac(said), key)
 
 
 def _octets(address: IPv4Address | IPv6Address | None) -> bytes:

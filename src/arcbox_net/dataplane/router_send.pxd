@@ -18,6 +18,8 @@ cdef void batch_add(
     router *r, Direction towards, router_batch *batches, const frame *f, uint16_t from_port
 ) noexcept nogil
 cdef void batches_flush(router *r, router_batch *batches) noexcept nogil
+cdef bint router_is_refused(const router *r, const frame *f) noexcept nogil
+cdef void router_refuse(router *r, const frame *f, uint16_t from_port) noexcept nogil
 cdef void count_drop(router *r, uint16_t from_port, PortDrop reason) noexcept nogil
 cdef sharer sharer_of(const router *r, const frame *f, uint16_t from_port) noexcept nogil
 cdef void send_waiting(router *r, Direction towards, const neighbour *one) noexcept nogil

@@ -4,8 +4,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
+from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
 from arcbox_net.dataplane.neighbours cimport (
-    NEIGHBOUR_SOUGHT, neighbour, neighbour_is_due, neighbour_key4, neighbours_find, neighbours_seek,
+    NEIGHBOUR_SOUGHT, NEIGHBOUR_UNREACHABLE, neighbour, neighbour_is_due, neighbour_key4, neighbours_find, neighbours_seek,
 )
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_NOWHERE, PORT_DROP_WAITING, PORTS_MAX, PortDrop, port, port_drop, port_frame, receiver,
@@ -16,14 +17,16 @@ from arcbox_net.dataplane.router_state cimport (
     WAITING_EACH_MAX, WAITING_MAX, WAY_LEG, WAY_SWITCH, WAYS, router, router_routes, router_side, waiting_frame,
 )
 from arcbox_net.dataplane.shares cimport SHARE_NONE, share_give_back, share_take, sharer
-from arcbox_net.dataplane.verdict cimport OUTBOUND, Direction
+from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND, Direction
 from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES, frame
 from arcbox_net.memory.pool cimport POOL_SMALL, SMALL_FRAME_BYTES, pool_acquire, pool_release
 from arcbox_net.wire.ethernet cimport (
-    ETHERNET_DESTINATION, ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, MAC_BYTES, ethernet_mac,
+    ETHERNET_DESTINATION, ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MAC_BYTES,
+    ethernet_mac, ethernet_type,
 )
-from arcbox_net.wire.ipv4 cimport ipv4_destination_be
-from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_DESTINATION
+from arcbox_net.wire.icmp cimport ICMP_HOST_UNREACHABLE, ICMP_UNREACHABLE
+from arcbox_net.wire.ipv4 cimport ipv4_check, ipv4_checksum_ok, ipv4_destination_be
+from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES, IPV6_DESTINATION, ipv6_check
 from arcbox_net.wire.neighbour cimport ipv6_is_unspecified
 
 
@@ -53,6 +56,10 @@ cdef void batch_add(
         count_drop(r, from_port, PORT_DROP_WAITING)
         return
     one.used_s = r.now_s
+    if one.state == NEIGHBOUR_UNREACHABLE:
+        side.unresolved += 1
+        count_drop(r, from_port, PORT_DROP_NOWHERE)
+        return
     if one.state == NEIGHBOUR_SOUGHT:
         _wait(r, towards, one, f, from_port)
         if one.probes == 0 and neighbour_is_due(one, r.now_s):
@@ -60,6 +67,32 @@ cdef void batch_add(
         return
     way = _way_to(towards, one)
     _append(r, way, &batches[way], one, f)
+
+
+cdef bint router_is_refused(const router *r, const frame *f) noexcept nogil:
+    """Whether a packet of a guest, not yet translated, has a next hop that does not answer."""
+    cdef const uint8_t *ip = f.data + ETHERNET_HEADER_BYTES
+    cdef uint32_t size = f.size - ETHERNET_HEADER_BYTES
+    cdef uint8_t key[IPV6_ADDRESS_BYTES]
+    cdef const neighbour *one
+    if ethernet_type(f.data) == ETHERTYPE_IPV4:
+        if not ipv4_check(ip, size) or not ipv4_checksum_ok(ip):
+            return False
+    elif ethernet_type(f.data) != ETHERTYPE_IPV6 or not ipv6_check(ip, size):
+        return False
+    if not _next_hop(r, OUTBOUND, ip, key):
+        return False
+    one = neighbours_find(&r.sides[<int>OUTBOUND].neighbours, key)
+    return one != NULL and one.state == NEIGHBOUR_UNREACHABLE
+
+
+cdef void router_refuse(router *r, const frame *f, uint16_t from_port) noexcept nogil:
+    """Drop and count such a packet, and tell its sender."""
+    r.sides[<int>OUTBOUND].unresolved += 1
+    count_drop(r, from_port, PORT_DROP_NOWHERE)
+    icmp_refuse(
+        &r.engine.answers, f, INBOUND, ICMP_UNREACHABLE, ICMP_HOST_UNREACHABLE, 0, r.base.owner.now_ns
+    )
 
 
 cdef void batches_flush(router *r, router_batch *batches) noexcept nogil:

@@ -6,7 +6,8 @@ from libc.string cimport memcpy
 
 from arcbox_net.dataplane.engine_state cimport nat_prefix, nat_prefix6
 from arcbox_net.dataplane.neighbours cimport (
-    neighbour, neighbours_doubt, neighbours_find, neighbours_fix, neighbours_forget,
+    NEIGHBOUR_KNOWN, NEIGHBOUR_SOUGHT, NEIGHBOUR_UNREACHABLE, neighbour, neighbours_doubt, neighbours_find,
+    neighbours_forget, neighbours_tell,
 )
 from arcbox_net.dataplane.port cimport PORTS_MAX, port_message
 from arcbox_net.dataplane.router_send cimport drop_waiting, send_waiting
@@ -18,6 +19,12 @@ from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 cpdef enum RouterMessage:
     ROUTER_SETUP = 200
     ROUTER_NEIGHBOUR = 201
+
+cdef enum:  # router_config.Told
+    TOLD_NOTHING = 0
+    TOLD_SOUGHT = 1
+    TOLD_MAC = 2
+    TOLD_UNREACHABLE = 3
 
 cdef packed struct side_payload:
     uint8_t mac[MAC_BYTES]
@@ -39,7 +46,8 @@ cdef packed struct setup_payload:
 
 cdef packed struct neighbour_payload:
     uint8_t way
-    uint8_t mac[MAC_BYTES]  # zeros: control knows no more
+    uint8_t told  # Told
+    uint8_t mac[MAC_BYTES]
     uint8_t key[IPV6_ADDRESS_BYTES]
 
 
@@ -89,18 +97,31 @@ cdef int _set_neighbour(router *r, const port_message *message) noexcept nogil:
     if message.size != sizeof(wanted):
         return -EINVAL
     memcpy(&wanted, message.payload, sizeof(wanted))
-    if wanted.way >= WAYS or ethernet_is_group(wanted.mac):
+    if wanted.way >= WAYS or wanted.told > TOLD_UNREACHABLE:
+        return -EINVAL
+    if wanted.told == TOLD_MAC and (ethernet_is_group(wanted.mac) or ethernet_mac(wanted.mac) == 0):
         return -EINVAL
     towards = OUTBOUND if wanted.way == WAY_OUT else INBOUND
     side = &r.sides[<int>towards]
     one = neighbours_find(&side.neighbours, wanted.key)
-    if ethernet_mac(wanted.mac) == 0:
+    if wanted.told == TOLD_NOTHING:
         if one == NULL:
             return -ENOENT
         drop_waiting(r, towards, <uint32_t>(one - side.neighbours.entries))
         neighbours_forget(&side.neighbours, <uint32_t>(one - side.neighbours.entries))
         return 0
-    if not neighbours_fix(&side.neighbours, wanted.key, wanted.mac, wanted.way == WAY_LEG):
+    one = neighbours_tell(&side.neighbours, wanted.key, _state_of(wanted.told), wanted.mac)
+    if one == NULL:
         return -ENOSPC
-    send_waiting(r, towards, neighbours_find(&side.neighbours, wanted.key))
+    one.by_leg = wanted.way == WAY_LEG
+    if one.state == NEIGHBOUR_KNOWN:
+        send_waiting(r, towards, one)
+    elif one.state == NEIGHBOUR_UNREACHABLE:
+        drop_waiting(r, towards, <uint32_t>(one - side.neighbours.entries))
     return 0
+
+
+cdef uint8_t _state_of(uint8_t told) noexcept nogil:
+    if told == TOLD_MAC:
+        return NEIGHBOUR_KNOWN
+    return NEIGHBOUR_SOUGHT if told == TOLD_SOUGHT else NEIGHBOUR_UNREACHABLE

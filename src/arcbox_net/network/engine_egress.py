@@ -23,7 +23,7 @@ from arcbox_net.dataplane.engine import NatEngine
 from arcbox_net.dataplane.nat_config import NatEngineConfig
 from arcbox_net.dataplane.port_binding import PortBinding
 from arcbox_net.dataplane.router import Router
-from arcbox_net.dataplane.router_config import RouterConfig, Way
+from arcbox_net.dataplane.router_config import RouterConfig, Told, Way
 from arcbox_net.dataplane.verdict import Direction, Verdict
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.packet import open_packet
@@ -183,7 +183,7 @@ class EngineEgress:
     def remove_guest(self, port: Port) -> None:
         for ip in port.addresses:
             with contextlib.suppress(OSError):  # it was never told
-                self._router.set_neighbour(self._worker, self.number, str(ip), None, way=Way.LEG)
+                self._router.set_neighbour(self._worker, self.number, str(ip), Told.NOTHING, way=Way.LEG)
 
     def restore(self) -> None:
         """Called in the kernel thread: open what is lost. Raises KernelError, PermissionDenied."""
