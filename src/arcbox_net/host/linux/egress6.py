@@ -7,8 +7,6 @@ one whose packets would leave with a link-local address, does not.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -17,24 +15,19 @@ from typing import Final
 
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux import rtnl
-from arcbox_net.host.linux.netlink import (
-    NETLINK_ADD_MEMBERSHIP,
-    NETLINK_ROUTE,
-    RECEIVE_BYTES,
-    SOL_NETLINK,
-    attr,
-    open_socket,
+from arcbox_net.host.linux.netlink import Message, attr
+from arcbox_net.host.linux.notices import (
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV6_RULE,
+    Notices,
 )
 from arcbox_net.host.linux.rtsocket import RouteSocket
 
-RTNLGRP_IPV6_IFADDR: Final = 9
-RTNLGRP_IPV6_ROUTE: Final = 11
-RTNLGRP_IPV6_RULE: Final = 19
 GROUPS: Final = (RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE)
 OUTSIDE: Final = IPv6Address("2000::")  # global unicast begins there; nothing is sent to it
 LOOPBACK: Final = 1  # the ifindex of `lo` in every namespace
 DEBOUNCE_S: Final = 0.05
-DATAGRAMS_PER_TURN_MAX: Final = 64
 
 log = logging.getLogger("arcbox_net.egress6")
 
@@ -60,23 +53,19 @@ class Ipv6Egress:
         self.available = False
         self._changed = changed
         self._rt: RouteSocket | None = None
-        self._notices: socket.socket | None = None
+        self._notices: Notices | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Subscribe, then look, so that nothing between the two is missed. `available` is known from here on."""
         self._rt = RouteSocket()
         try:
-            self._notices = open_socket(NETLINK_ROUTE)
-            self._notices.setblocking(False)
-            self._notices.bind((0, 0))
-            for group in GROUPS:
-                self._notices.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+            self._notices = Notices(GROUPS, self._notice, self._look_soon)
         except BaseException:
             self.stop()
             raise
         self.available = reaches_ipv6(self._rt)
-        asyncio.get_running_loop().add_reader(self._notices.fileno(), self._readable)
+        self._notices.listen()
 
     def stop(self) -> None:
         """Safe to call twice."""
@@ -84,25 +73,17 @@ class Ipv6Egress:
             self._timer.cancel()
             self._timer = None
         if self._notices is not None:
-            with contextlib.suppress(RuntimeError):  # no loop: start failed before it was asked for one
-                asyncio.get_running_loop().remove_reader(self._notices.fileno())
             self._notices.close()
             self._notices = None
         if self._rt is not None:
             self._rt.close()
             self._rt = None
 
-    def _readable(self) -> None:
+    def _notice(self, _: Message) -> None:
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         """What changed does not matter, nor do lost notices: the kernel is asked afterwards."""
-        assert self._notices is not None
-        for _ in range(DATAGRAMS_PER_TURN_MAX):
-            try:
-                self._notices.recv(RECEIVE_BYTES)
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DEBOUNCE_S, self._look)
 

@@ -9,30 +9,23 @@ that addresses and routes may have changed unseen.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
-import socket
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from arcbox_net.host.linux import rtnl
-from arcbox_net.host.linux.netlink import (
-    NETLINK_ADD_MEMBERSHIP,
-    NETLINK_ROUTE,
-    RECEIVE_BYTES,
-    SOL_NETLINK,
-    Message,
-    open_socket,
-    parse,
+from arcbox_net.host.linux.netlink import Message
+from arcbox_net.host.linux.notices import (
+    BUFFER_BYTES,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_LINK,
+    Notices,
 )
 from arcbox_net.host.linux.rtnl import Link
 from arcbox_net.host.linux.rtsocket import RouteSocket
 
-RTNLGRP_LINK: Final = 1
-RTNLGRP_IPV4_IFADDR: Final = 5
-RTNLGRP_IPV4_ROUTE: Final = 7
-RTNLGRP_IPV6_IFADDR: Final = 9
-RTNLGRP_IPV6_ROUTE: Final = 11
 GROUPS: Final = (
     RTNLGRP_LINK,
     RTNLGRP_IPV4_IFADDR,
@@ -40,8 +33,6 @@ GROUPS: Final = (
     RTNLGRP_IPV6_IFADDR,
     RTNLGRP_IPV6_ROUTE,
 )
-DATAGRAMS_PER_TURN_MAX: Final = 64  # then other work of the loop has its turn
-BUFFER_BYTES: Final = 1 << 20
 
 
 class Event(NamedTuple):
@@ -77,7 +68,7 @@ class LinkMonitor:
         self._netns = netns
         self._buffer_bytes = buffer_bytes
         self._links: dict[int, Link] = {}
-        self._socket: socket.socket | None = None
+        self._notices: Notices | None = None
         self._rt: RouteSocket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.overruns = 0
@@ -87,19 +78,19 @@ class LinkMonitor:
         self._loop = asyncio.get_running_loop()
         self._rt = RouteSocket(self._netns)
         try:
-            self._socket = _subscribe(self._netns, self._buffer_bytes)
+            self._notices = Notices(
+                GROUPS, self._take, self._resync, netns=self._netns, buffer_bytes=self._buffer_bytes
+            )
             self._links = {link.ifindex: link for link in self._rt.links()}
         except BaseException:
             await self.stop()
             raise
-        self._loop.add_reader(self._socket.fileno(), self._readable)
+        self._notices.listen()
 
     async def stop(self) -> None:
-        if self._socket is not None:
-            if self._loop is not None:
-                self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
         if self._rt is not None:
             self._rt.close()
             self._rt = None
@@ -108,22 +99,6 @@ class LinkMonitor:
     def links(self) -> dict[str, Link]:
         """The picture as it is now, by name."""
         return {link.ifname: link for link in self._links.values()}
-
-    def _readable(self) -> None:
-        for _ in range(DATAGRAMS_PER_TURN_MAX):
-            if self._socket is None:  # a callback stopped us
-                return
-            try:
-                datagram = self._socket.recv(RECEIVE_BYTES)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self._resync()
-                return
-            for message in parse(datagram):
-                self._take(message)
 
     def _take(self, message: Message) -> None:
         if message.kind == rtnl.RTM_NEWLINK:
@@ -146,29 +121,15 @@ class LinkMonitor:
                 self._emit(f"route-{verb}", ifindex, detail=rtnl.route_text(route, self._ifnames()))
 
     def _resync(self) -> None:
-        """Messages were lost: drop what is queued, which is older than a listing, and compare with one."""
+        """Messages were lost: compare with a listing."""
         self.overruns += 1
-        assert self._socket is not None and self._rt is not None
-        self._drain(self._socket)
+        assert self._rt is not None
         present = {link.ifindex: link for link in self._rt.links()}
         for ifindex in [known for known in self._links if known not in present]:
             self._forget(ifindex)
         for link in present.values():
             self._update(link)
         self._emit("resync", 0)
-
-    @staticmethod
-    def _drain(source: socket.socket) -> None:
-        # Bounded: a flood that outruns us is met again in the next turn of the loop.
-        for _ in range(DATAGRAMS_PER_TURN_MAX):
-            with contextlib.suppress(InterruptedError):
-                try:
-                    source.recv(RECEIVE_BYTES)
-                except BlockingIOError:
-                    return
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
 
     def _update(self, link: Link) -> None:
         old = self._links.get(link.ifindex)
@@ -213,17 +174,3 @@ class LinkMonitor:
 
     def _ifnames(self) -> dict[int, str]:
         return {ifindex: link.ifname for ifindex, link in self._links.items()}
-
-
-def _subscribe(netns: str | int | None, buffer_bytes: int) -> socket.socket:
-    created = open_socket(NETLINK_ROUTE, netns)
-    try:
-        created.setblocking(False)
-        created.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-        created.bind((0, 0))
-        for group in GROUPS:
-            created.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-    except BaseException:
-        created.close()
-        raise
-    return created
