@@ -7,7 +7,14 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+)
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
@@ -400,10 +407,10 @@ def test_what_control_says_of_a_neighbour_holds_until_it_is_taken_back(site: Sit
     site.resolved()
     site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC))
     assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
-    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, Told.NOTHING)
+    site.router.set_neighbour(site.lab, ROUTER, NEXT_HOP, Told.UNKNOWN)
     assert ARP in site.rx(0, udp_out())[UPLINK][0]
     with pytest.raises(OSError):
-        site.router.set_neighbour(site.lab, ROUTER, HOST, Told.NOTHING)
+        site.router.set_neighbour(site.lab, ROUTER, HOST, Told.UNKNOWN)
 
 
 @pytest.mark.parametrize("ip", [EXTERNAL])

@@ -43,7 +43,7 @@ from arcbox_net.dataplane.router_send cimport (
 )
 from arcbox_net.dataplane.router_setup cimport router_message
 from arcbox_net.dataplane.router_state cimport (
-    INSIDE_MAX, NEXT_HOPS_MAX, OUTSIDE_MAX, WAITING_MAX, WAYS, router, router_receiver, router_side,
+    INSIDE_MAX, TOLD_MAX, OUTSIDE_MAX, WAITING_MAX, WAYS, router, router_receiver, router_side,
 )
 from arcbox_net.dataplane.shares cimport share_give_back, sharer, shares_free, shares_init
 from arcbox_net.dataplane.verdict cimport (
@@ -357,7 +357,7 @@ cdef class Router(Port):
         if not (
             shares_init(&self.state.sides[<int>OUTBOUND].waiting_shares, WAITING_MAX, seed)
             and shares_init(&self.state.sides[<int>INBOUND].waiting_shares, WAITING_MAX, seed)
-            and neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX, NEXT_HOPS_MAX, seed)
+            and neighbours_init(&self.state.sides[<int>OUTBOUND].neighbours, OUTSIDE_MAX, TOLD_MAX, seed)
             and neighbours_init(&self.state.sides[<int>INBOUND].neighbours, INSIDE_MAX, 0, seed)
         ):
             raise MemoryError

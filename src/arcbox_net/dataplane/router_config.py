@@ -51,10 +51,10 @@ class Way(enum.IntEnum):
 class Told(enum.IntEnum):
     """What control says of a neighbour.
 
-    NOTHING: the router asks for it itself. SOUGHT: control does, and packets wait. UNREACHABLE: they are refused.
+    UNKNOWN: the router asks for it itself. SOUGHT: control does, and packets wait. UNREACHABLE: they are refused.
     """
 
-    NOTHING = 0
+    UNKNOWN = 0
     SOUGHT = 1
     MAC = 2
     UNREACHABLE = 3

@@ -21,7 +21,7 @@ cpdef enum RouterMessage:
     ROUTER_NEIGHBOUR = 201
 
 cdef enum:  # router_config.Told
-    TOLD_NOTHING = 0
+    TOLD_UNKNOWN = 0
     TOLD_SOUGHT = 1
     TOLD_MAC = 2
     TOLD_UNREACHABLE = 3
@@ -104,7 +104,7 @@ cdef int _set_neighbour(router *r, const port_message *message) noexcept nogil:
     towards = OUTBOUND if wanted.way == WAY_OUT else INBOUND
     side = &r.sides[<int>towards]
     one = neighbours_find(&side.neighbours, wanted.key)
-    if wanted.told == TOLD_NOTHING:
+    if wanted.told == TOLD_UNKNOWN:
         if one == NULL:
             return -ENOENT
         drop_waiting(r, towards, <uint32_t>(one - side.neighbours.entries))

@@ -16,7 +16,7 @@ from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 cdef enum:
     INSIDE_MAX = 1 << 15  # neighbours: all addresses that a switch lets its guests have, and some to spare
     OUTSIDE_MAX = 1 << 10
-    NEXT_HOPS_MAX = 16
+    TOLD_MAX = 272  # next hops, and those that control tells, besides these
     WAITING_MAX = 64  # frames of a side that wait for an answer
     WAITING_EACH_MAX = 8
     ON_LINK_MAX = 4  # prefixes of each family

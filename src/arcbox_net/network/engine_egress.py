@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
 import struct
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import bridge_mac, parse_mac, stable_mac
@@ -24,11 +24,13 @@ from arcbox_net.dataplane.nat_config import NatEngineConfig
 from arcbox_net.dataplane.port_binding import PortBinding
 from arcbox_net.dataplane.router import Router
 from arcbox_net.dataplane.router_config import RouterConfig, Told, Way
-from arcbox_net.dataplane.verdict import Direction, Verdict
+from arcbox_net.dataplane.verdict import Verdict
 from arcbox_net.errors import ArcboxNetError
+from arcbox_net.host.linux.next_hops import NextHops, Standing
 from arcbox_net.host.linux.packet import open_packet
 from arcbox_net.host.linux.tap import takes_uso
 from arcbox_net.host.plan import ETHERNET_BYTES, GATEWAY_LINK_LOCAL
+from arcbox_net.network.engine_flows import list_flows
 from arcbox_net.network.engine_log import REPORT_S, ExhaustionLog
 from arcbox_net.network.messages import EngineInfo, FlowInfo
 from arcbox_net.ports.packet import PacketPort
@@ -37,7 +39,7 @@ from arcbox_net.ports.tap import TapPort
 from arcbox_net.recipes.engine import leg_plan
 
 if TYPE_CHECKING:
-    from arcbox_net.dataplane.nat_views import NatFlow, NatForward
+    from arcbox_net.dataplane.nat_views import NatForward
     from arcbox_net.dataplane.port_binding import Control
     from arcbox_net.dataplane.switch import Switch
     from arcbox_net.dataplane.worker_group import Place
@@ -46,13 +48,11 @@ if TYPE_CHECKING:
     from arcbox_net.recipes.engine import EngineUplink
     from arcbox_net.recipes.site import Layout, Site
 
-FLOWS_LISTED_MAX = 16_384
 _DROPS = [
     verdict.name.removeprefix("DROP_").lower()
     for verdict in Verdict
     if Verdict.DROP_FIRST <= verdict < Verdict.VERDICTS
 ]
-FLOWS_AT_ONCE = 256  # guests' packets wait while they are read
 log = logging.getLogger("arcbox_net.datapath")
 
 
@@ -80,6 +80,7 @@ class EngineEgress:
         self._dnats: Sequence[Dnat] = ()
         self._forwards: dict[Dnat, NatForward] = {}
         self._engine = NatEngine(self._config())
+        self._next_hops = NextHops(self._told)
 
     def open(self) -> None:
         """Add the router and its uplink to the worker."""
@@ -100,14 +101,13 @@ class EngineEgress:
             return
         before, self.uplink = self.uplink, uplink
         try:
-            with self._worker.paused():
-                self._remove_forwards()
-                self._engine.reconfigure(self._config())
-                self._add_forwards()
-            self._set_up()
+            self._apply()
         except BaseException:
             self.uplink = before  # the next change is compared with what holds
+            with contextlib.suppress(ArcboxNetError, OSError):
+                self._apply()
             raise
+        self.resolve_next_hops()
         hops = ", ".join(str(hop) for hop in (uplink.next_hop, uplink.next_hop6) if hop) or "none"
         log.info("the engine's uplink %s: MTU %d, next hops: %s", uplink.ifname, uplink.mtu, hops)
 
@@ -151,6 +151,14 @@ class EngineEgress:
             isolated=config.isolated,
         )
 
+    def _apply(self) -> None:
+        """Make engine and router what `uplink` asks for."""
+        with self._worker.paused():
+            self._remove_forwards()
+            self._engine.reconfigure(self._config())
+            self._add_forwards()
+        self._set_up()
+
     def _set_up(self) -> None:
         uplink, layout = self.uplink, self._layout
         self._router.set_up(
@@ -170,8 +178,33 @@ class EngineEgress:
             ),
         )
 
+    def resolve_next_hops(self) -> None:
+        """Follow what the kernel knows of neighbours on the uplink. What it does not, the router finds out itself.
+
+        Called in the loop, when the uplink is there; also when it may be another one.
+        """
+        uplink = self.uplink
+        if uplink.is_tap:  # the kernel is behind it
+            return
+        networks = [one.network for one in (uplink.external, uplink.external6) if one]
+        try:
+            self._next_hops.watch(uplink.ifname, uplink.by_kernel, networks)
+        except (ArcboxNetError, OSError) as error:
+            log.warning("the neighbours on %s are not the kernel's: %s", uplink.ifname, error)
+
+    def _told(self, ip: IPv4Address | IPv6Address, said: str | Standing) -> None:
+        """The kernel says so of a neighbour."""
+        log.debug("neighbour %s: %s", ip, said)
+        told = Told[said.name] if isinstance(said, Standing) else said
+        try:
+            self._router.set_neighbour(self._worker, self.number, str(ip), told)
+        except OSError as error:
+            if told is not Told.UNKNOWN:
+                log.warning("neighbour %s: %s", ip, error)
+
     def close(self) -> None:
-        """Say nothing more in the log."""
+        """Say nothing more in the log, nor to the router."""
+        self._next_hops.stop()
         if self._reporting is not None:
             self._reporting.cancel()
 
@@ -183,7 +216,7 @@ class EngineEgress:
     def remove_guest(self, port: Port) -> None:
         for ip in port.addresses:
             with contextlib.suppress(OSError):  # it was never told
-                self._router.set_neighbour(self._worker, self.number, str(ip), Told.NOTHING, way=Way.LEG)
+                self._router.set_neighbour(self._worker, self.number, str(ip), Told.UNKNOWN, way=Way.LEG)
 
     def restore(self) -> None:
         """Called in the kernel thread: open what is lost. Raises KernelError, PermissionDenied."""
@@ -251,15 +284,7 @@ class EngineEgress:
 
     def flows(self) -> list[FlowInfo]:
         """Guests' flows, the first FLOWS_LISTED_MAX of them."""
-        flows = self._engine.flows()
-        found: list[NatFlow] = []
-        while len(found) < FLOWS_LISTED_MAX:
-            with self._worker.paused():
-                some = list(itertools.islice(flows, FLOWS_AT_ONCE))
-            found += some
-            if not some:
-                break
-        return [_info(flow) for flow in found]
+        return list_flows(self._engine, self._worker)
 
 
 def add_queue(worker: Control, number: int, fd: int) -> None:
@@ -269,21 +294,3 @@ def add_queue(worker: Control, number: int, fd: int) -> None:
     except BaseException:
         os.close(fd)
         raise
-
-
-def _info(flow: NatFlow) -> FlowInfo:
-    outbound = flow.opened_by is Direction.OUTBOUND
-    guest, peer = (flow.source, flow.destination) if outbound else (flow.reply_source, flow.source)
-    sent, received = (flow.bytes, flow.reply_bytes) if outbound else (flow.reply_bytes, flow.bytes)
-    return FlowInfo(
-        protocol=flow.protocol,
-        guest=guest.address,
-        guest_port=guest.number,
-        peer=peer.address,
-        peer_port=peer.number,
-        state=flow.state,
-        age_s=float(flow.age_s),
-        idle_s=float(flow.idle_s),
-        bytes_out=sent,
-        bytes_in=received,
-    )

@@ -146,6 +146,7 @@ class TapDatapath(Datapath):
                 os.close(fd)
         if self.engine is not None:
             await self._kernel.run(self.engine.restore)
+            self.engine.resolve_next_hops()
 
     def _pin(self, port: Port) -> None:
         assert isinstance(port.plan, SwitchedPlan)

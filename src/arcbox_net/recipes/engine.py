@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class EngineUplink:
     """Addresses are with the prefix that is on the link. A next hop that is None: nothing beyond the link is reached.
 
-    `external6` is None for IPv4 only.
+    `external6` is None for IPv4 only. `by_kernel`: the next hops that the kernel can resolve.
     """
 
     ifname: str
@@ -32,6 +32,7 @@ class EngineUplink:
     external6: IPv6Interface | None
     next_hop6: IPv6Address | None
     mtu: int
+    by_kernel: tuple[IPv4Address | IPv6Address, ...] = ()
 
 
 def router_mac(network: str) -> str:
@@ -69,6 +70,7 @@ def engine_uplink(site: Site) -> EngineUplink:
     next_hop6 = None
     if external6 is not None:
         next_hop6 = config.next_hop6 or _next_hop(links, ifname, external6, is_tap=is_tap)
+    next_hops = tuple(ip_address(hop) for hop in (next_hop, next_hop6) if hop)
     return EngineUplink(
         ifname,
         is_tap,
@@ -77,6 +79,7 @@ def engine_uplink(site: Site) -> EngineUplink:
         external6,
         IPv6Address(next_hop6) if next_hop6 else None,
         mtu,
+        by_kernel=tuple(hop for hop in next_hops if not is_tap and _is_resolved(links, ifname, hop)),
     )
 
 
@@ -101,6 +104,13 @@ def _external(links: Links, ifname: str, field: str, text: str) -> str:
             value=str(external.ip),
         )
     return f"{external.ip}/{on_link.network.prefixlen}"
+
+
+def _is_resolved(links: Links, ifname: str, hop: IPv4Address | IPv6Address) -> bool:
+    """Whether the kernel has an address on the link that it can ask for *hop* with."""
+    if hop.version == 6:
+        return bool(links.addresses(ifname, AF_INET6))
+    return any(hop in one.network for one in links.addresses(ifname))
 
 
 def _next_hop(
