@@ -209,6 +209,25 @@ def test_first_host_port_of_an_ordinary_user_is_told(tmp_path: Path) -> None:
     assert "ip_unprivileged_port_start" in (found["host ports without root"].fix or "")
 
 
+@pytest.mark.parametrize(
+    ("pages", "ok", "told"),
+    [
+        ("0\n", True, "unlimited"),
+        ("16384\n", True, "64 MiB for all programs of a user"),
+        ("1024\n", False, "4 MiB for all programs of a user"),
+        (None, True, "no limit known"),
+    ],
+)
+def test_low_limit_of_a_users_pipes_is_told_with_the_setting(
+    tmp_path: Path, pages: str | None, ok: bool, told: str
+) -> None:
+    check = machine(tmp_path, **NO_ROOT, **{"proc__sys__fs__pipe-user-pages-soft": pages})[
+        "pipes without root"
+    ]
+    assert (check.ok, bool(check.fix)) == (ok, not ok) and told in check.detail
+    assert ok or "sysctl -w fs.pipe-user-pages-soft=131072" in (check.fix or "")
+
+
 @pytest.mark.e2e
 def test_doctor_finds_out_whether_a_user_may_have_namespaces(tmp_path: Path) -> None:
     text = """

@@ -109,12 +109,13 @@ def test_guest_at_a_socket_is_behind_the_uplink_and_comes_back_from_its_row(tabl
 
 STREAM = PortRequest("stream", name="vm1", socket="/run/vm1.sock", mac="02:00:00:00:00:01")
 TAP = PortRequest("tap", name="vm1", queues=2, persist=True)
+OWNED_TAP = PortRequest("tap", name="vm1", queues=2, persist=True, owner_uid=1000)
 
 
-@pytest.mark.parametrize("request_", [STREAM, TAP], ids=["stream", "tap"])
+@pytest.mark.parametrize("request_", [STREAM, TAP, OWNED_TAP], ids=["stream", "tap", "owned-tap"])
 def test_port_of_an_earlier_run_is_what_its_own_request_asks_for(table, request_):
     port = table.plan(request_, "vm1", request_.mac or table.choose_mac(None, "vm1"), None)
-    assert table.is_as(port, request_)
+    assert table.is_as(table.restore("vm1", port.to_row()), request_)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,7 @@ def test_port_of_an_earlier_run_is_what_its_own_request_asks_for(table, request_
         (STREAM, {"owner_uid": 1000}),
         (STREAM, {"kind": "vhost-user"}),
         (TAP, {"queues": 1}),
+        (TAP, {"owner_uid": 1000}),
         (TAP, {"persist": False}),  # goes when whoever holds it ends
     ],
 )

@@ -120,6 +120,7 @@ class Port:
             "attached_ns": self.attached_ns,
             "queues": plan.queues if isinstance(plan, TapPlan) else 1,
             "persist": isinstance(plan, TapPlan) and plan.persist,
+            "owner_uid": plan.owner_uid if isinstance(plan, TapPlan) else None,
             "guest_ifname": plan.guest_ifname if isinstance(plan, VethPlan) else None,
             "configured": isinstance(plan, VethPlan) and bool(plan.address or plan.address6),
             "socket": dataclasses.asdict(self.socket) if self.socket else None,
@@ -306,9 +307,10 @@ class PortTable:
         socket = port.socket
         if socket is None:
             found = port.plan
-            return isinstance(found, TapPlan) and (found.queues, found.persist) == (
+            return isinstance(found, TapPlan) and (found.queues, found.persist, found.owner_uid) == (
                 self._queues(request),
                 request.persist,
+                request.owner_uid,
             )
         wanted = Socket(
             str(request.socket),
@@ -339,7 +341,9 @@ class PortTable:
         if socket is not None:
             plan = self._switched(common)
         elif row["kind"] == TAP:
-            plan = TapPlan(**common, queues=row["queues"], persist=row["persist"])
+            plan = TapPlan(
+                **common, queues=row["queues"], persist=row["persist"], owner_uid=row.get("owner_uid")
+            )
         else:
             guest_ifname = row.get("guest_ifname") or "eth0"
             plan = self._veth(common, guest_ifname, configured=row.get("configured", False))

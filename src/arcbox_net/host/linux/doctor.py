@@ -33,8 +33,12 @@ OWNED_TABLES_KERNEL = (5, 12)
 NOFILE_MIN = 4096
 CONNTRACK_MAX_MIN = 65536
 CONNTRACK_FULL_RATIO = 0.8
+PIPE_PAGES_MIN = 16384  # the kernel's own default, 64 MiB for all pipes of a user
+PIPE_PAGES_FIX = 131072
+PIPE_BYTES = 1 << 20  # of one of the relay's
 _CAP_NET_ADMIN = 12
 _TUNGETFEATURES = 0x800454CF
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SYSCTL_DIRECTORIES = (
     "etc/sysctl.d",
     "run/sysctl.d",
@@ -68,6 +72,8 @@ def checks(live: Collection[str] | None = None, *, root: Path = Path("/")) -> li
         _ping_group_range(root),
         _unprivileged_ports(root),
     ]
+    if not is_capable:
+        found.append(_pipes(root))
     if live is not None and is_capable:  # without the power, what a network makes goes with its process
         found.append(_leftovers(live, root))
     return found
@@ -312,6 +318,36 @@ def _unprivileged_ports(root: Path) -> Check:
         return Check(name, True, "all")
     fix = "sudo sysctl -w net.ipv4.ip_unprivileged_port_start=80"
     return Check(name, True, f"{start} and above (net.ipv4.ip_unprivileged_port_start)", fix)
+
+
+def _pipes(root: Path) -> Check:
+    """The relay splices through pipes, which all programs of a user share; root has as many as it wants."""
+    name = "pipes without root"
+    pages = _number(root, "proc/sys/fs/pipe-user-pages-soft")
+    if pages is None:
+        return Check(name, True, "no limit known")
+    fix = f"sudo sysctl -w fs.pipe-user-pages-soft={PIPE_PAGES_FIX}"
+    detail = f"{pages * _PAGE_BYTES >> 20} MiB for all programs of a user (fs.pipe-user-pages-soft)"
+    if 0 < pages < PIPE_PAGES_MIN:
+        return Check(
+            name, False, f"{detail}: too few, connections to the outside will cost twice the time", fix
+        )
+    if root == Path("/") and not _has_pipe():
+        detail += " are taken, by other programs of yours: new networks will be slower"
+        return Check(name, False, detail, fix)
+    return Check(name, True, detail if pages else "unlimited")
+
+
+def _has_pipe() -> bool:
+    """Whether this user gets another pipe of the size that the relay wants."""
+    ends = os.pipe()
+    try:
+        return fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, PIPE_BYTES) >= PIPE_BYTES
+    except PermissionError:
+        return False
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def _leftovers(live: Collection[str], root: Path) -> Check:

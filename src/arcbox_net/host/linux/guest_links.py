@@ -8,7 +8,7 @@ import os
 import socket
 from pathlib import Path
 
-from arcbox_net.errors import InterfaceNotFound, KernelError, PermissionDenied
+from arcbox_net.errors import ConfigError, InterfaceNotFound, KernelError, PermissionDenied
 from arcbox_net.host.linux import link_messages as messages
 from arcbox_net.host.linux import rtnl, tap
 from arcbox_net.host.linux.bridges import find_bridge
@@ -206,6 +206,13 @@ def _persist(plan: TapPlan, fds: list[int]) -> None:
     try:
         tap.set_persistent(fds[0], owner_uid=plan.owner_uid)
     except OSError as error:
+        if error.errno == errno.EINVAL and plan.owner_uid is not None:
+            raise ConfigError(
+                f"owner_uid {plan.owner_uid}: in a network without privileges there is no such user",
+                fix="leave owner_uid out: whoever may use the network may open its TAPs",
+                field="owner_uid",
+                value=plan.owner_uid,
+            ) from None
         raise KernelError(
             f"make TAP {plan.ifname} persistent: {error.strerror}",
             operation="make TAP persistent",
