@@ -19,7 +19,7 @@
 
 #include "standin.h"
 
-#define KEY(name) const char *const vmnet_##name##_key = "vmnet_" #name
+#define KEY(name) const char *vmnet_##name##_key = "vmnet_" #name
 KEY(operation_mode);
 KEY(interface_id);
 KEY(shared_interface_name);
@@ -243,7 +243,7 @@ static bool is_well_described(xpc_object_t description)
         return false;
 #if STANDIN_MACOS >= 15
     if (xpc_dictionary_get_bool(description, vmnet_enable_virtio_header_key) &&
-        xpc_dictionary_get_bool(description, vmnet_enable_checksum_offload_key))
+        xpc_dictionary_get_value(description, vmnet_enable_checksum_offload_key))
         return false;
 #endif
     return (!first) == (!end) && (!first) == (!mask);

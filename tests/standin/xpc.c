@@ -67,13 +67,19 @@ static void set(xpc_object_t dictionary, const char *key, xpc_object_t value)
     dictionary->values[dictionary->count++] = value;
 }
 
-static xpc_object_t get(xpc_object_t dictionary, const char *key, enum kind kind)
+xpc_object_t xpc_dictionary_get_value(xpc_object_t dictionary, const char *key)
 {
     size_t i;
     for (i = 0; i < dictionary->count; i++)
-        if (strcmp(dictionary->keys[i], key) == 0 && dictionary->values[i]->kind == kind)
+        if (strcmp(dictionary->keys[i], key) == 0)
             return dictionary->values[i];
     return NULL;
+}
+
+static xpc_object_t get(xpc_object_t dictionary, const char *key, enum kind kind)
+{
+    xpc_object_t value = xpc_dictionary_get_value(dictionary, key);
+    return value && value->kind == kind ? value : NULL;
 }
 
 xpc_object_t xpc_dictionary_create(const char *const *keys, const xpc_object_t *values, size_t count)

@@ -144,10 +144,11 @@ static void take_facts(xpc_object_t from, struct abx_vmnet_facts *facts)
 static xpc_object_t describe(const struct abx_vmnet_wish *wish, bool in_network, struct abx_vmnet_facts *facts)
 {
     const char *virtio = wish->virtio_headers ? key_named("vmnet_enable_virtio_header_key") : NULL;
+    const char *checksums = wish->checksums && !virtio ? key_named("vmnet_enable_checksum_offload_key") : NULL;
     xpc_object_t into = xpc_dictionary_create(NULL, NULL, 0);
     if (!into)
         return NULL;
-    if (!in_network) { /* a network has these itself */
+    if (!in_network) { /* a network has some of these itself, and takes no others */
         xpc_dictionary_set_uint64(into, vmnet_operation_mode_key, wish->mode);
         if (wish->mtu)
             xpc_dictionary_set_uint64(into, vmnet_mtu_key, wish->mtu);
@@ -156,18 +157,19 @@ static xpc_object_t describe(const struct abx_vmnet_wish *wish, bool in_network,
         put_text(into, vmnet_subnet_mask_key, wish->subnet_mask);
         put_text(into, vmnet_nat66_prefix_key, wish->nat66_prefix);
         put_text(into, vmnet_shared_interface_name_key, wish->shared_interface);
-    }
-    if (!put_uuid(into, vmnet_interface_id_key, wish->interface_id) ||
-        !put_uuid(into, vmnet_network_identifier_key, wish->network_identifier)) {
-        xpc_release(into);
-        return NULL;
+        if (!put_uuid(into, vmnet_interface_id_key, wish->interface_id) ||
+            !put_uuid(into, vmnet_network_identifier_key, wish->network_identifier)) {
+            xpc_release(into);
+            return NULL;
+        }
     }
     xpc_dictionary_set_bool(into, vmnet_enable_isolation_key, wish->isolated);
     facts->tso = wish->tso && (virtio || !wish->virtio_headers);
     facts->virtio_headers = virtio != NULL;
-    facts->checksums = wish->checksums && !virtio;
+    facts->checksums = checksums != NULL;
     xpc_dictionary_set_bool(into, vmnet_enable_tso_key, facts->tso);
-    xpc_dictionary_set_bool(into, vmnet_enable_checksum_offload_key, facts->checksums);
+    if (checksums) /* not even false is allowed beside the headers */
+        xpc_dictionary_set_bool(into, checksums, true);
     if (virtio)
         xpc_dictionary_set_bool(into, virtio, true);
     return into;

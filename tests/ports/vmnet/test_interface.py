@@ -239,6 +239,7 @@ def test_a_network_is_made_of_what_it_is_asked(standin: Standin) -> None:
         subnet=ipaddress.IPv4Network("192.168.77.0/24"),
         nat66_prefix=ipaddress.IPv6Network("fd00:1::/64"),
         mtu=4000,
+        interface_id=uuid.UUID(int=7),
     )
     network = VmnetNetwork(
         options,
@@ -260,6 +261,7 @@ def test_a_network_is_made_of_what_it_is_asked(standin: Standin) -> None:
     ]
     with start(options, network) as interface:
         assert standin.asked("start_address") == ""  # it is the network's
+        assert standin.asked("interface_id") == ""  # which has no word for it
         with pytest.raises(errors.KernelError):
             interface.add_forward(WEB)
 
@@ -311,7 +313,9 @@ def test_interfaces_that_can_be_bridged_are_listed(standin: Standin) -> None:
         },
         {"mode": VmnetMode.SHARED, "subnet": ipaddress.IPv4Network("8.8.8.0/24")},
         {"mode": VmnetMode.SHARED, "subnet": ipaddress.IPv4Network("10.0.0.0/31")},
+        {"mode": VmnetMode.SHARED, "subnet": ipaddress.IPv4Network("169.254.7.0/24")},
         {"mode": VmnetMode.SHARED, "nat66_prefix": ipaddress.IPv6Network("2001:db8::/64")},
+        {"mode": VmnetMode.SHARED, "nat66_prefix": ipaddress.IPv6Network("fc00::/64")},
         {"mode": VmnetMode.SHARED, "nat66_prefix": ipaddress.IPv6Network("fd00::/48")},
         {"mode": VmnetMode.HOST, "nat66_prefix": ipaddress.IPv6Network("fd00::/64")},
         {"mode": VmnetMode.SHARED, "network_identifier": uuid.UUID(int=1)},

@@ -1,5 +1,5 @@
-/* vmnet.framework's interface up to macOS 15, as documented, with the same names, types and values. vmnet.c is behind it,
- * and has what came with macOS 26 too: that is looked up by name. */
+/* vmnet.framework's interface up to macOS 15, as documented, with the same names, types and values, and the release that
+ * each is there since. vmnet.c is behind it, and has what came with macOS 26 too: that is looked up by name. */
 #ifndef STANDIN_VMNET_H
 #define STANDIN_VMNET_H
 
@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 #include <xpc/xpc.h>
+
+#define SINCE(release) __attribute__((availability(macos, introduced = release)))
 
 typedef enum : uint32_t {
     VMNET_SUCCESS = 1000,
@@ -46,42 +48,46 @@ typedef void (^vmnet_interface_completion_handler_t)(vmnet_return_t status);
 typedef void (^vmnet_interface_event_callback_t)(interface_event_t event_mask, xpc_object_t event);
 typedef void (^vmnet_interface_get_ip_port_forwarding_rules_handler_t)(xpc_object_t rules);
 
-extern const char *const vmnet_operation_mode_key;
-extern const char *const vmnet_interface_id_key;
-extern const char *const vmnet_shared_interface_name_key;
-extern const char *const vmnet_mac_address_key;
-extern const char *const vmnet_mtu_key;
-extern const char *const vmnet_max_packet_size_key;
-extern const char *const vmnet_start_address_key;
-extern const char *const vmnet_end_address_key;
-extern const char *const vmnet_subnet_mask_key;
-extern const char *const vmnet_nat66_prefix_key;
-extern const char *const vmnet_enable_isolation_key;
-extern const char *const vmnet_enable_tso_key;
-extern const char *const vmnet_enable_checksum_offload_key;
-extern const char *const vmnet_network_identifier_key;
-extern const char *const vmnet_estimated_packets_available_key;
+extern const char *vmnet_operation_mode_key SINCE(10.10);
+extern const char *vmnet_interface_id_key SINCE(10.10);
+extern const char *vmnet_shared_interface_name_key SINCE(10.15);
+extern const char *vmnet_mac_address_key SINCE(10.10);
+extern const char *vmnet_mtu_key SINCE(10.10);
+extern const char *vmnet_max_packet_size_key SINCE(10.10);
+extern const char *vmnet_start_address_key SINCE(10.15);
+extern const char *vmnet_end_address_key SINCE(10.15);
+extern const char *vmnet_subnet_mask_key SINCE(10.15);
+extern const char *vmnet_nat66_prefix_key SINCE(10.15);
+extern const char *vmnet_enable_isolation_key SINCE(11.0);
+extern const char *vmnet_enable_tso_key SINCE(11.0);
+extern const char *vmnet_enable_checksum_offload_key SINCE(12.0);
+extern const char *vmnet_network_identifier_key SINCE(11.0);
+extern const char *vmnet_read_max_packets_key SINCE(15.0);
+extern const char *vmnet_write_max_packets_key SINCE(15.0);
+extern const char *vmnet_enable_virtio_header_key SINCE(15.4);
+extern const char *vmnet_estimated_packets_available_key SINCE(10.10);
 
 interface_ref vmnet_start_interface(
-    xpc_object_t interface_desc, dispatch_queue_t queue, vmnet_start_interface_completion_handler_t handler);
+    xpc_object_t interface_desc, dispatch_queue_t queue, vmnet_start_interface_completion_handler_t handler) SINCE(10.10);
 vmnet_return_t vmnet_interface_set_event_callback(
     interface_ref interface, interface_event_t event_mask, dispatch_queue_t queue,
-    vmnet_interface_event_callback_t callback);
+    vmnet_interface_event_callback_t callback) SINCE(10.10);
 vmnet_return_t vmnet_stop_interface(
-    interface_ref interface, dispatch_queue_t queue, vmnet_interface_completion_handler_t handler);
-vmnet_return_t vmnet_read(interface_ref interface, struct vmpktdesc *packets, int *pktcnt);
-vmnet_return_t vmnet_write(interface_ref interface, struct vmpktdesc *packets, int *pktcnt);
+    interface_ref interface, dispatch_queue_t queue, vmnet_interface_completion_handler_t handler) SINCE(10.10);
+vmnet_return_t vmnet_read(interface_ref interface, struct vmpktdesc *packets, int *pktcnt) SINCE(10.10);
+vmnet_return_t vmnet_write(interface_ref interface, struct vmpktdesc *packets, int *pktcnt) SINCE(10.10);
 vmnet_return_t vmnet_interface_add_ip_port_forwarding_rule(
     interface_ref interface, uint8_t protocol, uint16_t external_port, uint8_t address_family,
-    const void *internal_address, uint16_t internal_port, vmnet_interface_completion_handler_t handler);
+    const void *internal_address, uint16_t internal_port, vmnet_interface_completion_handler_t handler) SINCE(11.0);
 vmnet_return_t vmnet_interface_remove_ip_port_forwarding_rule(
     interface_ref interface, uint8_t protocol, uint16_t external_port, uint8_t address_family,
-    vmnet_interface_completion_handler_t handler);
+    vmnet_interface_completion_handler_t handler) SINCE(11.0);
 vmnet_return_t vmnet_interface_get_ip_port_forwarding_rules(
-    interface_ref interface, uint8_t address_family, vmnet_interface_get_ip_port_forwarding_rules_handler_t handler);
+    interface_ref interface, uint8_t address_family,
+    vmnet_interface_get_ip_port_forwarding_rules_handler_t handler) SINCE(11.0);
 vmnet_return_t vmnet_ip_port_forwarding_rule_get_details(
     xpc_object_t rule, uint8_t *protocol, uint16_t *external_port, uint8_t address_family, void *internal_address,
-    uint16_t *internal_port);
-xpc_object_t vmnet_copy_shared_interface_list(void);
+    uint16_t *internal_port) SINCE(11.0);
+xpc_object_t vmnet_copy_shared_interface_list(void) SINCE(10.15);
 
 #endif

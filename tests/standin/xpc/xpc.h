@@ -17,6 +17,7 @@ void xpc_dictionary_set_bool(xpc_object_t dictionary, const char *key, bool valu
 void xpc_dictionary_set_uint64(xpc_object_t dictionary, const char *key, uint64_t value);
 void xpc_dictionary_set_string(xpc_object_t dictionary, const char *key, const char *value);
 void xpc_dictionary_set_uuid(xpc_object_t dictionary, const char *key, const uuid_t value);
+xpc_object_t xpc_dictionary_get_value(xpc_object_t dictionary, const char *key);
 bool xpc_dictionary_get_bool(xpc_object_t dictionary, const char *key);
 uint64_t xpc_dictionary_get_uint64(xpc_object_t dictionary, const char *key);
 const char *xpc_dictionary_get_string(xpc_object_t dictionary, const char *key);

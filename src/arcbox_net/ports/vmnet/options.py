@@ -55,9 +55,9 @@ class VmnetOptions:
         if self.subnet is not None:
             if self.mode is VmnetMode.BRIDGED:
                 raise ConfigError("a bridged network has no subnet", field="subnet", value=str(self.subnet))
-            if not self.subnet.is_private or self.subnet.prefixlen > SUBNET_BITS_MAX:
+            if not any(map(self.subnet.subnet_of, _PRIVATE)) or self.subnet.prefixlen > SUBNET_BITS_MAX:
                 raise ConfigError(
-                    f"vmnet takes private subnets up to /{SUBNET_BITS_MAX}",
+                    f"vmnet takes subnets of 10.0.0.0/8, 172.16.0.0/12 and 192.168.0.0/16, up to /{SUBNET_BITS_MAX}",
                     field="subnet",
                     value=str(self.subnet),
                 )
@@ -92,7 +92,8 @@ class VmnetOptions:
         return found
 
 
-_ULA = ipaddress.IPv6Network("fc00::/7")
+_PRIVATE = [*map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))]  # RFC 1918
+_ULA = ipaddress.IPv6Network("fd00::/8")
 
 
 class VmnetFacts(NamedTuple):

@@ -39,7 +39,7 @@ _TEXTS: dict[VmnetStatus, tuple[type[ArcboxNetError], str, str]] = {
     VmnetStatus.NO_ANSWER: (
         ServiceError,
         "the system's sharing service did not answer",
-        "try again; if that does not help, `sudo launchctl kickstart -k system/com.apple.NetworkSharing` restarts it",
+        "try again; if that does not help: sudo killall InternetSharing (it is started again by the next network)",
     ),
     VmnetStatus.TOO_OLD: (Unsupported, "this macOS cannot do that", "it came with macOS 26"),
     VmnetStatus.FAILURE: (KernelError, "vmnet failed", f"if this is a first start: {_PRIVILEGE}"),
