@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import itertools
 import os
 
 import pytest
@@ -11,8 +13,9 @@ from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane._testing_port import ALL_OFFLOADS, DOWN, HEAD_MAX, UP, TestingPort
 from arcbox_net.dataplane.port import PortDrop
 from arcbox_net.dataplane.worker import ALL_PORTS, Worker
-from arcbox_net.errors import ConfigError, LimitReached, NotRunning
+from arcbox_net.errors import ConfigError, KernelError, LimitReached, NotRunning
 from arcbox_net.memory.pool import PacketPool
+from tests.support.descriptors import no_descriptors
 from tests.support.patched import collect, eventually, numbered, patched
 
 VERIFIED = bytes.fromhex("0200 0e00 0000 0000 0000 0000")  # a virtio-net header: the checksum was verified
@@ -144,6 +147,21 @@ def test_worker_leaves_no_descriptor_and_no_mapping() -> None:
         collect(wire.right, 1)
     del wire
     assert held() == before
+
+
+def test_start_without_descriptors_says_so_and_can_be_tried_again() -> None:
+    def reason(worker: Worker, spare: int) -> int | None:
+        with no_descriptors(spare):
+            try:
+                worker.start()
+            except KernelError as error:
+                return error.facts["errno"]
+        return None
+
+    worker, spare = Worker(), itertools.count()
+    reasons = list(iter(lambda: reason(worker, next(spare)), None))
+    worker.stop()
+    assert reasons and set(reasons) == {errno.EMFILE}
 
 
 def test_stopped_worker_says_so() -> None:

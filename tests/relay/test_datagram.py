@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.descriptors import no_descriptors
 from tests.support.egress import GATEWAY4, GUEST4, HOST6, WORLD6, EgressBed
 from tests.support.netns import WORLD_SUBNET, Host, Namespace, wait_until
-from tests.support.relay import no_descriptors
 
 pytestmark = pytest.mark.e2e
 

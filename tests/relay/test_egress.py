@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.descriptors import no_descriptors
 from tests.support.egress import GUEST4, GUEST6, HOST6, WORLD6, EgressBed, listening
 from tests.support.netns import Host
-from tests.support.relay import is_reset, no_descriptors, read_exactly, reset, send_and_end, wait_until
+from tests.support.relay import is_reset, read_exactly, reset, send_and_end, wait_until
 
 pytestmark = pytest.mark.e2e
 MIB = 1 << 20

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from arcbox_net.relay.splice import COUNTERS, SpliceRelay
+from tests.support.descriptors import no_descriptors
 from tests.support.relay import (
     TcpForward,
     is_reset,
-    no_descriptors,
     open_fds,
     read_exactly,
     reset,

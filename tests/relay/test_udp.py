@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.relay import UdpForward, no_descriptors, open_fds, udp_socket, wait_until
+from tests.support.descriptors import no_descriptors
+from tests.support.relay import UdpForward, open_fds, udp_socket, wait_until
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import struct
 import threading
@@ -63,29 +62,6 @@ def is_reset(sock: socket.socket) -> bool:
     except ConnectionResetError:
         return True
     return False
-
-
-class no_descriptors:
-    """Inside, this process cannot open a descriptor; `spare` says how many it still can."""
-
-    def __init__(self, spare: int = 0) -> None:
-        self._spare = spare
-        self._extra: list[int] = []
-
-    def __enter__(self) -> None:
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1 + self._spare, self._limit[1]))
-        with contextlib.suppress(OSError):
-            while True:
-                self._extra.append(os.dup(0))
-        for _ in range(self._spare):
-            os.close(self._extra.pop())
-
-    def __exit__(self, *exc: object) -> None:
-        for fd in self._extra:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
 
 
 def open_fds() -> int:

@@ -106,8 +106,11 @@ cdef class Worker:
         self.loop.counters.ports_max = PORTS_MAX
         self.loop.counters.port_bytes = sizeof(port_counters)
         self.loop.counters.drop_reasons = PORT_DROP_REASONS
-        self.loop.poller = abx_poller_open()
-        if abx_poller_watch(self.loop.poller, self.commands.fileno(), POLL_READ | POLL_EDGE, PORT_NONE) < 0:
+        if self.loop.poller < 0:  # a start that failed may have left one
+            self.loop.poller = abx_poller_open()
+        if self.loop.poller < 0 or abx_poller_watch(
+            self.loop.poller, self.commands.fileno(), POLL_READ | POLL_EDGE, PORT_NONE
+        ) < 0:
             raise KernelError("no poller", operation="poller", object=self.name, errno=errno)
         self.has_started = True
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
