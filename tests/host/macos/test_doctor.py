@@ -96,16 +96,35 @@ def test_a_broken_property_list_is_no_failure() -> None:
     assert check("internet sharing", Recorded({}, {doctor.SHARING: b"<plist>"})).ok
 
 
-def test_a_firewall_that_blocks_everything_is_in_the_way() -> None:
-    on = {"--getglobalstate": "Firewall is enabled. (State = 1) \n"}
-    blocking = check(
-        "application firewall",
-        Recorded(
-            on | {"--getblockall": "Firewall is set to block all non-essential incoming connections \n"}
-        ),
-    )
-    assert not blocking.ok and "--setblockall off" in str(blocking.fix)
-    assert check("application firewall", Recorded(on | {"--getblockall": "Block all DISABLED! \n"})).ok
+FIREWALL_ON = {"--getglobalstate": "Firewall is enabled. (State = 1) \n"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "ok"),
+    [
+        ({"--getblockall": "Firewall is set to block all non-essential incoming connections \n"}, False),
+        ({"--getblockall": "Firewall is blocking all non-essential incoming connections.\n"}, False),
+        ({"--getblockall": "Firewall has block all state set to enabled.\n"}, False),
+        ({"--getglobalstate": "Firewall is enabled. (State = 2) \n"}, False),
+        ({"--getblockall": "Firewall has block all state set to disabled.\n"}, True),
+        ({"--getblockall": "Block all DISABLED! \n"}, True),
+        ({"--getblockall": "Block all is off\n"}, True),
+    ],
+)
+def test_a_firewall_that_blocks_everything_is_in_the_way(texts: dict[str, str], ok: bool) -> None:
+    found = check("application firewall", Recorded(FIREWALL_ON | texts))
+    assert found.ok is ok and (ok or "--setblockall off" in str(found.fix))
+
+
+def test_a_firewall_that_blocks_the_dhcp_server_is_in_the_way() -> None:
+    said = f"Incoming connection to {doctor.BOOTPD} is blocked.\n"
+    blocked = check("application firewall", Recorded(FIREWALL_ON | {doctor.BOOTPD: said}))
+    assert not blocked.ok and f"--unblockapp {doctor.BOOTPD}" in str(blocked.fix)
+    permitted = {doctor.BOOTPD: said.replace("blocked", "permitted")}
+    assert check("application firewall", Recorded(FIREWALL_ON | permitted)).ok
+
+
+def test_a_firewall_that_is_off_is_in_nobodys_way() -> None:
     assert check("application firewall", Recorded({})).detail == "off"
 
 

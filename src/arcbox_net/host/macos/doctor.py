@@ -24,6 +24,9 @@ COMMAND_TIMEOUT_S = 10.0
 ENTITLEMENT = "com.apple.vm.networking"
 SHARING = Path("/Library/Preferences/SystemConfiguration/com.apple.nat.plist")
 FIREWALL = "/usr/libexec/ApplicationFirewall/socketfilterfw"
+BOOTPD = "/usr/libexec/bootpd"  # the system's DHCP server
+# Releases have said it in several ways, some of them with "block all" where it is off.
+_BLOCKS_ALL = re.compile(r"non-essential|State = 2|set to enabled|block all is on", re.IGNORECASE)
 SHARING_FIX = (
     "System Settings, General, Sharing: turn Internet Sharing off, or give the network another subnet"
 )
@@ -95,7 +98,7 @@ def _macos(release: tuple[int, ...]) -> Check:
 
 def _is_entitled(mac: Mac) -> bool:
     """Whether the interpreter that runs us is signed with the entitlement."""
-    said = mac.said("/usr/bin/codesign", "--display", "--entitlements", "-", "--xml", sys.executable) or ""
+    said = mac.said("/usr/bin/codesign", "--display", "--entitlements", "-", sys.executable) or ""
     return ENTITLEMENT in said
 
 
@@ -137,13 +140,19 @@ def _application_firewall(mac: Mac) -> Check:
     said = mac.said(FIREWALL, "--getglobalstate")
     if said is None or "disabled" in said:
         return Check("application firewall", True, "off" if said else "unknown")
-    blocks = (mac.said(FIREWALL, "--getblockall") or "").lower()
-    if "block all" in blocks and "disabled" not in blocks:
+    if _BLOCKS_ALL.search(said + (mac.said(FIREWALL, "--getblockall") or "")):
         return Check(
             "application firewall",
             False,
             "blocks all incoming connections: guests get no address, and forwards no client",
             f"sudo {FIREWALL} --setblockall off",
+        )
+    if "is blocked" in (mac.said(FIREWALL, "--getappblocked", BOOTPD) or ""):
+        return Check(
+            "application firewall",
+            False,
+            f"blocks {BOOTPD}: guests get no address",
+            f"sudo {FIREWALL} --add {BOOTPD}; sudo {FIREWALL} --unblockapp {BOOTPD}",
         )
     return Check("application firewall", True, "on: it asks before forwards on single addresses are reached")
 
