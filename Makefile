@@ -12,7 +12,7 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile
 BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py bench/ports/*.py))))
 
-.PHONY: demo test fast e2e lint bench asan tsan fuzz fuzz-same fuzz-build build clean
+.PHONY: demo test fast e2e lint bench asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -71,6 +71,12 @@ build/fuzz/libfuzzer.so:
 	clang -shared -o $@ -Wl,--whole-archive "$$(clang -print-file-name=libclang_rt.fuzzer_no_main-x86_64.a)" \
 	-Wl,--no-whole-archive -l:libstdc++.so.6 -lpthread -lm
 
+macos-build: $(VENV)/.stamp-macos-build build  ## what is for macOS, built here for one processor, and what it takes of the system
+	$(BIN)/python scripts/macos_build.py quick
+
+macos-wheels: $(VENV)/.stamp-macos-build build  ## the same from the source distribution for both, as wheels in build/macos
+	$(BIN)/python scripts/macos_build.py wheels
+
 build: $(VENV)/.stamp-build
 
 $(VENV)/.stamp-install: pyproject.toml
@@ -89,6 +95,10 @@ $(VENV)/.stamp-build: $(VENV)/.stamp-install setup.py $(COMPILED)
 $(VENV)/.stamp-lint: $(VENV)/.stamp-install
 	$(BIN)/python scripts/requires.py lint | $(PIP) install -q -r /dev/stdin
 	@touch $@
+
+# Not everywhere is there a wheel of it; the script says so.
+$(VENV)/.stamp-macos-build: $(VENV)/.stamp-install
+	if $(BIN)/python scripts/requires.py macos-build | $(PIP) install -q -r /dev/stdin; then touch $@; fi
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -1,10 +1,13 @@
 """Build of the compiled modules. ARCBOX_BUILD=release|debug|asan|tsan|fuzz selects the flags; C goes to build/.
 
 ARCBOX_MODULES="arcbox_net.memory arcbox_net.wire" builds only what is below those packages.
+Which modules are built is a matter of the platform that they are for, and not of the one that builds them.
 """
 
+import fcntl
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -48,6 +51,7 @@ LINUX_ONLY = (
     "arcbox_net.relay.",
     "arcbox_net.services.dns.hotpath.",
 )
+C_FILES = Path("build/cython")
 FRAMEWORKS = ["-framework", "vmnet", "-framework", "CoreFoundation"]
 MORE_SOURCES = {"arcbox_net.ports.vmnet.interface": ["src/arcbox_net/abi/vmnet_shim.c"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wsign-compare", "-Wno-unused-parameter", "-Wno-unused-function"]
@@ -77,6 +81,7 @@ def extensions() -> list[Extension]:
     if flavour not in FLAVOURS:
         sys.exit(f"ARCBOX_BUILD={flavour!r}: expected one of {', '.join(FLAVOURS)}")
     compile_flags, link_flags = FLAVOURS[flavour]
+    for_macos = sysconfig.get_platform().startswith("macosx")
     wanted = tuple(f"{package}." for package in os.environ.get("ARCBOX_MODULES", "arcbox_net").split())
     headers = [
         str(path) for folder in ("src/arcbox_net/abi", "tests/standin") for path in Path(folder).rglob("*.h")
@@ -88,26 +93,26 @@ def extensions() -> list[Extension]:
             include_dirs=["src/arcbox_net/abi"],
             depends=headers if flavour == "standin" else [],
             extra_compile_args=compile_flags + WARNINGS,
-            extra_link_args=link_flags
-            + (FRAMEWORKS if module in MORE_SOURCES and sys.platform == "darwin" else []),
+            extra_link_args=link_flags + (FRAMEWORKS if module in MORE_SOURCES and for_macos else []),
         )
-        for module, path in modules(on_macos=sys.platform == "darwin" or flavour == "standin").items()
+        for module, path in modules(on_macos=for_macos or flavour == "standin").items()
         if f"{module}.".startswith(wanted)
     ]
 
 
 def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    setup(
-        ext_modules=cythonize(
+    C_FILES.mkdir(parents=True, exist_ok=True)
+    with open(C_FILES / ".lock", "w") as lock:  # builds of several flavours at once share them
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = cythonize(
             extensions(),
             nthreads=cores,
-            build_dir="build/cython",
+            build_dir=str(C_FILES),
             include_path=["src"],
             compiler_directives=DIRECTIVES,
-        ),
-        options={"build_ext": {"parallel": cores}},
-    )
+        )
+    setup(ext_modules=found, options={"build_ext": {"parallel": cores}})
 
 
 if __name__ == "__main__":  # for whoever builds; others ask for the modules

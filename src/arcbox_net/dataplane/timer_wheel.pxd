@@ -32,7 +32,7 @@ cdef inline void wheel_arm(timer_wheel *wheel, uint32_t flow, uint32_t second) n
     cdef uint32_t slot, follower
     if ahead < 1:
         ahead = 1
-    elif ahead >= WHEEL_SLOTS:
+    elif ahead >= <int32_t>WHEEL_SLOTS:
         ahead = WHEEL_SLOTS - 1
     slot = (wheel.at_s + <uint32_t>ahead) & WHEEL_MASK
     follower = wheel.slots[slot]

@@ -126,7 +126,7 @@ def release_twice(PoolCache cache):
 
 
 def release_foreign(PoolCache cache):
-    cdef uint8_t elsewhere
+    cdef uint8_t elsewhere = 0
     pool_release(cache.cache, &elsewhere)
 
 

@@ -160,7 +160,7 @@ cdef void _lay_out(vmnet_port *vmnet) noexcept:
         vmnet.incoming_vectors[i].iov_base = data - FRAME_VNET_BYTES if vmnet.virtio_headers else data
         vmnet.incoming[i].vectors = &vmnet.incoming_vectors[i]
         vmnet.incoming[i].vector_count = 1
-    for i in range(VMNET_BATCH):
+    for i in range(<uint32_t>VMNET_BATCH):
         vmnet.outgoing[i].vectors = vmnet.outgoing_vectors[i]
 
 
