@@ -40,6 +40,11 @@ def runtime_dir(network: str) -> Path:
     return runtime_root() / network
 
 
+def records_dir() -> Path:
+    """What all networks of a host write down together; mode 0700. No network can be called like it."""
+    return runtime_root() / ".host"
+
+
 def api_socket(network: str) -> Path:
     return runtime_dir(network) / "api.sock"
 
@@ -50,6 +55,11 @@ def fd_socket(network: str) -> Path:
 
 def lock_file(network: str) -> Path:
     return runtime_dir(network) / "lock"
+
+
+def runtime_state_file(network: str) -> Path:
+    """The state of a network that ends with the program that started it."""
+    return runtime_dir(network) / "state.db"
 
 
 def log_file(network: str) -> Path:

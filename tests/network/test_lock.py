@@ -10,7 +10,8 @@ import pytest
 
 from arcbox_net import paths
 from arcbox_net.errors import AlreadyRunning, PermissionDenied
-from arcbox_net.network.lock import NetworkLock, live_networks
+from arcbox_net.network.lock import NetworkLock, live_networks, make_records_dir
+from arcbox_net.network.main import sweep_abandoned
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +143,35 @@ def test_a_name_that_another_process_took_meanwhile_is_not_taken_again():
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_directory_that_was_somebodys_own_before_keeps_what_is_in_it():
+    directory = paths.runtime_dir("documents")
+    directory.mkdir(parents=True)
+    (directory / "thesis.txt").write_text("three years")
+    lock = NetworkLock("documents")
+    paths.runtime_state_file("documents").touch()
+    lock.release()
+    assert [entry.name for entry in directory.iterdir()] == ["thesis.txt"]
+
+
+def test_another_programs_database_beside_networks_is_not_swept():
+    database = paths.runtime_state_file("editor")
+    database.parent.mkdir(parents=True)
+    database.write_bytes(b"nothing of SQLite's")
+    sweep_abandoned()
+    assert database.read_bytes() == b"nothing of SQLite's"
+
+
+def test_records_that_somebody_else_put_into_a_shared_directory_are_not_believed(tmp_path):
+    (tmp_path / "forged").mkdir()
+    paths.runtime_root().mkdir()
+    paths.records_dir().symlink_to(tmp_path / "forged")
+    with pytest.raises(PermissionDenied, match="somebody else"):
+        make_records_dir()
+
+
+def test_records_are_private_and_no_networks():
+    assert make_records_dir().stat().st_mode & 0o777 == 0o700
+    assert make_records_dir() == paths.records_dir(), "again is fine"
+    assert live_networks() == []

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arcbox_net import paths
 from arcbox_net.config_mapping import config_from_mapping
 from arcbox_net.host.linux import inside
-from arcbox_net.network.lock import live_networks
+from arcbox_net.network.lock import live_networks, make_records_dir
 
 if TYPE_CHECKING:
     from arcbox_net.config import NetConfig
@@ -73,7 +72,7 @@ def remove_run(name: str, state: State) -> None:
         surroundings=links,
         firewall=Firewall(name),
         journal=state,
-        record_dir=paths.runtime_root(),
+        record_dir=make_records_dir(),
         live_networks=live_networks,
     )
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from arcbox_net.errors import AlreadyRunning, PermissionDenied
 from arcbox_net.host.platform import platform
 
 ATTEMPTS_MAX = 16
+# What a network has in its runtime directory; the lock goes last, and with it the name.
+FILES = ("api.sock", "fd.sock", "state.db", "state.db-wal", "state.db-shm", "state.db-journal", "lock")
 
 
 class NetworkLock:
@@ -32,12 +33,13 @@ class NetworkLock:
             self._fd = fd
 
     def release(self, *, keep_directory: bool = False) -> None:
-        """Give the name up, and with it the runtime directory: sockets and the lock file itself.
+        """Give the name up, and with it what a network has in its runtime directory, the lock file itself last.
 
-        Somebody may have removed the directory under us: what is there now is then the next holder's.
+        Somebody may have removed the directory under us: what is there now is then the next holder's. One that has
+        other files too was there before us, and stays.
         """
         if not keep_directory and not _is_anothers(self._fd, self.name):
-            shutil.rmtree(paths.runtime_dir(self.name), ignore_errors=True)
+            _remove_files(paths.runtime_dir(self.name))
         os.close(self._fd)
 
 
@@ -47,7 +49,7 @@ def live_networks() -> list[str]:
     with contextlib.suppress(OSError):
         for directory in sorted(paths.runtime_root().iterdir()):
             with contextlib.suppress(OSError):
-                fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+                fd = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
                 try:
                     if platform().is_locked(fd):
                         found.append(directory.name)
@@ -65,6 +67,16 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def make_records_dir() -> Path:
+    """The directory that networks of this host share, nobody's but this user's. Raises PermissionDenied."""
+    directory = paths.records_dir()
+    try:
+        _make_private(directory)
+    except OSError as error:
+        raise _unusable(directory, error) from None
+    return directory
 
 
 def _acquire(name: str) -> int:
@@ -90,22 +102,31 @@ def _acquire(name: str) -> int:
 
 
 def _open(name: str) -> int:
-    root, directory = paths.runtime_root(), paths.runtime_dir(name)
+    directory = paths.runtime_dir(name)
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_safe(root)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        _check_own(directory)
-        directory.chmod(0o700)
+        _make_private(directory)
         return os.open(paths.lock_file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:
         return _open(name)  # removed by an ending process between mkdir and open
     except OSError as error:
-        raise PermissionDenied(
-            f"{directory}: {error.strerror}",
-            fix="run as the user who owns it, or set ARCBOX_NET_RUNTIME_DIR",
-            operation="create runtime directory",
-        ) from None
+        raise _unusable(directory, error) from None
+
+
+def _make_private(directory: Path) -> None:
+    """*directory* is below the runtime root, which is made too. Raises PermissionDenied, OSError."""
+    root = paths.runtime_root()
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_safe(root)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _check_own(directory)
+    directory.chmod(0o700)
+
+
+def _remove_files(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        for file in FILES:
+            (directory / file).unlink(missing_ok=True)
+        directory.rmdir()
 
 
 def _check_safe(root: Path) -> None:
@@ -124,6 +145,14 @@ def _check_own(directory: Path) -> None:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise _unsafe(directory, "somebody else made it")
+
+
+def _unusable(directory: Path, error: OSError) -> PermissionDenied:
+    return PermissionDenied(
+        f"{directory}: {error.strerror}",
+        fix="run as the user who owns it, or set ARCBOX_NET_RUNTIME_DIR",
+        operation="create runtime directory",
+    )
 
 
 def _unsafe(path: Path, why: str) -> PermissionDenied:

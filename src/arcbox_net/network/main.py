@@ -31,7 +31,7 @@ from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import ArcboxNetError, StartFailed
 from arcbox_net.host.platform import ProcessEnd, platform
 from arcbox_net.network.home import home
-from arcbox_net.network.lock import NetworkLock, live_networks
+from arcbox_net.network.lock import NetworkLock, live_networks, make_records_dir
 from arcbox_net.network.state import RUNNING, State, remove_state
 
 OPEN_MAX = 10_240
@@ -90,7 +90,7 @@ async def serve(
             state,
             owner=_user_name(os.geteuid()),
             live_networks=live_networks,
-            record_dir=paths.runtime_root(),
+            record_dir=make_records_dir(),
             on_stop=stopping.set,
             is_private=is_private,
         )
@@ -121,7 +121,7 @@ async def serve(
 
 def _run(name: str, config: NetConfig, lock: NetworkLock, options: _Options, answer: Answer) -> None:
     """Decide where the network lives, go there while this process has one thread, and serve."""
-    runtime_state = paths.runtime_dir(name) / "state.db"
+    runtime_state = paths.runtime_state_file(name)
     state = State.open(runtime_state if options.ephemeral else paths.state_file(name))
     try:
         config = _config_of_killed_run(state, config, name)
@@ -174,7 +174,7 @@ def remove_leftovers(name: str) -> bool:
 
 def _remove_leftovers(name: str) -> bool:
     """`remove_leftovers` for whoever holds the network's lock."""
-    runtime_state = paths.runtime_dir(name) / "state.db"
+    runtime_state = paths.runtime_state_file(name)
     ephemeral = runtime_state.exists()
     path = runtime_state if ephemeral else paths.state_file(name)
     place = home()
@@ -194,7 +194,9 @@ def _remove_leftovers(name: str) -> bool:
 def sweep_abandoned() -> None:
     """Remove networks of library objects that were killed together with their network process: nobody else will."""
     # A network takes its lock before it makes its state, so what is found first and not locked then is dead.
+    # Without a lock it is some other program's: the root may be a directory that is not ours alone.
     found = sorted(paths.runtime_root().glob("*/state.db"))
+    found = [path for path in found if paths.lock_file(path.parent.name).is_file()]
     running = live_networks()
     for path in found:
         name = path.parent.name
