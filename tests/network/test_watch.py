@@ -1,6 +1,7 @@
 """What of the kernel's notifications asks for what: our own state, other networks' and the host's."""
 
 import asyncio
+import errno
 from ipaddress import IPv4Address, IPv4Interface
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ LAYOUT = Layout(
     router=IPv4Address("192.168.64.1"),
     owns_bridge=True,
 )
+KERNEL = SimpleNamespace(netns_fd=None, run=asyncio.to_thread)
 OUR_PORT, OTHER_PORT = port_ifname("dev", 0), port_ifname("other", 0)
 
 
@@ -97,3 +99,26 @@ def test_work_that_fails_takes_no_other_with_it():
 
 def test_k11_a_fight_is_given_up_for_a_while():
     assert asked_for(*[Event("link-removed", "abx-dev")] * 20) == ["repair"] * REPAIRS_MAX
+
+
+@pytest.mark.parametrize("event", [Event("link-removed", "abx-dev"), Event("link-removed", OUR_PORT)])
+def test_k9_work_that_failed_is_tried_again_without_another_event(event, monkeypatch):
+    monkeypatch.setattr("arcbox_net.network.watch.AGAIN_S", 0.01)
+    attempts = []
+
+    async def fails_once():
+        attempts.append(event)
+        if len(attempts) == 1:
+            raise OSError(errno.EMFILE, "no descriptor left")
+        done.set()
+
+    async def watch():
+        watch = Watch(
+            SimpleNamespace(network="dev"), LAYOUT, fails_once, fails_once, fails_once, kernel=KERNEL
+        )
+        watch._on_link(event)
+        await asyncio.wait_for(done.wait(), 10)
+
+    done = asyncio.Event()
+    asyncio.run(watch())
+    assert len(attempts) == 2

@@ -90,6 +90,7 @@ class Attaching(ABC):
         ip = await self._address(request, name, mac)
         port: Port | None = None
         fds: list[int] = []
+        is_connected = False
         try:
             planned = self._ports.plan(request, name, mac, ip)
             self._naming.add_port(planned)
@@ -97,13 +98,14 @@ class Attaching(ABC):
             await self._kernel.run(self._state.put, "ports", name, port.to_row())
             self._ports.add(port)
             fds = await self._connect(port)
+            is_connected = True
             await self._guests_changed()
             return (await self._info(name)), fds
         except BaseException:
             for fd in fds:
                 os.close(fd)
             if port is not None:
-                await self._undo(port)
+                await self._undo(port, is_connected)
             elif self._addressing is not None and ip is not None:
                 await self._addressing.release_port(ip)
             raise
@@ -170,13 +172,13 @@ class Attaching(ABC):
     async def _info(self, name: str) -> PortInfo:
         return next(info for info in await self.infos() if info.name == name)
 
-    async def _undo(self, port: Port) -> None:
+    async def _undo(self, port: Port, is_connected: bool) -> None:
         """Detach a port of which something failed, as far as that goes: its caller is told of the first failure."""
-        try:
-            await self._give_up(port)
-        except ArcboxNetError as error:
-            log.error("port %s: %s", port.name, error)
-        await self._forget(port)
+        for step in (self._disconnect if is_connected else self._give_up, self._forget):
+            try:
+                await step(port)
+            except ArcboxNetError as error:
+                log.error("port %s: %s", port.name, error)
 
     async def _forget(self, port: Port) -> None:
         """The device is gone: forget the rest, and go on past a disk that refuses (reconcile drops such rows)."""

@@ -311,12 +311,13 @@ class KernelNetwork(Network):
                 self._egress.start()
                 if self._forwarding is not None:
                     self._forwarding.publish()
-            before, self._bridge_index = self._bridge_index, await self._kernel.run(self._repair_kernel)
+            bridge_index = await self._kernel.run(self._repair_kernel)
             await self._attaching.restore()
-            if before != self._bridge_index:
+            if bridge_index != self._bridge_index:
                 for service in (self._addressing, self._ipv6):
                     if service is not None:
                         await service.rebind()
+                self._bridge_index = bridge_index  # not before: a repair that failed is made once more, whole
 
     async def _surroundings_changed(self) -> None:
         """RFC 4787 REQ-7: the host may have joined a network that overlaps ours; say so instead of failing silently."""

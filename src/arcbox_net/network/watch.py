@@ -23,6 +23,7 @@ from arcbox_net.recipes.site import Layout
 DEBOUNCE_S = 0.05
 REPAIRS_MAX = 5
 REPAIR_WINDOW_S = 60.0
+AGAIN_S = 5.0  # after work that failed
 _REPAIR = "repair"
 _PORTS = "ports"
 _SURROUNDINGS = "surroundings"
@@ -73,6 +74,7 @@ class Watch:
         self._repairs: deque[float] = deque(maxlen=REPAIRS_MAX)
         self._counts = {"repairs": 0, "repairs_refused": 0}
         self._wanted: set[str] = set()
+        self._later: dict[str, asyncio.TimerHandle] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -86,6 +88,8 @@ class Watch:
         await self._links.stop()
         if self._surroundings is not None:
             await self._surroundings.stop()
+        for timer in self._later.values():
+            timer.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -126,6 +130,11 @@ class Watch:
     def _request_repair(self) -> None:
         self._request(_REPAIR)
 
+    def _request_later(self, what: str, delay_s: float) -> None:
+        if what in self._later:
+            self._later[what].cancel()
+        self._later[what] = asyncio.get_running_loop().call_later(delay_s, self._request, what)
+
     def _request(self, what: str) -> None:
         self._wanted.add(what)
         if self._task is None or self._task.done():
@@ -135,28 +144,27 @@ class Watch:
         while self._wanted:
             await asyncio.sleep(DEBOUNCE_S)
             wanted, self._wanted = self._wanted, set()
-            if _PORTS in wanted and await self._attempt(self._links_changed):
+            if _PORTS in wanted and await self._attempt(_PORTS, self._links_changed):
                 wanted.add(_REPAIR)
             if _REPAIR in wanted and self._may_repair():
-                await self._attempt(self._repair)
+                await self._attempt(_REPAIR, self._repair)
             if _SURROUNDINGS in wanted:
-                await self._attempt(self._surroundings_changed)
+                await self._attempt(_SURROUNDINGS, self._surroundings_changed)
 
-    @staticmethod
-    async def _attempt(work: Callable[[], Awaitable[T]]) -> T | None:
-        """One that fails takes no other with it."""
+    async def _attempt(self, what: str, work: Callable[[], Awaitable[T]]) -> T | None:
+        """One that fails takes no other with it, and is tried again: nobody may notice what it left undone."""
         try:
             return await work()
         except Exception:
-            log.exception("repair failed")
+            log.exception("%s: failed, again in %d s", what, AGAIN_S)
+            self._request_later(what, AGAIN_S)
             return None
 
     def _may_repair(self) -> bool:
         now = time.monotonic()
         if len(self._repairs) == REPAIRS_MAX and now - self._repairs[0] < REPAIR_WINDOW_S:
             self._counts["repairs_refused"] += 1
-            loop = asyncio.get_running_loop()
-            loop.call_later(REPAIR_WINDOW_S - (now - self._repairs[0]), self._request_repair)
+            self._request_later(_REPAIR, REPAIR_WINDOW_S - (now - self._repairs[0]))
             log.error(
                 "somebody keeps undoing this network's kernel state; next repair within %d s", REPAIR_WINDOW_S
             )
