@@ -205,13 +205,17 @@ class Network(ABC):
     async def register_dns(self, name: str, addresses: list[str]) -> m.DnsRecordInfo:
         """Answer *name* with *addresses*. Raises RecordExists for reserved names and other guests'."""
         async with self._change:
+            former = self._naming.registered(name)
             record = self._naming.register(name, addresses)
             try:
                 await self._kernel.run(
                     self._state.put, "dns", self._naming.relative(name), {"addresses": addresses}
                 )
             except BaseException:
-                self._naming.deregister(name)
+                if former:
+                    self._naming.register(name, former)
+                else:
+                    self._naming.deregister(name)
                 raise
             return record
 

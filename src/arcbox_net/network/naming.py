@@ -82,6 +82,10 @@ class Naming:
         self._names.put(name, addresses, "api")
         return DnsRecordInfo(name=name, addresses=addresses, source="api")
 
+    def registered(self, name: str) -> list[str]:
+        """The addresses that *name* was registered with; empty when it was not."""
+        return self._names.addresses(name, "api")
+
     def deregister(self, name: str) -> None:
         """Raises RecordNotFound."""
         try:

@@ -125,6 +125,11 @@ class LocalNames:
             raise RecordNotFound(f"no record {name!r} from {source}", name=name)
         self._refresh(key)
 
+    def addresses(self, name: str, source: str) -> list[str]:
+        """What *source* says about *name*; empty when it says nothing."""
+        entry = self._sources[source].get(self._key(name))
+        return [str(address) for address in entry.addresses] if entry is not None else []
+
     def records(self) -> list[tuple[str, list[str], str]]:
         """`(name, addresses, source)` of every record in force, sorted by name."""
         found: dict[str, tuple[str, list[str], str]] = {}
