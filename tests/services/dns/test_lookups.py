@@ -12,6 +12,7 @@ import pytest
 from arcbox_net.errors import ConfigError
 from arcbox_net.services.dns import lookups
 from arcbox_net.services.dns.actions import Ask
+from arcbox_net.services.dns.lookups import SOCKETS_FULL
 from arcbox_net.services.dns.settings import (
     ATTEMPTS_MAX,
     IN_FLIGHT_IPV6_MAX,
@@ -261,6 +262,14 @@ def test_upstream_older_than_edns_is_asked_without() -> None:
         return response(ask.packet, [A_RECORD])
 
     assert message(core.resolve(question("a.example.com"), script)).answer
+
+
+def test_r17_upstreams_are_not_blamed_for_sockets_that_we_have_none_of() -> None:
+    core = Core(upstreams=THREE)
+    (first,) = asks(core.query(question("a.example.com")))
+    core.forwarder.upstream_failed(first.attempt, SOCKETS_FULL, core.now)
+    (again,) = asks(core.query(question("b.example.com"), "other"))
+    assert again.upstream is first.upstream
 
 
 # -- R18: loops ------------------------------------------------------------------------------------

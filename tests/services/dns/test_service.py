@@ -298,7 +298,17 @@ def test_r16_length_that_holds_no_message_ends_the_connection(start: bytes) -> N
     run(body)
 
 
-@pytest.mark.parametrize("start", [b"", b"\0", b"\xff\xff", b"\xff\xff" + bytes(1000), b"\0\x20abc"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\0", id="half-a-length"),
+        pytest.param(b"\xff\xff", id="length"),
+        pytest.param(b"\xff\xff" + bytes(1000), id="part-of-a-long-message"),
+        pytest.param(b"\0\x20abc", id="part-of-a-message"),
+        pytest.param(framed(b"\0\1\x80" + bytes(9)), id="message-that-gets-no-answer"),
+    ],
+)
 def test_r16_stalled_client_blocks_nobody_and_is_closed_when_idle(
     start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

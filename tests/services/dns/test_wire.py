@@ -12,12 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arcbox_net.services.dns import answers
 from arcbox_net.services.dns.answers import flattened, parse_answer, parse_records
 from arcbox_net.services.dns.wire import (
+    DNAME,
     HEADER,
     NAME_BYTES_MAX,
+    A,
     Answer,
     WireError,
+    ancestors,
     build_query,
     mix_case,
     parse_query,
@@ -271,6 +275,20 @@ def test_r15_work_on_a_message_full_of_pointers_is_linear() -> None:
         _, at = read_name(packet, at, known, len(packet))
         at += 10
     assert known.taken <= 2 * count
+
+
+def test_r15_strangers_dnames_cost_no_more_than_other_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = []
+
+    def counted(name: bytes) -> list[bytes]:
+        walks.append(name)
+        return ancestors(name)
+
+    monkeypatch.setattr(answers, "ancestors", counted)
+    records = [rr(b"\1x\0", DNAME, b"\0")] * 1000
+    answer = parse_answer(reply_with(b"".join(records), an=1000), QUESTION, QNAME, A)
+    assert answer.ancount == 0
+    assert len(walks) <= 2
 
 
 @given(st.binary(max_size=300))

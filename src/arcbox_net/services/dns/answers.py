@@ -110,7 +110,12 @@ def parse_answer(packet: bytes, question: bytes, name: bytes, qtype: int) -> Ans
         # An extended code (BADVERS, BADCOOKIE) speaks of our hop, not of the name.
         return Answer(rcode if rcode < 16 else SERVFAIL, ttl_s=SERVFAIL_TTL_S if rcode == SERVFAIL else 0)
     chain, last = _chain(answers, name, qtype)
-    kept = [r for r in answers if r.rclass == IN and (r.owner in chain or _is_dname(r, packet, chain))]
+    above = {owner for link in chain for owner in ancestors(link)}
+    kept = [
+        r
+        for r in answers
+        if r.rclass == IN and (r.owner in chain or (r.owner in above and _is_dname(r, packet)))
+    ]
     positive = rcode == NOERROR and any(r.owner == last and qtype in (r.rtype, ANY) for r in kept)
     proofs, soa_ttl = _proofs(authority, packet, set() if positive else set(ancestors(last)))
     body, ttls = _body(packet, body_at, kept + proofs)
@@ -136,13 +141,11 @@ def _chain(answers: list[Record], name: bytes, qtype: int) -> tuple[set[bytes], 
     return chain, name
 
 
-def _is_dname(r: Record, packet: bytes, chain: set[bytes]) -> bool:
-    """Whether *r* is a DNAME of a name above the *chain*, or its signature."""
+def _is_dname(r: Record, packet: bytes) -> bool:
+    """Whether *r* is a DNAME or the signature of one."""
     if r.rtype == RRSIG and r.end - r.rdata_at >= 2:
-        rtype = packet[r.rdata_at] << 8 | packet[r.rdata_at + 1]
-    else:
-        rtype = r.rtype
-    return rtype == DNAME and any(r.owner in ancestors(link) for link in chain)
+        return packet[r.rdata_at] << 8 | packet[r.rdata_at + 1] == DNAME
+    return r.rtype == DNAME
 
 
 def _proofs(authority: list[Record], packet: bytes, zones: set[bytes]) -> tuple[list[Record], int]:

@@ -191,11 +191,11 @@ class TcpListener:
             self.connections.pop(connection.guest, None)
 
     def _sweep(self) -> None:
-        """Close the connections on which no whole message has passed for TCP_IDLE_S."""
+        """Close the connections on which no whole message has passed for TCP_IDLE_S, longer than any lookup takes."""
         now = self.clock()
         for connections in list(self.connections.values()):
             for connection in list(connections):
-                if now - connection.active_at >= TCP_IDLE_S and not connection.unanswered:
+                if now - connection.active_at >= TCP_IDLE_S:
                     self.count("tcp_idle")
                     connection.abort()
         again = self.total > 0

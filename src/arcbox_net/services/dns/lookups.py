@@ -52,6 +52,7 @@ from arcbox_net.services.dns.wire import (
     render,
 )
 
+SOCKETS_FULL = "sockets_full"  # a reason to fail that is ours, and says nothing of the upstream
 SILENCE_TTL_S = 1  # RFC 9520 3.2: a failure is remembered for at least a second
 _RETRY_CODES = (FORMERR, SERVFAIL, NOTIMP, REFUSED)
 
@@ -144,7 +145,7 @@ class Lookups:
         if attempt is None:
             return []
         self._counts["upstream_" + reason] += 1
-        if attempt.lookup is not None:
+        if attempt.lookup is not None and reason != SOCKETS_FULL:
             attempt.lookup.servers.refused(attempt.upstream, now)
         return self._next(attempt_id, attempt, now, finished=True)
 
