@@ -12,7 +12,9 @@ from scapy.layers.dhcp import BOOTP, DHCP
 from arcbox_net.services.dhcp.messages import (
     BOOTREPLY,
     BOOTREQUEST,
+    CLIENT_ID_BYTES_MAX,
     DISCOVER,
+    OPT_CLIENT_ID,
     OPT_DOMAIN,
     OPT_HOSTNAME,
     OPT_OVERLOAD,
@@ -86,6 +88,11 @@ MALFORMED = [
     pytest.param(raw(TYPE + b"\x34\x01\x00\xff"), DropReason.OPTION_SIZE, id="52-is-0"),
     pytest.param(raw(TYPE + b"\x34\x01\x04\xff"), DropReason.OPTION_SIZE, id="52-is-4"),
     pytest.param(raw(TYPE + b"\x34\x02\x01\x01\xff"), DropReason.OPTION_SIZE, id="52-of-two-bytes"),
+    pytest.param(
+        raw(TYPE + encode_option(OPT_CLIENT_ID, bytes(CLIENT_ID_BYTES_MAX + 1)) + b"\xff"),
+        DropReason.OPTION_SIZE,
+        id="61-that-no-reply-can-echo",
+    ),
     pytest.param(raw(TYPE + b"\x34\x01\x01\xff"), DropReason.NO_END, id="52-file-without-end"),
     pytest.param(
         raw(TYPE + b"\x34\x01\x01\xff", file=b"\x0c\x7f"), DropReason.OPTION_OVERRUN, id="52-file-overrun"

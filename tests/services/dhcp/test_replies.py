@@ -8,6 +8,7 @@ import pytest
 
 from arcbox_net.errors import ConfigError
 from arcbox_net.services.dhcp.messages import (
+    CLIENT_ID_BYTES_MAX,
     DISCOVER,
     INFORM,
     OPT_CLIENT_ID,
@@ -114,10 +115,14 @@ def test_d18_the_type_comes_first_the_end_has_no_length_and_the_rest_is_zero() -
         assert not any(payload[offset + 1 :])
 
 
+@pytest.mark.parametrize(
+    "client_id", [b"", bytes(CLIENT_ID_BYTES_MAX)], ids=["no-client-id", "longest-client-id"]
+)
 @pytest.mark.parametrize("asked", [0, 100, 576, 600, 1500, 65535])
-def test_d18_a_reply_is_no_larger_than_the_client_takes(asked: int) -> None:
+def test_d18_a_reply_is_no_larger_than_the_client_takes(asked: int, client_id: bytes) -> None:
     site = Site(options={number: bytes((number,)) * 60 for number in range(200, 240)})
-    offer = site.send(request(DISCOVER, options={OPT_SIZE_MAX: asked.to_bytes(2, "big")}))
+    options = {OPT_SIZE_MAX: asked.to_bytes(2, "big"), OPT_CLIENT_ID: client_id}
+    offer = site.send(request(DISCOVER, options=options))
     assert offer is not None
     limit = min(max(asked, 576), site.settings.mtu) - 28
     assert limit - 62 <= len(offer.reply.payload) <= limit

@@ -61,6 +61,7 @@ _EXACT_SIZES = {
     OPT_SERVER_ID: 4,
     OPT_SIZE_MAX: 2,
 }
+CLIENT_ID_BYTES_MAX = 255  # RFC 2132 section 9.14: one option, which is echoed and kept with the lease
 
 
 class DropReason(enum.StrEnum):
@@ -147,6 +148,8 @@ def parse(
     for number, size in _EXACT_SIZES.items():
         if number in options and len(options[number]) != size:
             return DropReason.OPTION_SIZE
+    if len(options.get(OPT_CLIENT_ID, b"")) > CLIENT_ID_BYTES_MAX:
+        return DropReason.OPTION_SIZE
     return Message(found_op, xid, secs, flags, ciaddr, yiaddr, siaddr, giaddr, chaddr, kind[0], options)
 
 
