@@ -139,7 +139,7 @@ class NetworkManager:
         return self._get("/network", NetworkStatus)
 
     def stats(self) -> dict[str, Any]:
-        """Counters: `uptime_s`, `ports`, `dhcp`, `dns`, `relay`, `host`, `firewall_drops`."""
+        """Counters: `uptime_s`, `ports`, `dhcp`, `dns`, `relay`, `host`, `firewall_drops`, `conntrack`…"""
         return self._get("/stats", dict[str, Any])
 
     def flows(self) -> list[FlowInfo]:

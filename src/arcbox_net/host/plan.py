@@ -150,6 +150,7 @@ class HostAccessRedirect:
 class FirewallPlan:
     """The whole ruleset of one network. `subnet` set, neither `masquerade` nor `relay`: the host routes nothing, and
     what leaves the subnet goes to `router_mac`, on the bridge, if there is one: IPv4, and IPv6 if it `routes_ipv6`.
+    `redirects_dns`: one of the redirects takes guests' questions to another server of the host.
     """
 
     network: str
@@ -168,6 +169,7 @@ class FirewallPlan:
     ports: tuple[PortPlan, ...] = ()
     dnats: tuple[Dnat, ...] = ()
     redirects: tuple[HostAccessRedirect, ...] = ()
+    redirects_dns: bool = False
 
 
 def _digest(text: str, size: int) -> str:

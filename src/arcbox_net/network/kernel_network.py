@@ -17,7 +17,7 @@ from arcbox_net.config import Egress
 from arcbox_net.config_dhcp import Reservation
 from arcbox_net.config_mapping import config_from_mapping, config_to_mapping
 from arcbox_net.errors import ConfigError, InterfaceNotFound
-from arcbox_net.host.linux import namespace
+from arcbox_net.host.linux import conntrack, namespace
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.network import messages as m
@@ -270,10 +270,19 @@ class KernelNetwork(Network):
             "engine": engine,
             "host": self._watch.stats() if self._watch else {},
             "firewall_drops": await self._kernel.run(self._site.firewall.drops),
+            "conntrack": await self._kernel.run(_conntrack_stats),
         }
 
     async def _more_warnings(self) -> list[m.Warning_]:
-        return await self._kernel.run(self._foreign_warnings)
+        return await self._kernel.run(self._kernel_warnings)
+
+    def _kernel_warnings(self) -> list[m.Warning_]:
+        found = conntrack.room()
+        if found is None or not found.is_nearly_full:
+            return self._foreign_warnings()
+        message = f"the kernel follows {found}: it drops new ones when that is full"
+        full = m.Warning_(code="conntrack-full", message=message, fix=found.fix)
+        return [full, *self._foreign_warnings()]
 
     def _foreign_warnings(self) -> list[m.Warning_]:
         """What other firewalls do to us: asked at most every FOREIGN_EVERY_S, because it lists their rulesets."""
@@ -378,3 +387,9 @@ class KernelNetwork(Network):
             redirects=forwards.redirects() if forwards else (),
             relay=self._egress.plan if self._egress else None,
         )
+
+
+def _conntrack_stats() -> dict[str, int]:
+    """How full the kernel's table of connections is, where this network is."""
+    found = conntrack.room()
+    return {} if found is None else {"used": found.used, "max": found.limit}

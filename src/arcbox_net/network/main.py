@@ -32,6 +32,7 @@ from arcbox_net.errors import ArcboxNetError, StartFailed
 from arcbox_net.host.platform import ProcessEnd, platform
 from arcbox_net.network.home import home
 from arcbox_net.network.lock import NetworkLock, live_networks, make_records_dir
+from arcbox_net.network.memory_brake import MemoryBrake
 from arcbox_net.network.state import RUNNING, State, remove_state
 
 OPEN_MAX = 10_240
@@ -78,6 +79,7 @@ async def serve(
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(MemoryBrake())
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program that started us may block what ends us

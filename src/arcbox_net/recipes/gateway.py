@@ -14,12 +14,13 @@ from arcbox_net.addresses import (
     parse_subnet6,
     ula_subnet,
 )
-from arcbox_net.config import AUTO, Egress, gateway_of
+from arcbox_net.config import AUTO, Egress, HostAccess, gateway_of
 from arcbox_net.errors import SubnetConflict, Unsupported
 from arcbox_net.host.linux import sysctl
 from arcbox_net.host.plan import BridgePlan, FirewallPlan, bridge_ifname
 from arcbox_net.recipes.engine import router_mac
 from arcbox_net.recipes.site import Contents, Layout, Site
+from arcbox_net.services.dns.settings import PORT as DNS_PORT
 
 AUTO_SUBNETS_MAX = 256
 AUTO_SUBNETS6_MAX = 8  # of 2^40 random ones: a second try is already unheard of
@@ -61,6 +62,7 @@ def apply_gateway(site: Site, layout: Layout, contents: Contents, *, masquerade:
             ports=contents.ports,
             dnats=contents.dnats,
             redirects=contents.redirects,
+            redirects_dns=HostAccess("udp", DNS_PORT) in site.config.host_access,
         )
     )
     site.links.apply_bridge(

@@ -17,6 +17,9 @@ from arcbox_net.host.linux import nfnetlink
 from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 
 COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+MAX_WANTED = 262144
+NEARLY_FULL_RATIO = 0.8  # from 95 % on the kernel drops old connections for new ones
 
 CT_GET = nfnetlink.SUBSYS_CONNTRACK << 8 | 1
 _CT_DELETE = nfnetlink.SUBSYS_CONNTRACK << 8 | 2
@@ -61,6 +64,34 @@ class Translation:
     host_port: int
     target: IPv4Address | IPv6Address
     target_port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """How many connections the kernel follows here, and how many it can. New ones beyond are dropped."""
+
+    used: int
+    limit: int
+
+    @property
+    def is_nearly_full(self) -> bool:
+        return self.used > self.limit * NEARLY_FULL_RATIO
+
+    @property
+    def fix(self) -> str:
+        return f"sysctl -w net.netfilter.nf_conntrack_max={max(MAX_WANTED, 2 * self.limit)}"
+
+    def __str__(self) -> str:
+        return f"{self.used} of {self.limit} connections"
+
+
+def room(root: Path = Path("/")) -> Room | None:
+    """That of the calling thread's network namespace; None while nothing is followed."""
+    try:
+        used, limit = (int((root / path.relative_to("/")).read_text()) for path in (COUNT, MAX))
+    except (OSError, ValueError):
+        return None
+    return Room(used, limit)
 
 
 def forget_translations(gone: Collection[Translation]) -> int:

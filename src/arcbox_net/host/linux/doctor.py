@@ -18,7 +18,7 @@ from pathlib import Path
 
 from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.check import Check
-from arcbox_net.host.linux import foreign, inside
+from arcbox_net.host.linux import conntrack, foreign, inside
 from arcbox_net.host.linux.egress6 import reaches_ipv6
 from arcbox_net.host.linux.kernel import SYSCTL_FIX
 from arcbox_net.host.linux.listeners import wildcard_listeners
@@ -32,7 +32,6 @@ KERNEL_MIN = (5, 10)
 OWNED_TABLES_KERNEL = (5, 12)
 NOFILE_MIN = 4096
 CONNTRACK_MAX_MIN = 65536
-CONNTRACK_FULL_RATIO = 0.8
 PIPE_PAGES_MIN = 16384  # the kernel's own default, 64 MiB for all pipes of a user
 PIPE_PAGES_FIX = 131072
 PIPE_BYTES = 1 << 20  # of one of the relay's
@@ -266,17 +265,14 @@ def _open_files() -> Check:
 
 
 def _conntrack(root: Path) -> Check:
-    limit = _number(root, "proc/sys/net/netfilter/nf_conntrack_max")
-    if limit is None:
+    found = conntrack.room(root)
+    if found is None:
         return Check("conntrack", True, "not loaded yet")
-    used = _number(root, "proc/sys/net/netfilter/nf_conntrack_count") or 0
-    detail = f"{used} of {limit} connections"
-    fix = f"sysctl -w net.netfilter.nf_conntrack_max={max(262144, 2 * limit)}"
-    if used > limit * CONNTRACK_FULL_RATIO:
-        return Check("conntrack", False, f"{detail}: nearly full, new ones will be dropped", fix)
-    if limit < CONNTRACK_MAX_MIN:
-        return Check("conntrack", False, f"{detail}: few for a host of guests", fix)
-    return Check("conntrack", True, detail)
+    if found.is_nearly_full:
+        return Check("conntrack", False, f"{found}: nearly full, new ones will be dropped", found.fix)
+    if found.limit < CONNTRACK_MAX_MIN:
+        return Check("conntrack", False, f"{found}: few for a host of guests", found.fix)
+    return Check("conntrack", True, str(found))
 
 
 def _user_namespaces(root: Path, *, needed: bool) -> Check:

@@ -41,6 +41,7 @@ def routed_table(plan: FirewallPlan, subnet: IPv4Network) -> str:
                 f"meta mark set meta mark or {SEEN_MARK:#x} accept",
                 comment="accepted: the mark tells the guard that these tables are in place",
             ),
+            *_untracked_chains(plan, bridge),
             *_dnat_chains(plan, bridge),
             *_forward_chains(plan, subnet, bridge),
             *_input_chains(plan, bridge),
@@ -121,6 +122,30 @@ def _timeouts(plan: FirewallPlan) -> str:
             )
         )
     )
+
+
+def _untracked_chains(plan: FirewallPlan, bridge: str) -> list[str]:
+    """Questions to our DHCP and DNS need no connection: they are answered, too, when the host's table is full."""
+    questions, answers = [], []
+    if plan.dhcp:
+        # Its server reads frames, which pass here with bridge-nf-call-iptables only.
+        questions.append(f"iifname {bridge} udp sport 68 udp dport 67 notrack")
+    if plan.dns and not plan.redirects_dns:
+        for family, address in (
+            ("ip", plan.gateway),
+            ("ip6", gateway_addresses6(plan) if plan.gateway6 is not None else None),
+        ):
+            if address is not None:
+                questions.append(f"iifname {bridge} {family} daddr {address} udp dport 53 notrack")
+                answers.append(f"oifname {bridge} {family} saddr {address} udp sport 53 notrack")
+    chains = []
+    if questions:
+        comment = "the gateway's services work, too, when there is room for no other connection"
+        hook = "filter hook prerouting priority raw"
+        chains.append(chain("questions", *questions, hook=hook, comment=comment))
+    if answers:
+        chains.append(chain("answers", *answers, hook="filter hook output priority raw"))
+    return chains
 
 
 def _dnat_chains(plan: FirewallPlan, bridge: str) -> list[str]:
