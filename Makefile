@@ -12,7 +12,9 @@ JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile
 BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wildcard bench/*.py bench/dataplane/*.py bench/ports/*.py))))
 
-.PHONY: demo test fast e2e lint bench asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
+ABX_SOAK_S ?= 1800
+
+.PHONY: demo test fast e2e soak lint bench asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -31,6 +33,10 @@ e2e: build  ## only what needs root
 	@scripts/system-packages test
 	@scripts/what-runs
 	$(PYTEST) -m e2e $(ARGS)
+
+soak: build  ## work with a fault every half minute for ABX_SOAK_S seconds: nothing may grow
+	@scripts/system-packages test
+	ABX_SOAK_S=$(ABX_SOAK_S) $(BIN)/pytest tests/e2e/test_soak.py
 
 lint: $(VENV)/.stamp-lint $(VENV)/.stamp-build
 	scripts/lint $(BIN)
