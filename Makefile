@@ -57,7 +57,7 @@ asan: build  ## the fast suite under AddressSanitizer and UndefinedBehaviorSanit
 tsan: build  ## threads on the packet pool and the ring, and workers, under ThreadSanitizer
 	scripts/tsan $(BIN)
 
-FUZZ_TARGETS ?= conntrack framing nat switch vhost_user vring
+FUZZ_TARGETS ?= conntrack framing nat nat_model switch vhost_user vring
 FUZZED := arcbox_net.dataplane arcbox_net.memory arcbox_net.ports arcbox_net.wire
 ABX_FUZZ_SECONDS ?= 120
 

@@ -79,6 +79,15 @@ def test_n9_a_hairpin_passes_the_filter_of_the_mapping_it_goes_to(filtering):
     assert nat.outbound(udp((A, 4000), of_b)) == Verdict.DROP_FILTERED
 
 
+def test_n8_n9_whom_a_guest_has_asked_is_admitted_beside_as_many_hairpins_as_there_is_room_for():
+    nat = Nat(filtering=ADF, conntrack_size=5, ports_per_guest=10)
+    for number in range(3):
+        nat.engine.add_forward("udp", 8080 + number, B, 80 + number)
+        hairpin(nat, udp((A, 4000 + number), (EXTERNAL, 8080 + number)))
+    external = nat.external(udp((A, 4100), (E2, 9)))
+    assert nat.inbound(udp((E2, 10), external)) == Verdict.VERDICT_FORWARD
+
+
 def test_n9_a_tcp_handshake_passes_the_hairpin():
     nat = Nat()
     nat.engine.add_forward("tcp", 8080, B, 80)

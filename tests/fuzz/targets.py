@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tests.fuzz.conntrack import operate
 from tests.fuzz.framing import split
 from tests.fuzz.nat import translate
+from tests.fuzz.nat_model import compare
 from tests.fuzz.switch import exchange
 from tests.fuzz.vhost_user import converse
 from tests.fuzz.vring import drive
@@ -18,6 +19,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "conntrack": operate,
     "framing": split,
     "nat": translate,
+    "nat_model": compare,
     "switch": exchange,
     "vhost_user": converse,
     "vring": drive,
@@ -27,6 +29,7 @@ SAME_RUNS = {
     "conntrack": 90_000,
     "framing": 400_000,
     "nat": 28_000,
+    "nat_model": 3_000,
     "switch": 17_000,
     "vhost_user": 40_000,
     "vring": 42_000,

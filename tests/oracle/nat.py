@@ -15,6 +15,7 @@ from arcbox_net.dataplane.verdict import Verdict
 from tests.support.frames import ACK, FIN, RST, SYN, Endpoint
 
 GUEST, PEER = 0, 1  # who sent a segment
+FILTERED = (Verdict.DROP_FILTERED, Verdict.DROP_UNSOLICITED_SYN)
 ADMITS = {
     "endpoint-independent": lambda contacted, remote: True,
     "address-dependent": lambda contacted, remote: remote.ip in {peer.ip for peer in contacted},
@@ -66,6 +67,7 @@ class Flow:
     strong: bool  # a guest sent on it (or a forward leads to it): it keeps its mapping alive
     seen: int  # when a packet last refreshed it
     incoming: bool = False  # somebody outside opened it
+    far: Flow | None = None  # of a hairpin: what the other guest's mapping has of it
     flags: list[int] = dataclasses.field(
         default_factory=lambda: [0, 0]
     )  # of GUEST and PEER, all that counted
@@ -79,11 +81,11 @@ class Flow:
             self.flags = [0, 0]  # 5382-2: a connection in place of the one that is over
         self.seq[side] = max(self.seq[side], packet.seq)
         if self.phase == "reset":
-            return side == GUEST and not flags & (
-                SYN | RST
-            )  # 7857-2.2: a forged RST does not end what goes on
+            # 7857-2.2: a forged RST does not end what goes on. Of a hairpin both ends are guests.
+            return (side == GUEST or self.far is not None) and not flags & (SYN | RST)
         if flags & RST:
-            counts = bool(self.flags[side] & SYN)
+            refuses = bool(flags & ACK and self.flags[other] & SYN)  # an answer to a SYN
+            counts = bool(self.flags[side] & SYN) or refuses
         elif flags & SYN and self.phase != "partial":
             counts = False
         else:
@@ -142,10 +144,7 @@ class NatOracle:
         assert out == packet.moved(source=mapping.external), (
             "RFC 4787 REQ-1: one mapping serves every destination"
         )
-        flow = Flow(mapping, packet.destination, strong=True, seen=now)
-        self.flows.append(flow)
-        mapping.flows.append(flow)
-        flow.segment(GUEST, packet)
+        self._begin(Flow(mapping, packet.destination, strong=True, seen=now)).segment(GUEST, packet)
 
     def inbound(self, packet: Packet, now: int, verdict: Verdict, out: Packet | None) -> None:
         """Judge what became of a packet from outside; *out* is how the guest got it, None if it was dropped."""
@@ -156,6 +155,10 @@ class NatOracle:
             assert out == packet.moved(destination=flow.mapping.inside)
             self._arrived(flow, packet, now)
             return
+        if flow is not None:
+            assert verdict in FILTERED, "4787-6: what the guest never answered keeps nothing open"
+            self._end(flow, now)
+            return
         if mapping is None:
             assert verdict == Verdict.DROP_NO_MAPPING, verdict.name
             return
@@ -164,21 +167,19 @@ class NatOracle:
             return
         contacted = [one.remote for one in mapping.flows if one.strong]
         if not (mapping.static or ADMITS[self.config.filtering](contacted, packet.source)):
-            assert verdict in (Verdict.DROP_FILTERED, Verdict.DROP_UNSOLICITED_SYN), verdict.name
+            assert verdict in FILTERED, verdict.name
             return
         if packet.protocol == "tcp" and packet.flags & (SYN | ACK | RST | FIN) != SYN:
             assert verdict == Verdict.DROP_NO_FLOW, verdict.name
             return
-        full = set(self._full(mapping.inside.ip, incoming=True))
+        full = set(self._full(mapping.inside.ip, static=mapping.static, incoming=True))
         if full:
             assert verdict in full, verdict.name
             return
         assert verdict == Verdict.VERDICT_FORWARD, verdict.name
         assert out == packet.moved(destination=mapping.inside)
         flow = Flow(mapping, packet.source, strong=mapping.static, seen=now, incoming=True)
-        self.flows.append(flow)
-        mapping.flows.append(flow)
-        flow.segment(PEER, packet)
+        self._begin(flow).segment(PEER, packet)
 
     def error_from_outside(self, quoted: Packet) -> Packet | None:
         """5508-4: how a guest sees its own packet quoted; None: no flow has that packet, and the error is dropped."""
@@ -193,13 +194,28 @@ class NatOracle:
     def expire(self, now: int) -> None:
         """Forget the flows whose time is over at *now*, the mappings that nobody uses, and the holds that are over."""
         for flow in [one for one in self.flows if now - one.seen > self.timeout(one)]:
-            self.flows.remove(flow)
-            flow.mapping.flows.remove(flow)
-        for mapping in [one for one in self.mappings if not one.flows and not one.static]:
-            self.mappings.remove(mapping)
-            self.held.append(mapping)
-            mapping.ended = now
+            self._end(flow, now)
         self.held = [one for one in self.held if now - one.ended <= self.config.port_hold_s]
+
+    def _begin(self, flow: Flow) -> Flow:
+        self.flows.append(flow)
+        flow.mapping.flows.append(flow)
+        if flow.far is not None:
+            flow.far.mapping.flows.append(flow.far)
+        return flow
+
+    def _end(self, flow: Flow, now: int) -> None:
+        """Forget *flow*, and mappings that it was the last to use."""
+        self.flows.remove(flow)
+        for one in (flow, flow.far):
+            if one is None:
+                continue
+            mapping = one.mapping
+            mapping.flows.remove(one)
+            if not mapping.flows and not mapping.static:
+                self.mappings.remove(mapping)
+                self.held.append(mapping)
+                mapping.ended = now
 
     def timeout(self, flow: Flow) -> int:
         """For how many seconds *flow* may be idle."""
@@ -256,7 +272,7 @@ class NatOracle:
         A hold that ends this second may be over, and a guest's own port on hold may count as one that it has.
         """
         guest = packet.source.ip
-        yield from self._full(guest)
+        yield from self._full(guest, static=mapping is not None and mapping.static)
         if mapping is not None:
             return
         live = [one for one in self.mappings if one.protocol == packet.protocol]
@@ -273,12 +289,19 @@ class NatOracle:
         if not any(self._fits(packet, one) for one in self._ports() if one not in used):
             yield Verdict.DROP_PORTS_EXHAUSTED
 
-    def _full(self, guest: str, *, incoming: bool = False) -> Iterator[Verdict]:
-        """6888-4: what others open to a guest has a limit of its own, half of what the guest may open."""
+    def _full(self, guest: str, *, static: bool, incoming: bool = False) -> Iterator[Verdict]:
+        """6888-4: what others open to a guest has a limit of its own, half of what the guest may open.
+
+        So has what passes by the operator's forwards to it.
+        """
         quota = self.config.flows_per_guest
         if len(self.flows) >= self.config.conntrack_size:
             yield Verdict.DROP_FLOWS_FULL
-        alike = [one for one in self.flows if one.mapping.inside.ip == guest and one.incoming == incoming]
+        alike = [
+            one
+            for one in self.flows
+            if (one.mapping.inside.ip, one.mapping.static, one.incoming) == (guest, static, incoming)
+        ]
         if len(alike) >= ((quota + 1) // 2 if incoming else quota):
             yield Verdict.DROP_GUEST_FLOWS
 

@@ -159,7 +159,7 @@ cdef int setup_mappings(nat_engine *engine, mapping_config *mappings, config) ex
     mappings.addresses = &engine.addresses
     mappings.mappings_max = config.conntrack_size + STATIC_PORTS_MAX
     if config.filtering == "address-dependent":  # nobody else asks for them
-        mappings.contacts_max = config.conntrack_size
+        mappings.contacts_max = 2 * config.conntrack_size  # a flow between guests is one of each
     mappings.hold_down_s = config.port_hold_s
     mappings.quotas.flows = config.flows_per_guest
     mappings.quotas.ports = config.ports_per_guest or 0
