@@ -14,6 +14,7 @@ from arcbox_net.host.linux.kernel import Kernel
 from arcbox_net.host.linux.netlink import attr, attr_text, attr_u32
 from arcbox_net.host.linux.ownership import LINK_GROUP, is_ours
 from arcbox_net.host.linux.rtnl import Link
+from arcbox_net.host.linux.segments import limit_segments
 from arcbox_net.host.plan import GATEWAY_LINK_LOCAL, TXQUEUELEN, BridgePlan, alias, parse_alias
 
 
@@ -42,6 +43,7 @@ def apply_bridge(kernel: Kernel, plan: BridgePlan) -> int:
         # Guests have no IPv6 path to the host, and no router advertisement of theirs configures it.
         kernel.disable_ipv6(link)
     kernel.set_link(link, operation="bring up", up=True)
+    limit_segments(kernel, link, plan.mtu)
     return link.ifindex
 
 

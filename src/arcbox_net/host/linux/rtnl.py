@@ -85,6 +85,7 @@ RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
 RTA_PREFSRC: Final = 7
+RTA_METRICS: Final = 8
 RTA_MULTIPATH: Final = 9
 RTA_CACHEINFO: Final = 12
 RTA_TABLE: Final = 15
