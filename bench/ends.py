@@ -1,4 +1,4 @@
-"""Both ends of a path under test: iperf3 and netspeed's datagrams, from one namespace to another."""
+"""Both ends of a path under test: iperf3, and netspeed's datagrams and round trips, from one namespace to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from bench.common import Round, environment, median_cell, quiet_check, show, table, write_result
+from bench.common import (
+    Round,
+    environment,
+    machine_cpu_s,
+    median_cell,
+    quiet_check,
+    show,
+    table,
+    write_result,
+)
 from tests.support.netns import Namespace, wait_until
 
 IPERF_PORT = 5201
@@ -19,7 +28,7 @@ SPEED_PORT = 5301
 ROUNDS = 5
 SECONDS = 2
 Ends = tuple[Namespace, Namespace]  # where a test's client runs, and its servers
-Test = Callable[[Namespace], float]
+Test = Callable[[Namespace], Round]
 
 
 @contextlib.contextmanager
@@ -63,18 +72,34 @@ def tcp(client: Namespace, address: str, options: list[str], seconds: int) -> fl
     return float(received["bits_per_second"]) / 1e9
 
 
+def tcp_and_cpu(client: Namespace, address: str, options: list[str], seconds: int) -> tuple[float, float]:
+    """Received Gbit/s, and the seconds of processor time that the machine spent for a GB."""
+    before = machine_cpu_s()
+    gbit_s = tcp(client, address, options, seconds)
+    return gbit_s, (machine_cpu_s() - before) / (gbit_s * seconds / 8)
+
+
 def udp(client: Namespace, address: str, seconds: int) -> float:
     """Delivered datagrams per second at full speed."""
+    return float(netspeed(client, address, seconds, "udp", "--datagram", "64")["delivered_pps"])
+
+
+def round_trip(client: Namespace, address: str) -> float:
+    """Microseconds, at the median, for one byte and back on one TCP connection."""
+    return float(netspeed(client, address, 0, "rr")["p50_us"])
+
+
+def netspeed(client: Namespace, address: str, seconds: int, test: str, *options: str) -> Round:
+    """What netspeed's client found in one test."""
     done = client.run(
         [
-            *[sys.executable, "-m", "arcbox_net.netspeed", "client", address, str(SPEED_PORT), "udp"],
-            *["--seconds", str(seconds), "--datagram", "64"],
+            *[sys.executable, "-m", "arcbox_net.netspeed", "client", address, str(SPEED_PORT), test],
+            *["--seconds", str(seconds), *options],
         ],
         timeout=seconds + 60,
     )
-    result = json.loads(done.stdout)
-    result = result.get("udp", result)
-    return float(result["delivered_pps"])
+    found: Round = json.loads(done.stdout)[test]
+    return found
 
 
 def share(ours: list[Round], theirs: list[Round], key: str) -> float:
@@ -83,13 +108,22 @@ def share(ours: list[Round], theirs: list[Round], key: str) -> float:
     return statistics.median(ratios)
 
 
-def both_ways(address: str, seconds: int) -> dict[str, Test]:
-    """What is measured from a client, by its key in the result."""
-    return {
-        "tcp_gbit_s": lambda client: tcp(client, address, [], seconds),
-        "tcp_reverse_gbit_s": lambda client: tcp(client, address, ["-R"], seconds),
-        "udp_delivered_pps": lambda client: udp(client, address, seconds),
-    }
+def both_ways(address: str, seconds: int) -> list[Test]:
+    """What is measured from a client; each test gives one key or two of the result."""
+
+    def bulk(name: str, *options: str) -> Test:
+        def measure(client: Namespace) -> Round:
+            gbit_s, cpu_s_per_gb = tcp_and_cpu(client, address, list(options), seconds)
+            return {f"{name}_gbit_s": gbit_s, f"{name}_cpu_s_per_gb": cpu_s_per_gb}
+
+        return measure
+
+    return [
+        bulk("tcp"),
+        bulk("tcp_reverse", "-R"),
+        lambda client: {"udp_delivered_pps": udp(client, address, seconds)},
+        lambda client: {"rr_p50_us": round_trip(client, address)},
+    ]
 
 
 def compare(
@@ -117,10 +151,11 @@ def compare(
             print(f"# round {number + 1}/{options.rounds}", file=sys.stderr, flush=True)
             for label in clients:
                 rounds[label].append({})
-            for key, test in measured.items():
+            for test in measured:
                 for label, client in clients.items():
-                    rounds[label][-1][key] = test(client)
-    shares = {key: share(rounds[ours[0]], rounds[other[0]], key) for key in measured}
+                    rounds[label][-1] |= test(client)
+    keys = list(rounds[ours[0]][0])
+    shares = {key: share(rounds[ours[0]], rounds[other[0]], key) for key in keys}
     payload = {
         "environment": environment("ip", "iperf3", *tools),
         "quiet": quiet,
@@ -130,10 +165,7 @@ def compare(
     }
     text = table(
         ["test", *rounds, f"share of {other[0]}"],
-        [
-            [key, *(median_cell(one, key) for one in rounds.values()), f"{shares[key]:.0%}"]
-            for key in measured
-        ],
+        [[key, *(median_cell(one, key) for one in rounds.values()), f"{shares[key]:.0%}"] for key in keys],
     )
     show(payload, text)
     write_result(name, payload)

@@ -2,8 +2,9 @@
 
 As root, in network namespaces of its own. Ours: a guest's TAP, the switch with its checks, the router and its engine,
 and a packet socket on a veth to outside. The kernel's: a guest's veth, forwarding with conntrack and masquerade, and
-such a veth to outside. TCP is iperf3 with cubic, one stream each way; UDP is 64-byte datagrams at full speed. Within a
-round each test runs on both, one right after the other; a share is the median of the rounds' ratios.
+such a veth to outside. TCP is iperf3 with cubic, one stream each way, with the processor time of the whole machine; UDP
+is 64-byte datagrams at full speed; RR is one byte and back. Within a round each test runs on both, one right after the
+other; a share is the median of the rounds' ratios.
 """
 
 from __future__ import annotations

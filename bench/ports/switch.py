@@ -2,8 +2,9 @@
 
 As root, in network namespaces of its own. A worker of this process has both TAPs, and its switch checks what the two
 guests send as it does in a network: MAC, IPv4, ARP. The bridge checks nothing, and frames cross it without leaving the
-kernel. TCP is iperf3 with cubic, one stream each way; UDP is 64-byte datagrams at full speed. Within a round each test
-runs on both, one right after the other; a share is the median of the rounds' ratios.
+kernel. TCP is iperf3 with cubic, one stream each way, with the processor time of the whole machine; UDP is 64-byte
+datagrams at full speed; RR is one byte and back. Within a round each test runs on both, one right after the other; a
+share is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
