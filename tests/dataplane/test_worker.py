@@ -12,7 +12,7 @@ import pytest
 from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane._testing_port import ALL_OFFLOADS, DOWN, HEAD_MAX, UP, TestingPort
 from arcbox_net.dataplane.port import PortDrop
-from arcbox_net.dataplane.worker import ALL_PORTS, Worker
+from arcbox_net.dataplane.worker import ALL_PORTS, DOZE_US, DOZE_US_MAX, Worker
 from arcbox_net.errors import ConfigError, KernelError, LimitReached, NotRunning
 from arcbox_net.memory.pool import PacketPool
 from tests.support.descriptors import no_descriptors
@@ -176,3 +176,21 @@ def test_stopped_worker_says_so() -> None:
         assert wire.left.number is None
         with pytest.raises(ConfigError):
             wire.worker.start()
+
+
+@pytest.mark.parametrize("doze_us", [0, DOZE_US, DOZE_US_MAX])
+def test_large_frames_turn_after_turn_arrive_in_order_however_long_the_worker_dozes(doze_us: int) -> None:
+    with PacketPool(256, 16) as pool, Worker(pool, doze_us=doze_us) as worker:
+        ports = [TestingPort(pool, frame_max=2000) for _ in range(2)]
+        patch = Patch()
+        patch.lead(worker, *[worker.add(port, patch) for port in ports])
+        for _ in range(8):  # turns, as each burst is waited for; half as many lead to a doze
+            frames = numbered(4, 2000)
+            ports[0].put(frames)
+            assert collect(ports[1], 4) == frames
+
+
+@pytest.mark.parametrize("doze_us", [-1, DOZE_US_MAX + 1])
+def test_a_doze_of_no_length_or_of_a_second_is_refused(doze_us: int) -> None:
+    with pytest.raises(ConfigError):
+        Worker(doze_us=doze_us)

@@ -12,6 +12,8 @@ ANSWER: int
 DEAD: int
 ALL_PORTS: int
 EVENTS_MAX: int
+DOZE_US: int
+DOZE_US_MAX: int
 PAYLOAD_MAX: int
 POSTS: int
 PORT_MESSAGES: int
@@ -21,7 +23,11 @@ class Worker:
     pool: PacketPool
 
     def __new__(
-        cls, pool: PacketPool | None = None, name: str = "worker", spin_us: int | None = None
+        cls,
+        pool: PacketPool | None = None,
+        name: str = "worker",
+        spin_us: int | None = None,
+        doze_us: int = ...,
     ) -> Self: ...
     def __enter__(self) -> Self: ...
     def __exit__(

@@ -46,6 +46,8 @@ ANSWER = EVENT_ANSWER
 DEAD = EVENT_DEAD
 ALL_PORTS = PORTS_MAX
 EVENTS_MAX = EVENTS_CAPACITY
+DOZE_US = 20  # and Linux's timer slack, 50 µs
+DOZE_US_MAX = 100_000
 PAYLOAD_MAX = MESSAGE_PAYLOAD_BYTES
 POSTS = POSTS_MAX
 PORT_MESSAGES = PORT_MESSAGE_FIRST  # kinds from here on are the port's own, those below its receiver's
@@ -55,11 +57,12 @@ cdef class Worker:
     """A thread without the GIL that owns the ports added to it. `with Worker() as worker:` starts and stops it.
 
     Frames lie in buffers of *pool*, a pool of the worker's own if None. *spin_us* is how long it looks for frames
-    before it sleeps, when they come at short intervals; None: 20, and 0 on one core.
+    before it sleeps, when they come at short intervals; None: 20, and 0 on one core. *doze_us* is how long it lets
+    large frames gather that come turn after turn; 0: it does not.
     Threads may share a worker; `events` is for one of them.
     """
 
-    def __cinit__(self, PacketPool pool=None, name="worker", spin_us=None):
+    def __cinit__(self, PacketPool pool=None, name="worker", spin_us=None, doze_us=DOZE_US):
         self.pool = PacketPool() if pool is None else pool
         self.name = name
         self.lock = threading.Lock()
@@ -72,6 +75,9 @@ cdef class Worker:
         if spin_us is None:
             spin_us = SPIN_US if cores() > 1 else 0
         self.loop.spin_ns = spin_us * 1000
+        if not 0 <= doze_us <= DOZE_US_MAX:
+            raise ConfigError(f"doze_us {doze_us}: 0 to {DOZE_US_MAX}", field="doze_us", value=doze_us)
+        self.loop.doze_ns = doze_us * 1000
 
     def __dealloc__(self):
         # The thread holds a reference: it has ended, or never began.

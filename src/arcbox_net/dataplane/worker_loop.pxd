@@ -81,6 +81,7 @@ cdef struct worker_loop:
     uint64_t active_ns  # when frames were moved last
     uint64_t spin_ns  # how long to look for frames before a sleep; 0: not at all
     bint spins  # the last pause was short enough for it
+    uint64_t doze_ns  # how long large frames are let gather; 0: not at all
     uint32_t bulk  # how much of what came lately were large frames
     bint paused
     bint stopping

@@ -33,7 +33,6 @@ cdef enum:
     BULK_BURST = 2  # what a burst of large frames adds, of which any other takes one away: acknowledgments come back
     BULK_MAX = 16
     BULK_DOZES = 8  # from here on
-    DOZE_NS = 20_000  # and Linux's timer slack, 50 µs
 
 
 cdef void loop_run(worker_loop *loop) noexcept nogil:
@@ -137,7 +136,7 @@ cdef void _wait(worker_loop *loop, bint moved) noexcept nogil:
         loop.spins = now - loop.active_ns < loop.spin_ns
         loop.active_ns = now
     if not _any_ready(loop):
-        if moved and loop.bulk >= BULK_DOZES:
+        if moved and loop.bulk >= BULK_DOZES and loop.doze_ns:
             _doze(loop)
         elif loop.spins and now - loop.active_ns < loop.spin_ns:
             _poll(loop)
@@ -152,7 +151,7 @@ cdef void _wait(worker_loop *loop, bint moved) noexcept nogil:
 cdef void _doze(worker_loop *loop) noexcept nogil:
     cdef timespec doze
     doze.tv_sec = 0
-    doze.tv_nsec = DOZE_NS
+    doze.tv_nsec = <long>loop.doze_ns
     nanosleep(&doze, NULL)
     _poll(loop)
 
