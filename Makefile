@@ -14,7 +14,7 @@ BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wil
 
 ABX_SOAK_S ?= 1800
 
-.PHONY: demo test fast e2e soak lint bench asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
+.PHONY: demo test fast e2e soak lint bench ratchet asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -45,6 +45,9 @@ bench: build  ## every benchmark, or BENCHES='nat dns'
 	@scripts/system-packages bench
 	set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name; done
 	$(BIN)/python -m bench.report
+
+ratchet: build  ## frames a second of ports: fails when they fell by more than a tenth of what is stored
+	$(BIN)/python -m bench.ports.floor --check
 
 # The sanitised modules go to a tree of their own, so that the ordinary build stays as it is. With CI set properties are
 # looked at with fewer examples: all of it is several times slower than usual.

@@ -34,6 +34,7 @@ BENCHMARKS = {
     "ports.switch": "The switch between two TAPs, and the Linux bridge",
     "ports.egress": "The NAT engine as the way out, and nft masquerade",
     "ports.vhost": "Our vhost-user port, and DPDK's, under DPDK's driver",
+    "ports.floor": "Frames a second that ports let out",
     "ports.worker": "A worker between its ports, and the link to another",
     "ports.qemu": "A QEMU guest at a socket, in shared memory, on a TAP, behind passt and QEMU's own network",
     "start": "Start, listing and memory",
