@@ -10,36 +10,7 @@ import pytest
 
 from tests.support.vmnet import ROOT, Standin, missing
 
-# Imported before `sys.platform` is changed: the standard library chooses its own modules by it.
-BEFORE = """
-import asyncio, ctypes, http.client, importlib.abc, json, logging, multiprocessing, os, plistlib, select, signal, socket
-import sqlite3, subprocess, sys, tempfile, threading, uuid
-import click, msgspec, starlette.applications, uvicorn.config, uvicorn.protocols.http.h11_impl, uvicorn.server
-
-LINUX = (
-    "arcbox_net.host.linux", "arcbox_net.ports.tap", "arcbox_net.ports.packet", "arcbox_net.ports.queues",
-    "arcbox_net.ports.vhost_user", "arcbox_net.relay", "arcbox_net.network.kernel_network",
-    "arcbox_net.network.tap_datapath", "arcbox_net.network.engine_egress", "arcbox_net.services.ra",
-)
-
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if any(name == one or name.startswith(one + ".") for one in LINUX):
-            raise ImportError(f"{name} is Linux's")
-
-sys.meta_path.insert(0, Block())
-sys.platform = "darwin"
-for name in ("SOCK_CLOEXEC", "SOCK_NONBLOCK", "SO_PEERCRED", "SO_PASSCRED", "MSG_CMSG_CLOEXEC", "MSG_NOSIGNAL",
-             "SO_BINDTODEVICE", "AF_NETLINK", "AF_PACKET"):
-    delattr(socket, name)
-for name in ("sched_getaffinity", "pidfd_open", "memfd_create", "eventfd", "setns", "unshare"):
-    if hasattr(os, name):
-        delattr(os, name)
-for name in ("epoll", "POLLRDHUP"):
-    delattr(select, name)
-for name in ("sigwaitinfo", "sigtimedwait"):
-    delattr(signal, name)
-"""
+BEFORE = "import ctypes, os, sys, tests.support.without_linux\n"
 LIVE = ["attach", "detach", "dns", "down", "flows", "forward", "lease", "ls", "run", "show", "up"]
 VERBS = [*LIVE, "completion", "demo", "doctor", "enter", "exec-tap"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import struct
 
@@ -15,13 +14,14 @@ from arcbox_net.dataplane.worker import Worker
 from tests.support.patched import Patched, collect, eventually, numbered, patched
 
 MESSAGES = 50
+READ, EDGE = 1 << 0, 1 << 31  # of abi/poller.h
 
 
-def order(fd: int, events: int = select.EPOLLIN) -> bytes:
+def order(fd: int, events: int = READ) -> bytes:
     return struct.pack("=iI", fd, events)
 
 
-def watch(wire: Patched, fd: int, events: int = select.EPOLLIN) -> None:
+def watch(wire: Patched, fd: int, events: int = READ) -> None:
     wire.worker.send(wire.left_number, WATCH, order(fd, events))
 
 
@@ -34,21 +34,22 @@ def turns_for_messages(worker: Worker) -> int:
 
 
 def test_port_hears_of_its_descriptor_until_it_is_unwatched() -> None:
-    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    fd, bell = os.pipe()
     with patched() as wire:
-        watch(wire, fd, select.EPOLLIN | select.EPOLLET)
-        os.eventfd_write(fd, 1)
+        watch(wire, fd, READ | EDGE)
+        os.write(bell, b"1")
         eventually(lambda: wire.left.seen["events"] == 1)
         wire.worker.send(wire.left_number, UNWATCH, order(fd))
-        os.eventfd_write(fd, 1)
+        os.write(bell, b"2")
         wire.worker.send(wire.left_number, UP)
         assert wire.left.seen["events"] == 1
         assert wire.worker.counters()[wire.left_number].wakeups == 1
     os.close(fd)
+    os.close(bell)
 
 
 def test_port_has_so_many_watches_and_no_more() -> None:
-    fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(WATCHES_MAX)]
+    fds = [fd for _ in range(WATCHES_MAX // 2) for fd in os.pipe()]
     with patched() as wire:
         for fd in fds[:-1]:  # one is the port's own
             watch(wire, fd)
@@ -63,10 +64,10 @@ def test_port_has_so_many_watches_and_no_more() -> None:
 
 def test_what_cannot_be_watched_is_refused() -> None:
     with patched() as wire:
-        for fd, refusal in ((-1, errno.EBADF), (wire.worker.counters_fd, errno.EPERM)):
+        for fd, refusals in ((-1, {errno.EBADF}), (wire.worker.counters_fd, {errno.EPERM, errno.ENOTSUP})):
             with pytest.raises(OSError) as refused:
                 watch(wire, fd)
-            assert refused.value.errno == refusal
+            assert refused.value.errno in refusals  # the second is macOS's word
 
 
 def test_k9_hung_up_descriptor_that_its_port_ignores_does_not_keep_the_worker_awake() -> None:
@@ -94,14 +95,15 @@ def test_worker_sleeps_again_after_large_frames_that_came_turn_after_turn() -> N
 
 
 def test_removed_port_hears_nothing_more() -> None:
-    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    fd, bell = os.pipe()
     with patched() as wire:
         watch(wire, fd)
         wire.worker.remove(wire.left_number)
-        os.eventfd_write(fd, 1)
+        os.write(bell, b"1")
         wire.worker.send(wire.right_number, UP)
         assert wire.left.seen["events"] == 0
     os.close(fd)
+    os.close(bell)
 
 
 def test_ports_that_want_it_are_ticked_and_a_worker_without_them_does_not_wake() -> None:

@@ -16,7 +16,7 @@ class no_descriptors:
 
     def __enter__(self) -> None:
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        top = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+        top = max(int(fd) for fd in os.listdir("/dev/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1 + self._spare, self._limit[1]))
         with contextlib.suppress(OSError):
             while True:
