@@ -164,6 +164,7 @@ def serve(path: str) -> None:
     """The server under test: the service of the network process, with its state file."""
     from arcbox_net.network.state import State
     from arcbox_net.services.dhcp.leases import LeaseTable
+    from arcbox_net.services.dhcp.link import InterfaceLink
     from arcbox_net.services.dhcp.settings import DhcpSettings
     from arcbox_net.services.dhcp.shell import DhcpService, system_clock
 
@@ -184,7 +185,7 @@ def serve(path: str) -> None:
             settings,
             table_,
             state,
-            ifname="br0",
+            InterfaceLink("br0", gateway),
             port_of=lambda mac: None,
             on_lease=lambda lease, active: None,
         )

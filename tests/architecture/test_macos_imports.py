@@ -44,7 +44,7 @@ ctypes.CDLL("build/standin/libvmnet-26.so", mode=ctypes.RTLD_GLOBAL)
 import arcbox_net.ports.vmnet
 arcbox_net.ports.vmnet.__path__.append({str(path)!r})
 from arcbox_net.network.home import home
-import arcbox_net.network.api
+import arcbox_net.network.addressing, arcbox_net.network.api, arcbox_net.services.dns.service
 print(home().network().__name__)
 """
     )

@@ -211,7 +211,7 @@ def test_l7_a_super_frame_to_a_group_is_dropped() -> None:  # one of them would 
         bytes(334),
         pytest.param(b"\x03" + bytes(5) + b"\x01\0" + bytes(328), id="group mac"),
         pytest.param(bytes(6) + b"\x00" + bytes(329), id="no role"),
-        pytest.param(bytes(6) + b"\x05" + bytes(329), id="unknown role"),
+        pytest.param(bytes(6) + b"\x06" + bytes(329), id="unknown role"),
         pytest.param(bytes(6) + b"\x01\0\x11\0\0\0" + bytes(324), id="ipv4 count"),
         pytest.param(bytes(6) + b"\x01\0\0\0\0\0\x11\0\0\0" + bytes(320), id="ipv6 count"),
     ],

@@ -11,6 +11,7 @@ from arcbox_net.errors import AddressInUse
 from arcbox_net.network.addressing import Addressing
 from arcbox_net.network.state import State
 from arcbox_net.recipes.site import Layout
+from arcbox_net.services.dhcp.link import InterfaceLink
 
 GATEWAY = IPv4Interface("192.168.64.1/24")
 LAYOUT = Layout("nat", "masquerade", "abx-dev", GATEWAY, GATEWAY.ip, True)
@@ -34,7 +35,9 @@ def start(state, *reservations, former=(), then=None):
                 enabled=False, reservations=tuple(Reservation(mac, ip) for mac, ip in reservations)
             )
         )
-        addressing = Addressing("dev", config, LAYOUT, state, "dev.internal")
+        addressing = Addressing(
+            "dev", config, LAYOUT, state, "dev.internal", InterfaceLink("br0", GATEWAY.ip)
+        )
         try:
             await addressing.start(
                 lambda _: None, lambda *_: None, [Reservation(mac, ip) for mac, ip in former]

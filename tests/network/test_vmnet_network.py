@@ -16,10 +16,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net.config import NetConfig, NetworkMode
-from arcbox_net.config_dhcp import DhcpConfig, Reservation
 from arcbox_net.errors import (
-    AddressInUse,
-    ConfigError,
     ForwardExists,
     ForwardNotFound,
     NotRunning,
@@ -46,9 +43,9 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mac]:
         yield Mac(Path(folder), monkeypatch)
 
 
-def frame(to: bytes | str, sender: str) -> bytes:
+def frame(to: bytes | str, sender: str, ip: IPv4Address | str | None = "192.168.64.200") -> bytes:
     target = to if isinstance(to, bytes) else bytes.fromhex(to.replace(":", ""))
-    packet = udp(("192.168.64.20", 1000), ("192.168.64.21", 2000), b"payload of some bytes")
+    packet = udp((str(ip), 1000), ("192.168.64.21", 2000), b"payload of some bytes")
     return target + bytes.fromhex(sender.replace(":", "")) + b"\x08\x00" + bytes(packet)
 
 
@@ -66,11 +63,12 @@ def test_frames_pass_between_a_datagram_guest_a_stream_guest_and_the_system(mac:
         peer = StreamPeer(stream)
         wait_until(lambda: all(port.state == "up" for port in network.ports()))
         outside = mac.far_end()
-        dgram.send(frame(EVERYBODY, one.mac))
-        assert peer.receive(1) == [frame(EVERYBODY, one.mac)]
-        assert outside.recv(1 << 16) == frame(EVERYBODY, one.mac)
-        peer.send(frame(one.mac, two.mac))
-        assert dgram.receive() == frame(one.mac, two.mac)
+        sent = frame(EVERYBODY, one.mac, one.ip)
+        dgram.send(sent)
+        assert peer.receive(1) == [sent]
+        assert outside.recv(1 << 16) == sent
+        peer.send(frame(one.mac, two.mac, two.ip))
+        assert dgram.receive() == frame(one.mac, two.mac, two.ip)
         outside.send(frame(two.mac, "02:00:00:00:00:99"))
         assert peer.receive(1) == [frame(two.mac, "02:00:00:00:00:99")]
         status = network.status()
@@ -82,14 +80,18 @@ def test_a_guest_cannot_send_as_another(mac: Mac) -> None:
     with NetworkManager(NetConfig(), name="dev") as network:
         one = network.attach_dgram(mac.place / "one.sock", name="one")
         guest = DgramGuest(one.socket, str(mac.place / "own.sock"))
-        guest.send(frame(EVERYBODY, "02:00:00:00:00:77"))
-        wait_until(lambda: bool(network.ports()[0].drops))
+        guest.send(frame(EVERYBODY, "02:00:00:00:00:77", one.ip))
+        guest.send(frame(EVERYBODY, one.mac, "192.168.64.77"))
+        wait_until(lambda: network.ports()[0].drops == {"source mac": 1, "source ip": 1})
 
 
 @pytest.mark.parametrize(
     ("config", "asked"),
     [
-        (NetConfig(), {"operation_mode": "1001", "start_address": "192.168.64.1"}),
+        (
+            NetConfig(),
+            {"operation_mode": "1001", "start_address": "192.168.64.1", "end_address": "192.168.64.9"},
+        ),
         (NetConfig(mode=NetworkMode.HOST_ONLY), {"operation_mode": "1000", "start_address": "10.0.0.1"}),
         (
             NetConfig(mode=NetworkMode.BRIDGE, nic="en0"),
@@ -135,19 +137,18 @@ def test_its_end_is_that_of_its_parent(mac: Mac) -> None:
 def test_guests_and_forwards_of_a_killed_run_are_there_again(mac: Mac) -> None:
     network = NetworkManager(NetConfig(), name="dev")
     network.start()
-    mac.leases(lease("192.168.64.9", "2:0:0:0:0:9", "vm"))
     port = network.attach_dgram(mac.place / "one.sock", name="one", mac="02:00:00:00:00:09")
     network.expose("0.0.0.0:8080:one:80")
     assert network.pid is not None
     os.kill(network.pid, signal.SIGKILL)
     wait_until(lambda: network.state == "failed")
     with NetworkManager(name="dev") as again:
-        assert [(one.name, one.mac) for one in again.ports()] == [("one", port.mac)]
-        wait_until(lambda: [rule.state for rule in again.forwards()] == ["active"])
+        assert [(one.name, one.mac, one.ip) for one in again.ports()] == [("one", port.mac, str(port.ip))]
+        assert [rule.state for rule in again.forwards()] == ["active"]
         guest = DgramGuest(port.socket, str(mac.place / "own.sock"))
         outside = mac.far_end()
-        guest.send(frame(EVERYBODY, port.mac))
-        assert outside.recv(1 << 16) == frame(EVERYBODY, port.mac)
+        guest.send(frame(EVERYBODY, port.mac, port.ip))
+        assert outside.recv(1 << 16) == frame(EVERYBODY, port.mac, port.ip)
 
 
 def test_what_a_killed_run_left_is_removed_once(mac: Mac) -> None:
@@ -164,48 +165,15 @@ def test_a_guest_of_a_killed_run_whose_address_is_of_another_subnet_is_given_up(
     network = NetworkManager(NetConfig(), name="dev")
     network.start()
     network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
-    network.attach_dgram(mac.place / "two.sock", name="two")
     assert network.pid is not None
     os.kill(network.pid, signal.SIGKILL)
     wait_until(lambda: network.state == "failed")
-    mac.fails(vmnet_start_interface=(1009, 2))
+    mac.fails(vmnet_start_interface=(1009, 1))
     with NetworkManager(name="dev") as again:
         assert again.status().subnet == "192.168.65.0/24"
-        assert [port.name for port in again.ports()] == ["two"]
+        assert again.ports() == [] and again.leases() == []
         one = again.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.65.20")
         assert one.ip == IPv4Address("192.168.65.20")
-
-
-def test_leases_are_those_of_the_system(mac: Mac) -> None:
-    mac.leases(
-        lease("192.168.64.5", "2:0:0:0:0:5", "alpha"),
-        lease("10.1.1.1", "2:0:0:0:0:6", "of-another-network"),
-    )
-    with NetworkManager(NetConfig(), name="dev") as network:
-        found = network.leases()
-        assert [(one.ip, one.mac, one.hostname, one.state) for one in found] == [
-            ("192.168.64.5", "02:00:00:00:00:05", "alpha", "bound")
-        ]
-        one = network.attach_dgram(mac.place / "one.sock", mac="02:00:00:00:00:07")
-        assert one.ip is None
-        mac.leases(lease("192.168.64.7", "2:0:0:0:0:7", "seven"))
-        wait_until(lambda: network.ports()[0].ip == "192.168.64.7")
-
-
-def test_addresses_for_programs_come_from_the_end_of_the_subnet(mac: Mac) -> None:
-    mac.leases(lease("192.168.64.253", "2:0:0:0:0:5", "alpha"))
-    with NetworkManager(NetConfig(), name="dev") as network:
-        before = network.available_ips()
-        assert network.allocate_ip() == IPv4Address("192.168.64.254")
-        assert network.allocate_ip() == IPv4Address("192.168.64.252")
-        assert network.available_ips() == before - 2
-        for taken in ("192.168.64.254", "192.168.64.253", "192.168.64.1"):
-            with pytest.raises(AddressInUse):
-                network.allocate_ip(taken)
-        with pytest.raises(ConfigError):
-            network.allocate_ip("10.0.0.5")
-        network.release_ip("192.168.64.254")
-        assert network.allocate_ip() == IPv4Address("192.168.64.254")
 
 
 def test_forwards_of_every_address_are_rules_of_the_system(mac: Mac) -> None:
@@ -222,14 +190,11 @@ def test_forwards_of_every_address_are_rules_of_the_system(mac: Mac) -> None:
             network.unexpose("0.0.0.0:8080:one:80")
 
 
-def test_a_forward_waits_for_the_lease_of_its_guest(mac: Mac) -> None:
+def test_a_forward_waits_for_its_guest(mac: Mac) -> None:
     with NetworkManager(NetConfig(), name="dev") as network:
-        network.attach_dgram(mac.place / "one.sock", name="one", mac="02:00:00:00:00:07")
         assert network.expose("0.0.0.0:8080:one:80").state == "pending"
-        mac.leases(lease("192.168.64.7", "2:0:0:0:0:7", "seven"))
-        wait_until(lambda: mac.ask("rules") == ["tcp 8080 192.168.64.7 80"])
-        mac.leases(lease("192.168.64.8", "2:0:0:0:0:7", "seven"))
-        wait_until(lambda: mac.ask("rules") == ["tcp 8080 192.168.64.8 80"])
+        one = network.attach_dgram(mac.place / "one.sock", name="one")
+        assert mac.ask("rules") == [f"tcp 8080 {one.ip} 80"]
 
 
 def test_a_forward_that_the_system_refuses_waits_and_holds_up_nobody(mac: Mac) -> None:
@@ -260,14 +225,6 @@ def test_a_forward_of_the_loopback_is_passed_on_by_a_listener(mac: Mac) -> None:
             pass
 
 
-def test_reservations_before_macos_26_are_refused(mac: Mac) -> None:
-    dhcp = DhcpConfig(reservations=(Reservation("02:00:00:00:00:05", "192.168.64.5"),))
-    with pytest.raises(Unsupported, match="reservations") as caught:
-        NetworkManager(NetConfig(dhcp=dhcp), name="dev").start()
-    assert caught.value.fix
-    assert not (mac.place / "run" / "dev").exists()
-
-
 def test_kinds_of_guests_that_need_linux_are_refused(mac: Mac) -> None:
     with NetworkManager(NetConfig(), name="dev") as network:
         for attach in (
@@ -278,11 +235,7 @@ def test_kinds_of_guests_that_need_linux_are_refused(mac: Mac) -> None:
         ):
             with pytest.raises(Unsupported):
                 attach()
-        with pytest.raises(Unsupported, match="DNS"):
-            network.register_dns("db", "192.168.64.9")
-        with pytest.raises(Unsupported, match="reservations"):
-            network.reserve("02:00:00:00:00:05", "192.168.64.5")
-        assert network.ports() == [] and network.dns_records() == [] and network.flows() == []
+        assert network.ports() == [] and network.flows() == []
 
 
 def test_who_asks_for_a_tap_needs_no_kind_of_socket_that_macos_does_not_have(
@@ -311,18 +264,23 @@ def test_a_refusal_of_the_system_is_an_error_that_says_what_to_do(mac: Mac) -> N
     assert "com.apple.vm.networking" in (caught.value.fix or "")
 
 
-def test_from_macos_26_on_everybody_has_a_network_with_reservations(mac: Mac) -> None:
+def test_a_network_of_macos_26_whose_subnet_is_taken_goes_on_to_another(mac: Mac) -> None:
     mac.release(26, privileged=False)
-    dhcp = DhcpConfig(reservations=(Reservation("02:00:00:00:00:05", "192.168.64.5"),))
+    mac.fails(vmnet_network_create=(1001, 1))
+    with NetworkManager(NetConfig(), name="dev"):
+        assert "subnet 192.168.65.1 255.255.255.0" in mac.ask("network")
+
+
+def test_from_macos_26_on_everybody_has_a_network(mac: Mac) -> None:
+    mac.release(26, privileged=False)
     said = "0.0.0.0:5300:192.168.64.5:53/udp"
-    with NetworkManager(NetConfig(dhcp=dhcp, forwards=(parse_forward(said),)), name="dev") as network:
+    with NetworkManager(NetConfig(forwards=(parse_forward(said),)), name="dev") as network:
         made = mac.ask("network")
         assert "forward 17 5300 to 192.168.64.5 port 53" in made
         assert [(one.path, one.state) for one in network.forwards()] == [("vmnet", "active")]
         with pytest.raises(Unsupported, match="when the network was made"):
             network.unexpose(said)
-        assert "reserve 02:00:00:00:00:05 192.168.64.5" in made
-        assert [(one.ip, one.state) for one in network.leases()] == [("192.168.64.5", "reserved")]
+        assert "no dhcp" in made
         network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
         with socket.create_server(("127.0.0.1", 0)) as held:
             host_port = held.getsockname()[1]

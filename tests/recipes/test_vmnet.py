@@ -19,7 +19,7 @@ from arcbox_net.errors import (
     Unsupported,
 )
 from arcbox_net.recipes.site import Layout, NetworkSite
-from arcbox_net.recipes.vmnet import AUTO_SUBNETS_MAX, VmnetRecipe
+from arcbox_net.recipes.vmnet import AUTO_SUBNETS_MAX, VmnetRecipe, with_pool
 from tests.support.vmnet import Standin
 
 BUSY, NO_MEMORY = 1009, 1002
@@ -66,9 +66,33 @@ def test_a_restart_has_the_subnet_of_before(standin: Standin) -> None:
     assert opened(NetConfig(mode=NetworkMode.HOST_ONLY), before).subnet == IPv4Network("10.0.0.0/24")
 
 
-def test_a_network_that_is_asked_to_have_no_dhcp_has_none(standin: Standin) -> None:
-    opened(NetConfig(dhcp=DhcpConfig(enabled=False)))
-    assert "no dhcp" in standin.network()
+@pytest.mark.parametrize(
+    ("subnet", "last", "pool"),
+    [
+        ("192.168.90.0/24", "192.168.90.9", ("192.168.90.10", "192.168.90.254")),
+        ("192.168.90.0/28", "192.168.90.3", ("192.168.90.4", "192.168.90.14")),
+        ("192.168.90.0/29", "192.168.90.2", ("192.168.90.3", "192.168.90.6")),
+    ],
+)
+def test_the_systems_server_and_ours_share_no_address(
+    standin: Standin, subnet: str, last: str, pool: tuple[str, str]
+) -> None:
+    config = NetConfig(subnet=subnet)
+    interface, _ = VmnetRecipe(lambda: True).open(NetworkSite(network="dev", config=config), None)
+    with interface:
+        assert standin.asked("end_address") == last
+    assert with_pool(config, IPv4Network(subnet)).dhcp.pool == pool
+
+
+def test_a_pool_of_the_configuration_stays() -> None:
+    config = NetConfig(dhcp=DhcpConfig(pool=("192.168.64.2", "192.168.64.5")))
+    assert with_pool(config, IPv4Network("192.168.64.0/24")) == config
+
+
+def test_no_subnet_is_tried_twice(standin: Standin) -> None:
+    before = opened(NetConfig())
+    standin.fail("vmnet_start_interface", BUSY, 1)
+    assert opened(NetConfig(), before).subnet == IPv4Network("192.168.65.0/24")
 
 
 def test_it_ends_to_look_for_a_subnet_at_some_time(standin: Standin) -> None:
@@ -93,8 +117,12 @@ def test_what_has_to_do_with_no_subnet_is_not_tried_again(standin: Standin) -> N
         (NetConfig(host_access=(HostAccess("tcp", 80),)), Unsupported, "host_access"),
         (NetConfig(mode=NetworkMode.BRIDGE, bridge="br0"), Unsupported, "bridge"),
         (NetConfig(mode=NetworkMode.BRIDGE, nic="en7"), InterfaceNotFound, "en7"),
-        (NetConfig(dhcp=DhcpConfig(lease_s=300)), Unsupported, "dhcp.lease_s"),
-        (NetConfig(dns=DnsConfig(records={"a": ("10.0.0.1",)})), Unsupported, "dns.records"),
+        (
+            NetConfig(mode=NetworkMode.BRIDGE, nic="en0", dhcp=DhcpConfig(lease_s=300)),
+            Unsupported,
+            "dhcp.lease_s",
+        ),
+        (NetConfig(mode=NetworkMode.BRIDGE, nic="en0", dns=DnsConfig(enabled=True)), Unsupported, "dns.en"),
         (NetConfig(subnet="192.168.64.0/24", gateway="192.168.64.2"), Unsupported, "gateway"),
     ],
 )

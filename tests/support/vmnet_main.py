@@ -65,11 +65,11 @@ def main() -> int:
         standin.fail(function, *status)
     as_macos()
     from arcbox_net.network import main as process
-    from arcbox_net.network import vmnet_addresses
+    from arcbox_net.network import system_leases
     from arcbox_net.recipes import vmnet
 
-    vmnet_addresses.LeaseFile = lambda: leases.LeaseFile(PLACE / "leases")  # type: ignore[assignment,misc]
-    vmnet_addresses.LOOK_EVERY_S = 0.05
+    system_leases.LeaseFile = lambda: leases.LeaseFile(PLACE / "leases")  # type: ignore[assignment,misc]
+    system_leases.LOOK_EVERY_S = 0.05
     privileged = os.environ.get("ARCBOX_STANDIN_PRIVILEGED", "1") == "1"
     vmnet.VmnetRecipe.__init__.__defaults__ = (lambda: privileged,)
     start = vmnet.VmnetRecipe._start

@@ -1,7 +1,7 @@
 """What a port of the switch may send: its role, its MAC and IPv4 addresses, its limits.
 
 A guest's frames are checked, and dropped when they are another's or a router's. The uplink leads to the network's
-bridge, where others check; a trusted port is a guest that may send anything; the router sends as the gateway.
+bridge, where others check; a trusted port is a guest that may send anything; router and service send as the gateway.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -24,6 +24,7 @@ cdef enum:  # binding.role
     BINDING_UPLINK = 2
     BINDING_TRUSTED = 3
     BINDING_ROUTER = 4
+    BINDING_SERVICE = 5
 
 cdef struct binding:
     uint64_t mac  # ethernet_mac; 0: none is known, so learned ones are its own
@@ -37,6 +38,7 @@ cdef struct binding:
     bint isolated
     rate_limit storm
     rate_limit claims
+    rate_limit served
 
 
 cdef inline bint binding_is_of(const binding *b, const port *p) noexcept nogil:

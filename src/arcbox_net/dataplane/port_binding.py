@@ -14,17 +14,17 @@ from arcbox_net.errors import LimitReached
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Port, Receiver
 
-Role = Literal["guest", "uplink", "trusted", "router"]
+Role = Literal["guest", "uplink", "trusted", "router", "service"]
 
 IPV4_MAX = 16
 IPV6_MAX = 16
 GATEWAYS6_MAX = 4
 _LINK_LOCAL = IPv6Network("fe80::/64")
-_ROLES: dict[Role, int] = {"guest": 1, "uplink": 2, "trusted": 3, "router": 4}
-_NO_ROUTER = 0xFFFF
+_ROLES: dict[Role, int] = {"guest": 1, "uplink": 2, "trusted": 3, "router": 4, "service": 5}
+_NO_PORT = 0xFFFF
 _ANY_IPV4, _ISOLATED = 1, 2
 _BIND = struct.Struct("=6sBBII64s256s")
-_NETWORK = struct.Struct("=6sH4s4s16s16sI64s")
+_NETWORK = struct.Struct("=6sHH4s4s4s16s16sI64s")
 
 
 class Control(Protocol):
@@ -47,7 +47,8 @@ class PortBinding:
     A "guest" sends from *mac* (None: from up to 8 that nobody has) and the *ipv4* addresses (None: from any), and owns
     the *ipv6* addresses; others of the network's prefix become its own when it is the first to use them. "trusted" is
     a guest that may send anything, "uplink" leads to the network's bridge, and a *mac* of it is not to be learned
-    anywhere else. "router" is a `Router`'s. Isolated ports hear nothing of each other.
+    anywhere else. "router" is a `Router`'s. "service" answers in the gateway's name, and has a *mac* of its own.
+    Isolated ports hear nothing of each other.
     """
 
     role: Role = "guest"
@@ -62,7 +63,8 @@ class SwitchNetwork:
     """The network that a switch is of. Without *subnet6*, guests' IPv6 addresses are others' business.
 
     *gateways6* are never a guest's. With a *router* (a port's number), packets to *gateway_mac* that leave the subnets
-    go to it.
+    go to it. With a *service* (another port's number), guests' DHCP, and their datagrams to port 53 of *gateway*, go
+    there, and no DHCP server beyond the uplink is heard.
     """
 
     subnet6: IPv6Network | None = None
@@ -70,12 +72,14 @@ class SwitchNetwork:
     router: int | None = None
     gateway_mac: str | None = None
     subnet: IPv4Network | None = None
+    service: int | None = None
+    gateway: IPv4Address | None = None
 
 
 def bind_payload(binding: PortBinding) -> bytes:
     ipv4 = binding.ipv4 or ()
     ipv6 = binding.ipv6
-    if binding.mac is not None and binding.role != "uplink":
+    if binding.mac is not None and binding.role in ("guest", "trusted"):
         ipv6 = tuple(dict.fromkeys((eui64_address(_LINK_LOCAL, parse_mac(binding.mac)), *ipv6)))
     _within("IPv4 addresses of a port", len(ipv4), IPV4_MAX)
     _within("IPv6 addresses of a port", len(ipv6), IPV6_MAX)
@@ -90,7 +94,9 @@ def network_payload(network: SwitchNetwork) -> bytes:
     subnet, subnet6 = network.subnet, network.subnet6
     return _NETWORK.pack(
         _mac(network.gateway_mac),
-        _NO_ROUTER if network.router is None else network.router,
+        _NO_PORT if network.router is None else network.router,
+        _NO_PORT if network.service is None else network.service,
+        network.gateway.packed if network.gateway else b"",
         subnet.network_address.packed if subnet else b"",
         subnet.netmask.packed if subnet else b"",
         subnet6.network_address.packed if subnet6 else b"",

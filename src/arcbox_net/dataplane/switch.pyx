@@ -9,11 +9,13 @@ Theory of operation
     trusted port    control protocols               learned
     uplink          tags, control protocols         learned
     router          nothing: it sends as the gateway, whose MAC stays the uplink's
+    service         nothing, as the router
 
     to              goes to
     known MAC       its port, unless both ports are isolated
     unknown MAC     the ports that have more MACs than the known ones: uplinks, trusted ports, guests without a MAC
-    group           every port but the router, without those that are isolated if the source is
+    group           every port but router and service, without those that are isolated if the source is
+    what is served  the service, if there is one: see serving.pxd
     gateway's MAC   the uplink; what leaves the subnet, to the router, if there is one (router.pyx): see leaving.pxd
 
 Only heads of frames are parsed, as guests cannot write to these any more.
@@ -28,7 +30,8 @@ from libc.string cimport memcpy
 
 from arcbox_net.abi.prefetch cimport abx_prefetch
 from arcbox_net.dataplane.binding cimport (
-    BINDING_GUEST, BINDING_ROUTER, BINDING_TRUSTED, BINDING_UPLINK, SENDS, binding, binding_is_of,
+    BINDING_GUEST, BINDING_ROUTER, BINDING_SERVICE, BINDING_TRUSTED, BINDING_UPLINK, SENDS, binding, binding_is_of,
+    within,
 )
 from arcbox_net.dataplane.emitter cimport emitter_free, emitter_init
 from arcbox_net.dataplane.fdb cimport FDB_TAKEN, fdb_age, fdb_find, fdb_free, fdb_init
@@ -39,19 +42,20 @@ from arcbox_net.dataplane.notices cimport NOTICE_BYTES, NOTICES_CAPACITY, PEERS_
 from arcbox_net.dataplane.offload cimport offload_is_single
 from arcbox_net.dataplane.owners cimport owners_age, owners_free, owners_init
 from arcbox_net.dataplane.port cimport (
-    PORT_DROP_ISOLATED, PORT_DROP_NOWHERE, PORT_DROP_SHORT, PORT_DROP_SOURCE_MAC, PORT_DROP_STORM,
+    PORT_DROP_DHCP, PORT_DROP_ISOLATED, PORT_DROP_NOWHERE, PORT_DROP_SHORT, PORT_DROP_SOURCE_MAC, PORT_DROP_STORM,
     PORT_DROP_TOO_BIG, PORT_DROP_VLAN, PORT_NONE, PORTS_MAX, PortDrop, port, port_drop, port_frame, port_message,
     receiver,
 )
 from arcbox_net.dataplane.port_send cimport port_send
+from arcbox_net.dataplane.serving cimport SERVED_BURST, SERVED_INTERVAL_NS, is_dhcp_answer, is_served
 from arcbox_net.dataplane.switch_messages cimport switch_forget_gone, switch_message
 from arcbox_net.dataplane.switch_state cimport switch_state
 from arcbox_net.dataplane.too_big cimport segments_fit, send_told, tell_too_big
 from arcbox_net.memory.frame cimport BURST_MAX
 from arcbox_net.memory.ring cimport LockFreeRing
 from arcbox_net.wire.ethernet cimport (
-    ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, MAC_BYTES, ethernet_is_group, ethernet_is_link_control,
-    ethernet_is_vlan, ethernet_mac,
+    ETHERNET_HEADER_BYTES, ETHERNET_SOURCE, ETHERTYPE_ARP, MAC_BYTES, ethernet_is_group, ethernet_is_link_control,
+    ethernet_is_vlan, ethernet_mac, ethernet_type,
 )
 
 from arcbox_net.dataplane.port_binding import bind_payload, network_payload
@@ -66,6 +70,7 @@ cdef enum:
     TO_NOBODY = PORTS_MAX  # it was dropped, and counted
     TO_GROUP = PORTS_MAX + 1
     TO_UNKNOWN = PORTS_MAX + 2
+    TO_GUESTS = PORTS_MAX + 3  # a group, without the uplink
 
 
 cdef void switch_burst(receiver *self, port *source, port_frame *frames, uint32_t count) noexcept nogil:
@@ -105,9 +110,16 @@ cdef inline uint16_t _destination(switch_state *s, binding *b, port *source, por
     if b.role == BINDING_GUEST:
         verdict = guest_check(s, b, p, f.head.size, s.owner.now_ns)
     else:
-        verdict = _check_source(s, b, p)
+        verdict = _check_source(s, b, p, f.head.size)
     if verdict != SENDS:
         return _dropped(source, <PortDrop>verdict)
+    if s.network.has_service:
+        if b.role == BINDING_SERVICE and ethernet_is_group(p) and ethernet_type(p) != ETHERTYPE_ARP:
+            return TO_GUESTS
+        if (b.role == BINDING_GUEST or b.role == BINDING_TRUSTED) and is_served(&s.network, p, f.head.size):
+            if within(&b.served, SERVED_INTERVAL_NS, SERVED_BURST, s.owner.now_ns):
+                return s.network.service
+            return _dropped(source, PORT_DROP_STORM)
     if ethernet_is_group(p):
         if ethernet_is_link_control(p):
             return _dropped(source, PORT_DROP_VLAN)
@@ -134,15 +146,17 @@ cdef void _copy_to_router(switch_state *s, port_frame *f) noexcept nogil:
         port_send(router, &f, 1)
 
 
-cdef int _check_source(switch_state *s, binding *b, const uint8_t *p) noexcept nogil:
+cdef int _check_source(switch_state *s, binding *b, const uint8_t *p, uint32_t size) noexcept nogil:
     """SENDS, or a PortDrop, for a port that is no guest's."""
     cdef uint64_t mac = ethernet_mac(p + ETHERNET_SOURCE)
-    if b.role == BINDING_ROUTER:
+    if b.role == BINDING_ROUTER or b.role == BINDING_SERVICE:
         return SENDS
     if mac == 0 or ethernet_is_group(p + ETHERNET_SOURCE):
         return PORT_DROP_SOURCE_MAC
     if b.role == BINDING_UPLINK and ethernet_is_vlan(p):
         return PORT_DROP_VLAN
+    if b.role == BINDING_UPLINK and s.network.has_service and is_dhcp_answer(p, size):
+        return PORT_DROP_DHCP
     if learn_mac(s, b, mac) == FDB_TAKEN:
         return PORT_DROP_SOURCE_MAC
     return SENDS
@@ -163,7 +177,7 @@ cdef inline void _send_alike(
     if place < PORTS_MAX:
         _send_to(s, b, source, place, alike, n)
     else:
-        _flood(s, b, source, place == TO_UNKNOWN, alike, n)
+        _flood(s, b, source, place, alike, n)
 
 
 cdef inline void _send_to(
@@ -191,7 +205,7 @@ cdef inline void _send_to(
 
 
 cdef void _flood(
-    switch_state *s, const binding *b, port *source, bint unknown, port_frame **frames, uint32_t count
+    switch_state *s, const binding *b, port *source, uint16_t place, port_frame **frames, uint32_t count
 ) noexcept nogil:
     """To all ports that may have the address, or, of a group, may want it. PORTS_MAX at most."""
     cdef binding *other
@@ -200,11 +214,13 @@ cdef void _flood(
     for i in range(s.member_count):
         other = &s.bindings[s.members[i]]
         out = s.owner.ports[other.number]
-        if out == source or other.role == BINDING_ROUTER or not binding_is_of(other, out):
+        if out == source or not binding_is_of(other, out):
             continue
-        if b.role == BINDING_ROUTER and other.role == BINDING_UPLINK:
-            continue  # the bridge there has the gateway's MAC itself
-        if unknown and other.role == BINDING_GUEST and other.mac:
+        if other.role == BINDING_ROUTER or other.role == BINDING_SERVICE:
+            continue
+        if other.role == BINDING_UPLINK and (b.role == BINDING_ROUTER or place == TO_GUESTS):
+            continue  # the gateway is there itself
+        if place == TO_UNKNOWN and other.role == BINDING_GUEST and other.mac:
             continue
         if b.isolated and other.isolated:
             kept_apart += 1

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from arcbox_net.dataplane.binding cimport (
-    BINDING_GUEST, BINDING_IPV4_MAX, BINDING_IPV6_MAX, BINDING_NONE, BINDING_ROUTER, binding, binding_is_of,
+    BINDING_GUEST, BINDING_IPV4_MAX, BINDING_IPV6_MAX, BINDING_NONE, BINDING_SERVICE, binding, binding_is_of,
 )
 from arcbox_net.dataplane.fdb cimport (
     FDB_LEARNED_GUEST_MAX, FDB_LEARNED_MAX, FDB_NONE, FDB_SLOTS, FDB_STATIC, fdb_forget_port,
@@ -42,6 +42,8 @@ cdef packed struct bind_payload:
 cdef packed struct network_payload:
     uint8_t gateway_mac[MAC_BYTES]
     uint16_t router  # PORTS_MAX or more: none
+    uint16_t service  # as router
+    uint32_t gateway_be
     uint32_t subnet_be
     uint32_t mask_be
     uint8_t subnet6[IPV6_ADDRESS_BYTES]
@@ -77,7 +79,7 @@ cdef int _bind(switch_state *s, port *p, const port_message *message) noexcept n
         return -EINVAL
     memcpy(&wanted, message.payload, sizeof(wanted))
     mac = ethernet_mac(wanted.mac)
-    if not BINDING_GUEST <= wanted.role <= BINDING_ROUTER or ethernet_is_group(wanted.mac):
+    if not BINDING_GUEST <= wanted.role <= BINDING_SERVICE or ethernet_is_group(wanted.mac):
         return -EINVAL
     if wanted.ipv4_count > BINDING_IPV4_MAX or wanted.ipv6_count > BINDING_IPV6_MAX:
         return -EINVAL
@@ -158,6 +160,9 @@ cdef int _set_network(switch_state *s, const port_message *message) noexcept nog
     memcpy(network.gateways6, wanted.gateways6, sizeof(wanted.gateways6))
     network.has_router = wanted.router < PORTS_MAX
     network.router = wanted.router
+    network.has_service = wanted.service < PORTS_MAX
+    network.service = wanted.service
+    network.gateway_be = wanted.gateway_be
     network.gateway_mac = ethernet_mac(wanted.gateway_mac)
     network.subnet.address_be = wanted.subnet_be & wanted.mask_be
     network.subnet.mask_be = wanted.mask_be

@@ -28,6 +28,9 @@ cdef struct switch_network:  # what control knows of it; zeros: an L2 segment wh
     uint16_t router  # the port that takes what leaves the subnet, by way of the gateway's MAC
     uint64_t gateway_mac
     nat_prefix subnet
+    bint has_service
+    uint16_t service  # the port that takes what serving.pxd says
+    uint32_t gateway_be
 
 cdef struct fdb_entry:  # of a listing
     uint64_t mac

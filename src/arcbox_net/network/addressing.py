@@ -15,16 +15,15 @@ from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError
 from arcbox_net.network.messages import LeaseInfo
 from arcbox_net.network.ports import Port
 from arcbox_net.network.state import State
-from arcbox_net.recipes.gateway import is_guest_address
 from arcbox_net.recipes.site import Layout
 from arcbox_net.services.dhcp.clock import system_clock
 from arcbox_net.services.dhcp.commit import LeaseWriter
 from arcbox_net.services.dhcp.leases import LeaseTable
+from arcbox_net.services.dhcp.link import DhcpLink
 from arcbox_net.services.dhcp.messages import OPT_ROUTER
 from arcbox_net.services.dhcp.records import ALLOCATED, POOL, RESERVED, Lease
 from arcbox_net.services.dhcp.settings import DhcpSettings
 from arcbox_net.services.dhcp.shell import DhcpService
-from arcbox_net.services.placing import Placing, here
 
 LeaseListener = Callable[[str | None, IPv4Address, bool, bytes | None], None]
 
@@ -39,10 +38,10 @@ class Addressing:
         layout: Layout,
         state: State,
         domain: str,
-        place: Placing = here,
+        link: DhcpLink,
     ) -> None:
         self._network = network
-        self._place = place
+        self._link = link
         self._config = config
         self._layout = layout
         self._state = state
@@ -64,7 +63,7 @@ class Addressing:
         """
         loop = asyncio.get_running_loop()
         leases = await loop.run_in_executor(None, self._state.leases)
-        inside = [lease for lease in leases if is_guest_address(self._layout, lease.ip)]
+        inside = [lease for lease in leases if self._layout.is_guest_address(lease.ip)]
         self._table = LeaseTable(self._settings, inside, now=system_clock())
         self._writer = LeaseWriter(self._table, self._state)
         await self._apply_reservations(former)
@@ -78,11 +77,10 @@ class Addressing:
                 self._settings,
                 self._table,
                 self._state,
-                ifname=self._layout.bridge,
+                self._link,
                 port_of=port_of,
                 on_lease=on_lease,
                 writer=self._writer,
-                place=self._place,
             )
             await service.start()
             self._service = service
@@ -200,6 +198,10 @@ class Addressing:
         with contextlib.suppress(AddressNotFound):
             await self._writer.commit([self._table.release(ip, system_clock())])
 
+    def keep_off(self, others: Collection[IPv4Address]) -> None:
+        """Give nobody an address of *others*, who have theirs of another server."""
+        self._table.keep_off(others)
+
     def view(self) -> list[LeaseInfo]:
         now = system_clock()
         return [self._info(lease) for lease in sorted(self._table.view(now), key=lambda lease: lease.ip)]
@@ -225,7 +227,7 @@ class Addressing:
         ip = parse_ipv4(text, field="ip")
         if ip == self._layout.gateway:
             raise AddressInUse(f"{ip} is the gateway's address", address=text, holder="gateway")
-        if not is_guest_address(self._layout, ip):
+        if not self._layout.is_guest_address(ip):
             raise ConfigError(
                 f"{ip} cannot be a guest's address in {self._layout.subnet}",
                 field="ip",

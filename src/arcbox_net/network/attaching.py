@@ -22,10 +22,10 @@ from arcbox_net.network.messages import PortInfo
 from arcbox_net.network.ports import Port, PortRequest, PortTable
 
 if TYPE_CHECKING:
+    from arcbox_net.network.addressing import Addressing
     from arcbox_net.network.datapath import Datapath
     from arcbox_net.network.kernel_thread import KernelThread
     from arcbox_net.network.naming import Naming
-    from arcbox_net.network.parts import Addresses
     from arcbox_net.network.state import State
 
 log = logging.getLogger("arcbox_net")
@@ -45,7 +45,7 @@ class Attaching(ABC):
         ports: PortTable,
         state: State,
         kernel: KernelThread,
-        addressing: Addresses | None,
+        addressing: Addressing | None,
         naming: Naming,
         *,
         changing: asyncio.Lock,

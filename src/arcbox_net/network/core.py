@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from arcbox_net import __version__, paths
 from arcbox_net.addresses import parse_ipv4
 from arcbox_net.config import NetConfig
+from arcbox_net.config_dhcp import Reservation
+from arcbox_net.config_mapping import config_from_mapping
 from arcbox_net.errors import ArcboxNetError, ConfigError, PortNotFound
 from arcbox_net.network import messages as m
 from arcbox_net.network.kernel_thread import KernelThread
@@ -28,11 +30,13 @@ from arcbox_net.network.ports import PortRequest, PortTable
 from arcbox_net.rules import ForwardRule
 
 if TYPE_CHECKING:
+    from arcbox_net.network.addressing import Addressing
     from arcbox_net.network.attaching import Attaching
     from arcbox_net.network.naming import Naming
-    from arcbox_net.network.parts import Addresses, Forwards
+    from arcbox_net.network.parts import Forwards
     from arcbox_net.network.state import State
     from arcbox_net.recipes.site import Layout
+    from arcbox_net.services.dhcp.link import DhcpLink
 
 log = logging.getLogger("arcbox_net")
 
@@ -70,7 +74,7 @@ class Network(ABC):
         self._kernel = KernelThread()
         self._change = asyncio.Lock()
         self._warnings: list[m.Warning_] = []
-        self._addressing: Addresses | None = None
+        self._addressing: Addressing | None = None
         self._forwarding: Forwards | None = None
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -106,6 +110,21 @@ class Network(ABC):
         """Remove what `_build` made, as far as it got."""
 
     # -- addresses -------------------------------------------------------------------------------------------
+
+    async def _start_addressing(
+        self, config: NetConfig, link: DhcpLink, former: Collection[Reservation]
+    ) -> None:
+        """Serve DHCP on *link*, as *config* says. *former*: reservations of the configuration last time."""
+        from arcbox_net.network.addressing import Addressing
+
+        domain = self._naming.domain
+        self._addressing = Addressing(self.name, config, self._layout, self._state, domain, link)
+        await self._addressing.start(self._port_of, self._lease_changed, former)
+        await self._addressing.keep_only_ports({port.name: port for port in self._ports})
+
+    def _port_of(self, mac: bytes) -> str | None:
+        port = self._ports.by_mac(mac)
+        return port.name if port else None
 
     async def allocate_ip(self, *, ip: str | None, mac: str | None, hostname: str | None) -> m.LeaseInfo:
         """A free address (or *ip*) for a program. Raises PoolExhausted, AddressInUse."""
@@ -201,6 +220,11 @@ class Network(ABC):
             await self._forwarding.guests_changed()
 
     # -- names -----------------------------------------------------------------------------------------------
+
+    async def _registered_names(self) -> dict[str, list[str]]:
+        """What the API added in an earlier, killed run."""
+        rows = await self._kernel.run(self._state.items, "dns")
+        return {name: row["addresses"] for name, row in rows.items()}
 
     async def register_dns(self, name: str, addresses: list[str]) -> m.DnsRecordInfo:
         """Answer *name* with *addresses*. Raises RecordExists for reserved names and other guests'."""
@@ -314,7 +338,7 @@ class Network(ABC):
 
     # -- plumbing --------------------------------------------------------------------------------------------
 
-    def _pool(self) -> Addresses:
+    def _pool(self) -> Addressing:
         if self._addressing is None:
             raise ConfigError(
                 f"network {self.name} has no addresses of its own: the LAN gives them",
@@ -328,6 +352,13 @@ class Network(ABC):
         self._background.add(task)  # the loop itself only holds it weakly
         task.add_done_callback(self._background.discard)
         task.add_done_callback(_log_failure)
+
+
+def former_reservations(meta: Mapping[str, dict[str, Any]]) -> tuple[Reservation, ...]:
+    """Those of the configuration that an earlier run left in its rows."""
+    with contextlib.suppress(ConfigError, KeyError):  # another version may have written it
+        return config_from_mapping(meta["config"]).dhcp.reservations
+    return ()
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

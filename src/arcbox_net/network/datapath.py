@@ -195,8 +195,17 @@ class Datapath(ABC):
     def _on_other_event(self, event: WorkerEvent) -> None:
         """Of a port that is no guest's."""
 
-    def _bind_network(self, uplink: int, gateway_mac: str | None = None, router: int | None = None) -> None:
+    def _bind_network(
+        self,
+        uplink: int,
+        gateway_mac: str | None = None,
+        router: int | None = None,
+        service: tuple[int, str] | None = None,
+    ) -> None:
+        """*service*: number and MAC address of a port that serves guests in the gateway's name."""
         layout = self._layout
+        if service is not None:
+            self._switch.bind(self._group, service[0], PortBinding("service", mac=service[1]))
         self._switch.bind(self._group, uplink, PortBinding(role="uplink", mac=gateway_mac))
         gateways6 = (GATEWAY_LINK_LOCAL.ip, layout.gateway6) if layout.gateway6 is not None else ()
         self._switch.set_network(
@@ -208,6 +217,8 @@ class Datapath(ABC):
                 gateways6=gateways6,
                 gateway_mac=gateway_mac,
                 subnet=layout.subnet,
+                service=service[0] if service is not None else None,
+                gateway=layout.gateway,
             ),
         )
 

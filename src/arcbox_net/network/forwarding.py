@@ -5,16 +5,14 @@ Whoever calls holds the network's lock.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from arcbox_net.errors import ArcboxNetError, ConfigError
+from arcbox_net.network.resolving import Resolver, address_or_none
 from arcbox_net.network.views import forward_info
-from arcbox_net.recipes.gateway import is_guest_address
 from arcbox_net.recipes.port_forward import PortForwards
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import ForwardRule, parse_forward
@@ -52,9 +50,7 @@ class Forwarding:
         self._layout = layout
         self._state = state
         self._kernel = kernel
-        self._ports = ports
-        self._addressing = addressing
-        self._naming = naming
+        self._resolve = Resolver(ports, addressing, naming)
         self._publish = publish
         subnets = [str(subnet) for subnet in (layout.subnet, layout.subnet6) if subnet]
         # In a private network all of a forward's bytes pass through it, else only those of the host's own programs.
@@ -152,34 +148,11 @@ class Forwarding:
 
     def _check(self, rule: ForwardRule) -> None:
         self._layout.check_has_forwards(rule)
-        address = _address_or_none(rule.guest)
-        if address is not None and not is_guest_address(self._layout, address):
+        address = address_or_none(rule.guest)
+        if address is not None and not self._layout.is_guest_address(address):
             subnet = self._layout.subnet if address.version == 4 else self._layout.subnet6
             raise ConfigError(
                 f"{rule.guest} is not a guest's address in {subnet or 'this network, which has no IPv6'}",
                 field="guest",
                 value=rule.guest,
             )
-
-    def _resolve(self, guest: str | None) -> IPv4Address | IPv6Address | None:
-        """The address that a forward's guest has now, None while it has none. A name is an IPv4 address: that is
-        the one every guest has, and the one its programs listen on for sure.
-        """
-        if guest is None:
-            first = self._ports.first()
-            return first.ip if first else None
-        address = _address_or_none(guest)
-        if address is not None:
-            return address
-        port = self._ports.of_guest(guest)
-        if port is not None:
-            return port.ip
-        named = self._addressing.by_hostname(guest.lower()) if self._addressing else None
-        return named or self._naming.leased(guest)
-
-
-def _address_or_none(text: str | None) -> IPv4Address | IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text) if text else None
-    except ValueError:
-        return None

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from arcbox_net.config import Egress
 from arcbox_net.config_dhcp import Reservation
-from arcbox_net.config_mapping import config_from_mapping, config_to_mapping
-from arcbox_net.errors import ConfigError, InterfaceNotFound
+from arcbox_net.config_mapping import config_to_mapping
+from arcbox_net.errors import InterfaceNotFound
 from arcbox_net.host.linux import conntrack, namespace
 from arcbox_net.host.linux.links import Links
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.network import messages as m
-from arcbox_net.network.core import Network
+from arcbox_net.network.core import Network, former_reservations
 from arcbox_net.network.kernel_attaching import KernelAttaching
 from arcbox_net.network.lock import exclusive
 from arcbox_net.network.ports import PortTable
@@ -32,7 +32,6 @@ from arcbox_net.recipes import recipe_for
 from arcbox_net.recipes.site import Contents, Layout, Site
 
 if TYPE_CHECKING:
-    from arcbox_net.network.addressing import Addressing
     from arcbox_net.network.forwarding import Forwarding
     from arcbox_net.network.ipv6 import Ipv6
     from arcbox_net.recipes.relay import RelayEgress
@@ -45,6 +44,7 @@ SERVING = (
     "arcbox_net.network.naming",
     "arcbox_net.network.forwarding",
     "arcbox_net.services.dns.service",
+    "arcbox_net.services.dns.sockets",
 )
 
 
@@ -53,7 +53,6 @@ class KernelNetwork(Network):
 
     hands_over_taps = True
     _attaching: KernelAttaching
-    _addressing: Addressing | None
     _forwarding: Forwarding | None
     _site: Site
 
@@ -114,8 +113,7 @@ class KernelNetwork(Network):
     def _choose_layout(self) -> None:
         """Decide what the network is, looking at the host; of an earlier run only what fits it stays."""
         meta = self._state.items("meta")
-        with contextlib.suppress(ConfigError, KeyError):  # another version may have written it
-            self._former_reservations = config_from_mapping(meta["config"]).dhcp.reservations
+        self._former_reservations = former_reservations(meta)
         previous = Layout.remembered(meta)
         layout = self._recipe.choose(self._site, previous)
         if previous is not None and previous != layout and not previous.is_private:
@@ -159,20 +157,16 @@ class KernelNetwork(Network):
         self._egress = egress
 
     async def _start_services(self) -> None:
-        from arcbox_net.network.addressing import Addressing
         from arcbox_net.network.ipv6 import Ipv6
         from arcbox_net.network.naming import Naming
+        from arcbox_net.services.dhcp.link import InterfaceLink
 
         config, layout = self.config, self._layout
-        rows = await self._kernel.run(self._state.items, "dns")
-        registered = {name: row["addresses"] for name, row in rows.items()}
+        registered = await self._registered_names()
         self._naming = Naming(self.name, config, layout, registered, self._kernel.place)
-        if layout.address is not None:
-            self._addressing = Addressing(
-                self.name, config, layout, self._state, self._naming.domain, self._kernel.place
-            )
-            await self._addressing.start(self._port_of, self._lease_changed, self._former_reservations)
-            await self._addressing.keep_only_ports({port.name: port for port in self._ports})
+        if layout.gateway is not None:
+            link = InterfaceLink(layout.bridge, layout.gateway, self._kernel.place)
+            await self._start_addressing(config, link, self._former_reservations)
         self._name_ports()
         await self._naming.start()
         self._attaching = KernelAttaching(
@@ -299,10 +293,6 @@ class KernelNetwork(Network):
         return known
 
     # -- events ----------------------------------------------------------------------------------------------
-
-    def _port_of(self, mac: bytes) -> str | None:
-        port = self._ports.by_mac(mac)
-        return port.name if port else None
 
     def _publish(self, tcp: list[tuple[str, int]], udp: list[tuple[str, int]]) -> None:
         """Let guests reach the host's addresses where a forward is, and the engine forward."""

@@ -38,7 +38,9 @@ class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """An address and who has it. `state`: bound, offered, reserved, allocated (by a program) or declined.
+    """An address and who has it. `state`: bound, offered, reserved, allocated (by a program), declined, or system.
+
+    The last is of a guest that is not this network's, by macOS's own DHCP server.
 
     `ip6`: the IPv6 address that belongs to its MAC. `expires_s`: seconds from now, None for those that do not expire.
     """

@@ -21,7 +21,7 @@ from arcbox_net.services.dns.settings import DnsSettings
 from arcbox_net.services.placing import Placing, here
 
 if TYPE_CHECKING:
-    from arcbox_net.services.dns.service import DnsService
+    from arcbox_net.services.dns.service import Client, DnsService
 
 REFUSALS_TOLD_EVERY_S = 10.0
 
@@ -31,7 +31,7 @@ log = logging.getLogger("arcbox_net.names")
 class Naming:
     """Guests' names come and go here; `registered` are those that the API added in an earlier, killed run.
 
-    Without *serves* somebody else answers guests.
+    Without *listens* guests are answered by `ask` alone, which somebody has to call.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Naming:
         registered: Mapping[str, Iterable[str]],
         place: Placing = here,
         *,
-        serves: bool = True,
+        listens: bool = True,
     ) -> None:
         self.domain = local_domain(config, network)
         gateway = tuple(str(address) for address in (layout.gateway, layout.gateway6) if address)
@@ -60,10 +60,12 @@ class Naming:
         self._refusals = 0
         self._refusals_told_at = float("-inf")
         self._service: DnsService | None = None
-        if serves and config.has_dns and layout.address is not None:
+        if config.has_dns and layout.address is not None:
             from arcbox_net.services.dns.service import DnsService
 
-            self._service = DnsService(_settings(config, layout, self.domain), self._names, place=place)
+            self._service = DnsService(
+                _settings(config, layout, self.domain, listens), self._names, place=place
+            )
 
     async def start(self) -> None:
         """Answer from now on. Raises ServiceError."""
@@ -73,6 +75,11 @@ class Naming:
     async def stop(self) -> None:
         if self._service is not None:
             await self._service.stop()
+
+    def ask(self, packet: bytes, client: Client, guest: bytes) -> None:
+        """Take a question of *guest*, a packed address, that came by no socket of ours."""
+        if self._service is not None:
+            self._service.datagram(packet, client, guest)
 
     def register(self, name: str, addresses: list[str]) -> DnsRecordInfo:
         """Answer *name* with *addresses*. Raises RecordExists for reserved names and other guests'."""
@@ -162,10 +169,11 @@ class Naming:
         return self._service.stats() if self._service else {}
 
 
-def _settings(config: NetConfig, layout: Layout, domain: str) -> DnsSettings:
+def _settings(config: NetConfig, layout: Layout, domain: str, listens: bool) -> DnsSettings:
     dns = config.dns
+    addresses = (layout.gateway, layout.gateway6) if listens else ()
     return DnsSettings(
-        listen=tuple((str(address), 53) for address in (layout.gateway, layout.gateway6) if address),
+        listen=tuple((str(address), 53) for address in addresses if address),
         domain=domain,
         subnet=layout.subnet,
         upstreams=tuple(parse_endpoint("dns.upstreams", text, 53) for text in dns.upstreams),

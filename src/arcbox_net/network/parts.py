@@ -1,33 +1,11 @@
-"""What a network asks of its parts, whoever does the work: our own services, or the system's."""
+"""What a network asks of its forwards, whoever does the work: our own relay and rules, or the system's."""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
 from typing import Protocol
 
-from arcbox_net.network.messages import ForwardInfo, LeaseInfo
+from arcbox_net.network.messages import ForwardInfo
 from arcbox_net.rules import ForwardRule
-
-
-class Addresses(Protocol):
-    """Who has which address. Raises as `NetworkManager` does."""
-
-    @property
-    def available(self) -> int: ...
-
-    async def allocate(
-        self, holder: str, *, ip: str | None, mac: str | None, hostname: str | None, port: str | None = None
-    ) -> LeaseInfo: ...
-
-    async def reserve(self, mac: str, ip: str, hostname: str | None) -> LeaseInfo: ...
-
-    async def release(self, ip: IPv4Address) -> None: ...
-
-    async def release_port(self, ip: IPv4Address) -> None: ...
-
-    def view(self) -> list[LeaseInfo]: ...
-
-    def stats(self) -> dict[str, int]: ...
 
 
 class Forwards(Protocol):

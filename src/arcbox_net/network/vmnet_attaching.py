@@ -1,8 +1,7 @@
-"""Guests of a network of vmnet: all of them at sockets, with addresses of the system's DHCP server or of their own."""
+"""Guests of a network of vmnet: all of them at sockets."""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from arcbox_net.errors import Unsupported
@@ -32,10 +31,6 @@ class VmnetAttaching(Attaching):
                 feature=request.kind,
             )
         return await super().attach(request)
-
-    async def _address(self, request: PortRequest, name: str, mac: str) -> IPv4Address | None:
-        """That which the guest will give itself. The system's DHCP server says nothing before it has asked."""
-        return await super()._address(request, name, mac) if request.ip is not None else None
 
     async def open_tap(self, name: str) -> tuple[PortInfo, list[int]]:
         self._ports.get(name)

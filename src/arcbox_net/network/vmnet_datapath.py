@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from arcbox_net.dataplane.worker_views import WorkerEvent
     from arcbox_net.network.kernel_thread import KernelThread
     from arcbox_net.network.ports import Port
+    from arcbox_net.network.service_port import ServicePort
     from arcbox_net.ports.vmnet.interface import VmnetInterface
     from arcbox_net.recipes.site import Layout, NetworkSite
 
@@ -21,7 +22,10 @@ log = logging.getLogger("arcbox_net.datapath")
 
 
 class VmnetDatapath(Datapath):
-    """The first worker's port is the uplink. *lost* is called with the status that the system refuses packets with."""
+    """The first worker has the uplink, and the *service*, if the network has one of its own.
+
+    *lost* is called with the status that the system refuses packets with.
+    """
 
     def __init__(
         self,
@@ -30,18 +34,27 @@ class VmnetDatapath(Datapath):
         kernel: KernelThread,
         changing: asyncio.Lock,
         interface: VmnetInterface,
+        service: ServicePort | None,
         lost: Callable[[int], None],
     ) -> None:
         super().__init__(site, layout, kernel, changing, workers=site.config.workers or 1)
         self._interface = interface
+        self._service = service
         self._lost = lost
+        self._uplink = -1
 
     async def _open_uplink(self) -> None:
         place = self._group.place(0)
-        self._bind_network(place.add(VmnetPort(self._interface), place.sink))
+        self._uplink = place.add(VmnetPort(self._interface), place.sink)
+        service = self._service
+        self._bind_network(
+            self._uplink, service=(service.add_to(place, place.sink), service.mac) if service else None
+        )
 
     async def _close_uplink(self) -> None:
         """The interface is whose network it is."""
+        if self._service is not None:
+            self._service.leave()
 
     async def _admit(self, port: Port) -> None:
         """The system lets every MAC address through."""
@@ -50,6 +63,6 @@ class VmnetDatapath(Datapath):
         """Nothing was said of it."""
 
     def _on_other_event(self, event: WorkerEvent) -> None:
-        if event.kind == STATUS:
+        if event.number == self._uplink and event.kind == STATUS:
             log.error("vmnet refuses packets with status %d", event.value)
             self._lost(event.value)

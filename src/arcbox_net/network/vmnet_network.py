@@ -1,34 +1,35 @@
 """A network of macOS: made by vmnet, with guests at sockets of our switch before it; see `Network`.
 
-Start: state, the interface, workers, addresses, guests of an earlier run, forwards. The system removes its part with
-the process, so after a kill only rows are left: guests at sockets are let in again, and forwards are made anew.
+Start: state, the interface, names, addresses, workers, guests of an earlier run, forwards. The system removes its part
+with the process, so after a kill only rows are left: guests at sockets are let in again, and forwards are made anew.
+Guests' DHCP and DNS are answered by a port of our own on the switch; a bridged network has none.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import time
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from arcbox_net.addresses import bridge_mac
 from arcbox_net.config_mapping import config_to_mapping
-from arcbox_net.errors import ArcboxNetError, Unsupported
 from arcbox_net.network import messages as m
-from arcbox_net.network.core import Network
+from arcbox_net.network.core import Network, former_reservations
 from arcbox_net.network.naming import Naming
 from arcbox_net.network.ports import PortTable
+from arcbox_net.network.resolving import Resolver
+from arcbox_net.network.service_port import ServicePort
 from arcbox_net.network.state import RUNNING
-from arcbox_net.network.vmnet_addresses import VmnetAddresses
+from arcbox_net.network.system_leases import SystemLeases
 from arcbox_net.network.vmnet_attaching import VmnetAttaching
 from arcbox_net.network.vmnet_datapath import VmnetDatapath
 from arcbox_net.network.vmnet_forwards import VmnetForwards
 from arcbox_net.recipes.site import Layout, NetworkSite
-from arcbox_net.recipes.vmnet import VmnetRecipe
+from arcbox_net.recipes.vmnet import VmnetRecipe, with_pool
 
 if TYPE_CHECKING:
+    from arcbox_net.config_dhcp import Reservation
     from arcbox_net.ports.vmnet.interface import VmnetInterface
 
 log = logging.getLogger("arcbox_net")
@@ -38,31 +39,32 @@ class VmnetBackedNetwork(Network):
     """See the module's docstring."""
 
     _attaching: VmnetAttaching
-    _addressing: VmnetAddresses | None
     _forwarding: VmnetForwards | None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._site = NetworkSite(network=self.name, config=self.config)
         self._interface: VmnetInterface | None = None
+        self._former_reservations: tuple[Reservation, ...] = ()
+        self._service: ServicePort | None = None
+        self._system_leases: SystemLeases | None = None
 
     async def _build(self) -> None:
         self._interface = await self._kernel.run(self._open_interface)
         self._ports = PortTable(self._site, self._layout)
-        self._naming = Naming(self.name, self.config, self._layout, {}, serves=False)
-        if self._layout.address is not None:
-            reservations = self.config.dhcp.reservations
-            self._addressing = VmnetAddresses(self._layout, reservations, self._lease_changed)
-        await self._start_guests()
-        self._forwarding = VmnetForwards(
-            self._layout, self._state, self._kernel, self._interface, self._resolve
+        self._naming = Naming(
+            self.name, self.config, self._layout, await self._registered_names(), listens=False
         )
+        await self._restore_ports()
+        await self._start_services()
+        await self._start_guests()
+        resolve = Resolver(self._ports, self._addressing, self._naming)
+        self._forwarding = VmnetForwards(self._layout, self._state, self._kernel, self._interface, resolve)
         await self._forwarding.start(self.config.forwards)
-        if self._addressing is not None:
-            await self._addressing.start()
 
     def _open_interface(self) -> VmnetInterface:
         meta = self._state.items("meta")
+        self._former_reservations = former_reservations(meta)
         previous = Layout.remembered(meta)
         interface, self._layout = VmnetRecipe().open(self._site, previous)
         try:
@@ -79,6 +81,19 @@ class VmnetBackedNetwork(Network):
             raise
         return interface
 
+    async def _start_services(self) -> None:
+        layout = self._layout
+        if layout.gateway is not None and layout.subnet is not None:
+            self._service = ServicePort(layout.gateway, bridge_mac(self.name), self.config.mtu)
+            if self._naming.is_served:
+                self._service.ask = self._naming.ask
+            config = with_pool(self.config, layout.subnet)
+            await self._start_addressing(config, self._service, self._former_reservations)
+            self._system_leases = SystemLeases(layout.subnet, self._pool().keep_off)
+            self._system_leases.start()
+        self._name_ports()
+        await self._naming.start()
+
     async def _start_guests(self) -> None:
         assert self._interface is not None
         self._attaching = VmnetAttaching(
@@ -93,12 +108,16 @@ class VmnetBackedNetwork(Network):
             holder_ended=lambda name: self._spawn(self._detach_unheld(name)),
         )
         datapath = VmnetDatapath(
-            self._site, self._layout, self._kernel, self._change, self._interface, self._packets_refused
+            self._site,
+            self._layout,
+            self._kernel,
+            self._change,
+            self._interface,
+            self._service,
+            self._packets_refused,
         )
         await datapath.open()
         self._attaching.open(datapath)
-        await self._restore_ports()
-        self._name_ports()
         await self._attaching.listen_again()
 
     async def _restore_ports(self) -> None:
@@ -106,19 +125,20 @@ class VmnetBackedNetwork(Network):
         rows = await self._kernel.run(self._state.items, "ports")
         for name, row in sorted(rows.items(), key=lambda item: item[1]["attached_ns"]):
             port = self._ports.restore(name, row)
-            try:
-                if port.ip is not None and self._addressing is not None:
-                    await self._addressing.allocate(
-                        f"port:{name}", ip=str(port.ip), mac=port.plan.mac, hostname=None, port=name
-                    )
-            except ArcboxNetError as error:
-                log.error("port %s of the earlier run is gone: %s", name, error)
-                await self._kernel.run(self._state.delete, "ports", name)
+            if self._layout.gateway is None or (port.ip and self._layout.is_guest_address(port.ip)):
+                self._ports.add(port)
                 continue
-            self._ports.add(port)
+            log.error("port %s of the earlier run is gone: %s is not of this network", name, port.ip)
+            await self._kernel.run(self._state.delete, "ports", name)
 
     async def _tear_down(self) -> None:
-        for part in (self._forwarding, getattr(self, "_attaching", None), self._addressing):
+        for part in (
+            self._forwarding,
+            getattr(self, "_attaching", None),
+            self._system_leases,
+            getattr(self, "_naming", None),
+            self._addressing,
+        ):
             if part is not None:
                 try:
                     await part.stop()
@@ -140,24 +160,11 @@ class VmnetBackedNetwork(Network):
 
     # -- what the system does --------------------------------------------------------------------------------
 
-    async def ports(self) -> list[m.PortInfo]:
-        """Every port, with the address that the system gave it if it has none of its own."""
-        return [
-            msgspec.structs.replace(port, ip=str(leased)) if (leased := self._leased(port)) else port
-            for port in await super().ports()
-        ]
-
-    def _leased(self, port: m.PortInfo) -> IPv4Address | None:
-        return self._addressing.of_mac(port.mac) if port.ip is None and self._addressing else None
-
-    async def register_dns(self, name: str, addresses: list[str]) -> m.DnsRecordInfo:
-        raise _no_names()
-
-    async def deregister_dns(self, name: str) -> None:
-        raise _no_names()
-
-    def dns_records(self) -> list[m.DnsRecordInfo]:
-        return []
+    def leases(self) -> list[m.LeaseInfo]:
+        """Ours, and those that the system's server gave in our subnet."""
+        found = {lease.ip: lease for lease in (self._system_leases.view() if self._system_leases else [])}
+        found |= {lease.ip: lease for lease in super().leases()}
+        return sorted(found.values(), key=lambda lease: IPv4Address(lease.ip))
 
     async def flows(self) -> list[m.FlowInfo]:
         """The system does not say."""
@@ -167,12 +174,13 @@ class VmnetBackedNetwork(Network):
         assert self._interface is not None
         facts = self._interface.facts
         return {
+            "service": self._service.stats() if self._service else {},
             "vmnet": {
                 "mac": facts.mac,
                 "mtu": facts.mtu,
                 "max_packet_bytes": facts.max_packet_bytes,
                 "virtio_headers": facts.virtio_headers,
-            }
+            },
         }
 
     def _packets_refused(self, status: int) -> None:
@@ -183,29 +191,3 @@ class VmnetBackedNetwork(Network):
                 fix=f"start the network anew: arcbox-net down {self.name}, then up",
             )
         ]
-
-    def _resolve(self, guest: str | None) -> IPv4Address | IPv6Address | None:
-        """The address that a forward's guest has now, None while it has none."""
-        port = self._ports.first() if guest is None else None
-        if guest is not None:
-            try:
-                return ipaddress.ip_address(guest)
-            except ValueError:
-                port = self._ports.of_guest(guest)
-            if port is None:
-                return self._naming.leased(guest)
-        if port is None or self._addressing is None:
-            return None
-        return port.ip or self._addressing.of_mac(port.plan.mac)
-
-    def _lease_changed(self, hostname: str | None, ip: IPv4Address, active: bool, mac: bytes | None) -> None:
-        self._naming.lease_changed(hostname, ip, active, mac)
-        self._spawn(self._guests_changed_locked())  # the system's server tells of MAC addresses, not of ports
-
-
-def _no_names() -> ArcboxNetError:
-    return Unsupported(
-        "on macOS the system's DNS proxy answers guests, and takes no names of ours",
-        fix="write the name into the guest's /etc/hosts",
-        feature="DNS names",
-    )

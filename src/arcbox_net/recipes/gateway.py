@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from arcbox_net.addresses import (
     GLOBAL_ID_BYTES,
@@ -152,20 +152,3 @@ def _choose_subnet6(site: Site, previous: Layout | None) -> IPv6Network:
         route=str(clashes[0]),
         interface=clashes[0].ifname,
     )
-
-
-def is_guest_address(layout: Layout, address: IPv4Address | IPv6Address) -> bool:
-    """Whether *address* can be a guest's: inside the subnet, and neither its ends nor the gateway."""
-    if isinstance(address, IPv6Address):
-        subnet6 = layout.subnet6
-        # RFC 4291, 2.6.1: the subnet's first address is that of its routers.
-        return (
-            subnet6 is not None
-            and address in subnet6
-            and address not in (subnet6.network_address, layout.gateway6)
-        )
-    subnet = layout.subnet
-    if subnet is None:
-        return True
-    ends = (subnet.network_address, subnet.broadcast_address, layout.gateway)
-    return address in subnet and address not in ends

@@ -63,6 +63,22 @@ class Layout:
         """
         return eui64_address(self.subnet6, parse_mac(mac)) if self.subnet6 else None
 
+    def is_guest_address(self, address: IPv4Address | IPv6Address) -> bool:
+        """Whether *address* can be a guest's: inside the subnet, and neither its ends nor the gateway."""
+        if isinstance(address, IPv6Address):
+            subnet6 = self.subnet6
+            # RFC 4291, 2.6.1: the subnet's first address is that of its routers.
+            return (
+                subnet6 is not None
+                and address in subnet6
+                and address not in (subnet6.network_address, self.gateway6)
+            )
+        subnet = self.subnet
+        if subnet is None:
+            return True
+        ends = (subnet.network_address, subnet.broadcast_address, self.gateway)
+        return address in subnet and address not in ends
+
     def check_has_forwards(self, rule: ForwardRule) -> None:
         """Raises ConfigError for *rule* in a network that has no forwards."""
         if self.address is None:

@@ -1,8 +1,11 @@
 """Networks of macOS: the system's own, which vmnet makes for us, with our switch before them.
 
-nat         guest ── socket ── switch ── vmnet shared ── the system's NAT, DHCP server and DNS proxy
-host-only   guest ── socket ── switch ── vmnet host ── the system's DHCP server, and the host
+nat         guest ── socket ── switch ── vmnet shared ── the system's NAT
+host-only   guest ── socket ── switch ── vmnet host ── the host
 bridge      guest ── socket ── switch ── vmnet bridged ── an interface of the host
+
+But for a bridge, DHCP and DNS are ours, on the switch. The system's own DHCP server gets the first addresses of the
+subnet, for guests of others, or is off where that can be said.
 """
 
 from __future__ import annotations
@@ -20,8 +23,15 @@ from arcbox_net.addresses import candidate_subnets, parse_subnet, parse_subnet6
 from arcbox_net.config import AUTO, OFF, Egress, NetConfig, NetworkMode, gateway_of
 from arcbox_net.config_dhcp import DhcpConfig
 from arcbox_net.config_dns import DnsConfig
-from arcbox_net.errors import InterfaceNotFound, ServiceError, SubnetConflict, Unsupported
-from arcbox_net.ports.vmnet.options import VmnetForward, VmnetMode, VmnetOptions, VmnetReservation
+from arcbox_net.errors import (
+    ArcboxNetError,
+    InterfaceNotFound,
+    KernelError,
+    ServiceError,
+    SubnetConflict,
+    Unsupported,
+)
+from arcbox_net.ports.vmnet.options import VmnetForward, VmnetMode, VmnetOptions
 from arcbox_net.ports.vmnet.status import VmnetStatus
 from arcbox_net.recipes.site import Layout, NetworkSite
 from arcbox_net.rules import ForwardRule
@@ -36,12 +46,7 @@ MODES = {
     NetworkMode.HOST_ONLY: VmnetMode.HOST,
     NetworkMode.BRIDGE: VmnetMode.BRIDGED,
 }
-# What the system's own services have no word for, with what there is instead.
-_NOT_OF_THE_SYSTEM = {
-    "dhcp": "the system's DHCP server has settings of its own; give guests addresses themselves",
-    "dns": "the system's DNS proxy answers guests; set resolver and names in the guests",
-}
-_OF_THE_SYSTEM = {"dhcp": {"enabled", "reservations"}, "dns": {"enabled", "domain"}}
+SYSTEM_ADDRESSES_MAX = 8  # that its DHCP server keeps
 
 
 def is_privileged() -> bool:
@@ -66,6 +71,7 @@ class VmnetRecipe:
             options = VmnetOptions(
                 MODES[config.mode],
                 subnet=subnet,
+                dhcp_last=_system_last(subnet) if subnet else None,
                 nat66_prefix=_prefix(config, previous),
                 mtu=config.mtu,
                 interface_id=uuid.uuid5(uuid.NAMESPACE_OID, f"arcbox-net {os.getuid()} {site.network}"),
@@ -73,8 +79,8 @@ class VmnetRecipe:
             )
             try:
                 interface = self._start(options, config)
-            except ServiceError as error:
-                if error.facts.get("status") != VmnetStatus.SHARING_SERVICE_BUSY.name:
+            except (ServiceError, KernelError) as error:
+                if not self._is_of_the_subnet(error):
                     raise
                 first = first or error
                 continue
@@ -87,29 +93,39 @@ class VmnetRecipe:
             interface="",
         )
 
+    def _is_of_the_subnet(self, error: ArcboxNetError) -> bool:
+        """Whether another one may do. Networks of macOS 26 do not say why they cannot be."""
+        status = error.facts.get("status")
+        if status == VmnetStatus.FAILURE.name:
+            return not self._privileged()
+        return status == VmnetStatus.SHARING_SERVICE_BUSY.name
+
     def _start(self, options: VmnetOptions, config: NetConfig) -> VmnetInterface:
-        """In a network of macOS 26 if that is needed or all that this user may have, else as it always was."""
+        """In a network of macOS 26 if that is all that this user may have, else as it always was."""
         from arcbox_net.ports.vmnet.interface import VmnetInterface, VmnetNetwork
 
         if options.mode is VmnetMode.BRIDGED:
             return VmnetInterface(options)
-        wants = "reservations" if config.dhcp.reservations else "" if config.has_dhcp else "dhcp.enabled"
-        if not wants and self._privileged():
+        if self._privileged():
             return VmnetInterface(options)
-        reserved = [VmnetReservation(item.mac, IPv4Address(item.ip)) for item in config.dhcp.reservations]
         try:
-            network = VmnetNetwork(
-                options, forwards=_said_at_start(config), reservations=reserved, dhcp=config.has_dhcp
-            )
+            network = VmnetNetwork(options, forwards=_said_at_start(config), dhcp=False)
         except Unsupported:
-            if wants:
-                raise Unsupported(
-                    f"{wants}: the system's DHCP server takes no word of ours before macOS 26",
-                    fix="leave it out, and give guests addresses themselves",
-                    feature=wants,
-                ) from None
             return VmnetInterface(options)  # an entitlement may do
         return VmnetInterface(options, network)
+
+
+def with_pool(config: NetConfig, subnet: IPv4Network) -> NetConfig:
+    """*config* with a pool that leaves the system its addresses, unless it has one of its own."""
+    if config.dhcp.pool is not None:
+        return config
+    pool = (str(_system_last(subnet) + 1), str(subnet.broadcast_address - 1))
+    return dataclasses.replace(config, dhcp=dataclasses.replace(config.dhcp, pool=pool))
+
+
+def _system_last(subnet: IPv4Network) -> IPv4Address:
+    """The last address that the system's DHCP server is told to give; its first is the one behind the gateway's."""
+    return subnet[1 + max(1, min(SYSTEM_ADDRESSES_MAX, subnet.num_addresses // 8))]
 
 
 def is_said_at_start(rule: ForwardRule) -> bool:
@@ -155,15 +171,19 @@ def _check(config: NetConfig) -> None:
             fix="name the interface to bridge: --nic en0",
             feature="bridge",
         )
+    if config.mode is NetworkMode.BRIDGE:
+        _check_has_no_services(config)
+
+
+def _check_has_no_services(config: NetConfig) -> None:
+    """For a bridged network: whoever is on the other side gives addresses and answers."""
     for part, default in (("dhcp", DhcpConfig()), ("dns", DnsConfig())):
         given = getattr(config, part)
         for field in dataclasses.fields(default):
-            if field.name in _OF_THE_SYSTEM[part]:
-                continue
-            if getattr(given, field.name) != getattr(default, field.name):
+            if getattr(given, field.name) not in (getattr(default, field.name), False):
                 raise Unsupported(
-                    f"{part}.{field.name}: {_NOT_OF_THE_SYSTEM[part].partition('; ')[0]}",
-                    fix=_NOT_OF_THE_SYSTEM[part].partition("; ")[2],
+                    f"{part}.{field.name}: on macOS a bridged network has no DHCP and DNS of ours",
+                    fix="leave it out: the network that it is bridged to has its own",
                     feature=f"{part}.{field.name}",
                 )
 
@@ -194,9 +214,12 @@ def _subnets(config: NetConfig, previous: Layout | None) -> Iterator[IPv4Network
             )
         yield subnet
         return
-    if previous is not None and previous.subnet is not None and previous.mode == config.mode.value:
-        yield previous.subnet
-    yield from itertools.islice(candidate_subnets(config.default_subnet()), AUTO_SUBNETS_MAX)
+    former = previous.subnet if previous is not None and previous.mode == config.mode.value else None
+    if former is not None:
+        yield former
+    for subnet in itertools.islice(candidate_subnets(config.default_subnet()), AUTO_SUBNETS_MAX):
+        if subnet != former:
+            yield subnet
 
 
 def _prefix(config: NetConfig, previous: Layout | None) -> IPv6Network | None:

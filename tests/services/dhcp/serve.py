@@ -13,6 +13,7 @@ from typing import Any
 from arcbox_net.errors import ServiceError
 from arcbox_net.network.state import State
 from arcbox_net.services.dhcp.leases import LeaseTable
+from arcbox_net.services.dhcp.link import InterfaceLink
 from arcbox_net.services.dhcp.records import Lease
 from arcbox_net.services.dhcp.settings import DhcpSettings
 from arcbox_net.services.dhcp.shell import DhcpService, system_clock
@@ -43,7 +44,8 @@ async def serve(path: str, ifname: str, changes: dict[str, Any]) -> None:
     def on_lease(lease: Lease, active: bool) -> None:
         tell(event="lease", ip=str(lease.ip), hostname=lease.hostname, active=active)
 
-    service = DhcpService(settings, table, state, ifname=ifname, port_of=lambda mac: None, on_lease=on_lease)
+    link = InterfaceLink(ifname, gateway)
+    service = DhcpService(settings, table, state, link, port_of=lambda mac: None, on_lease=on_lease)
     try:
         await service.start()
     except ServiceError as error:

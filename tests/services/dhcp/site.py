@@ -6,6 +6,10 @@ import dataclasses
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
 from arcbox_net.services.dhcp.leases import LeaseTable
 from arcbox_net.services.dhcp.messages import (
     ACK,
@@ -181,3 +185,17 @@ def read(reply: Reply) -> Answer:
     message = parse(reply.payload, kinds=ANSWERS, op=BOOTREPLY)
     assert isinstance(message, Message), message
     return Answer(message, reply)
+
+
+GUEST, SERVER = "192.168.64.2", "192.168.64.1"
+
+
+def frame(payload: bytes = b"hello", **changes: object) -> bytes:
+    """A datagram from GUEST to SERVER as scapy makes it, with *changes* of its IP header, or of its UDP header's
+    `dport` and `len_udp`.
+    """
+    ip = IP(src=GUEST, dst=SERVER)
+    udp = UDP(sport=68, dport=67)
+    for name, value in changes.items():
+        setattr(udp if name in ("dport", "len_udp") else ip, name.removesuffix("_udp"), value)
+    return bytes(Ether(src="02:00:00:00:00:0a", dst="ff:ff:ff:ff:ff:ff") / ip / udp / Raw(payload))

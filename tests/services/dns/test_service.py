@@ -323,8 +323,10 @@ def test_r16_stalled_client_blocks_nobody_and_is_closed_when_idle(
             other_reader, other_writer = await asyncio.open_connection(HOST, port)
             other_writer.write(framed(question("vm1")))
             assert (await read_reply(other_reader)).answer
-            real = service._tcp.clock
-            service._tcp.clock = lambda: real() + 10.1
+            assert service._sockets is not None
+            tcp = service._sockets.tcp
+            real = tcp.clock
+            tcp.clock = lambda: real() + 10.1
             await eventually(lambda: service.stats()["tcp_connections"] == 0)
             assert service.stats()["tcp_idle"] == 2
             writer.close()

@@ -90,9 +90,7 @@ def _macos(release: tuple[int, ...]) -> Check:
     if release < OFFLOADS_SINCE:
         return Check("macos", True, f"{text}: without super-frames, which came with 15.4")
     if release < EVERYBODY_SINCE:
-        return Check(
-            "macos", True, f"{text}: without networks for everybody and reservations, which came with 26"
-        )
+        return Check("macos", True, f"{text}: without networks for everybody, which came with 26")
     return Check("macos", True, text)
 
 

@@ -26,7 +26,8 @@ class VmnetMode(enum.IntEnum):
 class VmnetOptions:
     """One interface, or the network that interfaces share. What is None or 0 is left to the system.
 
-    *subnet*'s first address is the host's, its last but one the last that guests get (host and shared mode).
+    *subnet*'s first address is the host's; those behind it, up to *dhcp_last* or the last but one, are what the
+    system's DHCP server gives (host and shared mode).
     *shared_interface* is what bridged mode bridges. *interface_id* gets the same MAC address each time;
     *network_identifier* joins host-mode interfaces. *offloads*: super-frames and unfinished checksums, from macOS 15.4.
     Raises ConfigError.
@@ -34,6 +35,7 @@ class VmnetOptions:
 
     mode: VmnetMode
     subnet: ipaddress.IPv4Network | None = None
+    dhcp_last: ipaddress.IPv4Address | None = None
     nat66_prefix: ipaddress.IPv6Network | None = None
     mtu: int = 0
     isolated: bool = False
@@ -80,7 +82,7 @@ class VmnetOptions:
         if self.subnet is not None:
             found |= {
                 "start_address": str(self.subnet[1]),
-                "end_address": str(self.subnet[-2]),
+                "end_address": str(self.dhcp_last or self.subnet[-2]),
                 "subnet_mask": str(self.subnet.netmask),
             }
         if self.nat66_prefix is not None:

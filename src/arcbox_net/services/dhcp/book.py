@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -68,6 +68,7 @@ class LeaseBook:
         self._offered: dict[int, bytes] = {}
         self._live_by_port: dict[str, set[int]] = {}
         self._ends: list[tuple[float, int]] = []
+        self._others: set[IPv4Address] = set()
         self._allocator.take(settings.gateway, "the gateway")
         self._load(leases, now)
 
@@ -79,6 +80,16 @@ class LeaseBook:
     def holder(self, ip: IPv4Address) -> str | None:
         """Who has *ip*, as an error names it, None when it is free."""
         return self._allocator.holder(ip)
+
+    def keep_off(self, others: Collection[IPv4Address]) -> None:
+        """Give nobody what another server gave to somebody: *others*. What is held here stays with who has it."""
+        for ip in self._others.difference(others):
+            self._others.discard(ip)
+            self._allocator.release(ip)
+        for ip in others:
+            if self._allocator.holder(ip) is None:
+                self._others.add(ip)
+                self._allocator.take(ip, "a client of another DHCP server")
 
     @property
     def available(self) -> int:

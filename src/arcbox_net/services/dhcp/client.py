@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING
 
 from arcbox_net.errors import ServiceError
-from arcbox_net.services.dhcp.frames import FRAME_BYTES_MAX, unwrap, wrap
+from arcbox_net.services.dhcp.frames import FRAME_BYTES_MAX
 from arcbox_net.services.dhcp.messages import (
     ACK,
     BOOTREPLY,
@@ -54,6 +54,7 @@ from arcbox_net.services.dhcp.messages import (
     parse,
 )
 from arcbox_net.services.dhcp.sockets import open_frames
+from arcbox_net.services.udp_frames import Datagram, unwrap, wrap
 
 if TYPE_CHECKING:
     from random import Random
@@ -242,14 +243,9 @@ class ClientSocket:
 
     def send(self, payload: bytes, *, source_ip: IPv4Address | None = None) -> None:
         """Broadcast *payload*: with no address yet there is nobody to ask for the server's MAC."""
+        src_ip = int(source_ip) if source_ip else 0
         frame = wrap(
-            payload,
-            src_mac=self.mac,
-            dst_mac=b"\xff" * 6,
-            src_ip=int(source_ip) if source_ip else 0,
-            dst_ip=_BROADCAST_IP,
-            src_port=CLIENT_PORT,
-            dst_port=SERVER_PORT,
+            Datagram(self.mac, b"\xff" * 6, src_ip, _BROADCAST_IP, CLIENT_PORT, SERVER_PORT, payload)
         )
         self._sock.send(frame)
 

@@ -1,46 +1,39 @@
-"""The DHCP server on an interface: frames in, decisions by `server`, durability by `commit`, frames out."""
+"""The DHCP server on a link: datagrams in, decisions by `server`, durability by `commit`, replies out."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import socket
 from collections.abc import Callable, Sequence
 
 from arcbox_net.errors import StateError
 from arcbox_net.services.dhcp.clock import system_clock
 from arcbox_net.services.dhcp.commit import LeaseWriter, Store
-from arcbox_net.services.dhcp.frames import FRAME_BYTES_MAX, arp_probe, arp_sender, unwrap, wrap
 from arcbox_net.services.dhcp.leases import LeaseTable
+from arcbox_net.services.dhcp.link import DhcpLink
 from arcbox_net.services.dhcp.messages import DropReason
 from arcbox_net.services.dhcp.records import Clock, Lease, LeaseChange
 from arcbox_net.services.dhcp.replies import Reply
 from arcbox_net.services.dhcp.server import Decision, DhcpServer
 from arcbox_net.services.dhcp.settings import DhcpSettings
-from arcbox_net.services.dhcp.sockets import hold_server_port, open_arp, open_frames
-from arcbox_net.services.placing import Placing, here
+from arcbox_net.services.udp_frames import Datagram
 
 __all__ = ["DhcpService", "system_clock"]
 
-DRAIN_MAX = 64  # frames read before the loop serves others
 BACKLOG_MAX = 4096
 EXPIRE_EVERY_S = 1.0
-PROBE_S = 0.2  # RFC 2131 wants a probe of a reused address; the client waits seconds for its offer
 PROBES_MAX = 16
 # busybox udhcpc renews from a socket that it closes right after sending: a faster answer would go there and be lost.
 ANSWER_AFTER_S = 0.002
 
-log = logging.getLogger(__name__)
 LeaseListener = Callable[[Lease, bool], None]
 
 
 class DhcpService:
-    """Owns the sockets and timers. `port_of` names the guest port of a source MAC, None when it is unknown.
+    """Owns its *link* and timers. `port_of` names the guest port of a source MAC, None when it is unknown.
 
     `on_lease(lease, active)` follows named bindings as they become durable and as they end. `writer` is the
-    table's; it is shared with whoever else allocates from the table, and made here when there is none. `place`
-    makes the sockets where the interface is.
+    table's; it is shared with whoever else allocates from the table, and made here when there is none.
     """
 
     def __init__(
@@ -48,54 +41,39 @@ class DhcpService:
         settings: DhcpSettings,
         table: LeaseTable,
         state: Store,
+        link: DhcpLink,
         *,
-        ifname: str,
         port_of: Callable[[bytes], str | None],
         on_lease: LeaseListener,
         writer: LeaseWriter | None = None,
         clock: Callable[[], Clock] = system_clock,
-        place: Placing = here,
     ) -> None:
         self._table = table
-        self._place = place
-        self._ifname = ifname
+        self._link = link
         self._port_of = port_of
         self._on_lease = on_lease
         self._clock = clock
         self._server = DhcpServer(settings, table)
-        self._server_ip = int(settings.gateway)
         self._writer = writer if writer is not None else LeaseWriter(table, state, clock=clock)
         self._writer.on_durable = self._changed
-        self._frames: socket.socket | None = None
-        self._held: socket.socket | None = None
-        self._mac = b""
         self._expiry: asyncio.TimerHandle | None = None
         self._probes: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Answer from now on. Raises ServiceError: port 67 is taken, no permission, no such interface."""
-        self._held = await self._place(lambda: hold_server_port(self._ifname))
-        try:
-            self._frames = await self._place(lambda: open_frames(self._ifname))
-        except BaseException:
-            self._held.close()
-            raise
-        self._mac = self._frames.getsockname()[4]
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._frames.fileno(), self._drain)
-        self._expiry = loop.call_later(EXPIRE_EVERY_S, self._expire)
+        """Answer from now on. Raises ServiceError."""
+        await self._link.open(self._answer)
+        self._expiry = asyncio.get_running_loop().call_later(EXPIRE_EVERY_S, self._expire)
 
     async def stop(self) -> None:
         """Answer nothing new, and return when all that was granted is durable and told. Safe to call twice."""
         for task in self._probes:
             task.cancel()
-        if self._frames is not None:
-            asyncio.get_running_loop().remove_reader(self._frames.fileno())
+        self._link.pause()
         await self._writer.close()
         self._close()
 
     async def rebind(self) -> None:
-        """Open the sockets again, after the interface was replaced by another of that name."""
+        """Open the link again, after what it is on was made anew."""
         self._close()
         await self.start()
 
@@ -110,37 +88,20 @@ class DhcpService:
             "commit_failures": self._writer.failures,
         }
 
-    def _drain(self) -> None:
-        """Answer what has arrived, up to a budget: the loop calls again while more is there."""
-        sock = self._frames
-        if sock is None:
-            return
-        now = self._clock()
-        for _ in range(DRAIN_MAX):
-            try:
-                frame = sock.recv(FRAME_BYTES_MAX)
-            except BlockingIOError:
-                return
-            except OSError as error:  # ENETDOWN, once, when the interface goes down
-                log.warning("dhcp on %s: %s", self._ifname, error.strerror)
-                return
-            self._answer(frame, now)
-
-    def _answer(self, frame: bytes, now: Clock) -> None:
-        datagram = unwrap(frame)
+    def _answer(self, datagram: Datagram | None) -> None:
         if datagram is None:
             self._server.dropped(DropReason.DATAGRAM)
             return
         if self._writer.backlog >= BACKLOG_MAX:
             self._server.dropped(DropReason.BUSY)
             return
-        source_mac = datagram.source_mac
-        decision = self._server.handle(datagram.payload, source_mac, self._port_of(source_mac), now)
+        src_mac = datagram.src_mac
+        decision = self._server.handle(datagram.payload, src_mac, self._port_of(src_mac), self._clock())
         if decision.changes:
             self._writer.submit(decision.changes, lambda error: self._durable(decision, error))
         elif decision.probe:
             self._probe(decision)
-        elif decision.reply is not None and decision.reply.ip == datagram.source_ip:
+        elif decision.reply is not None and decision.reply.ip == datagram.src_ip:
             asyncio.get_running_loop().call_later(ANSWER_AFTER_S, self._send, decision.reply)
         elif decision.reply is not None:
             self._send(decision.reply)
@@ -165,20 +126,10 @@ class DhcpService:
             self._on_lease(lease, active)
 
     def _send(self, reply: Reply) -> None:
-        if self._frames is None:
-            return
-        frame = wrap(
-            reply.payload,
-            src_mac=self._mac,
-            dst_mac=reply.mac,
-            src_ip=self._server_ip,
-            dst_ip=reply.ip,
-            dst_port=reply.dst_port,
-        )
         try:
-            self._frames.send(frame)
+            self._link.send(reply)
         except OSError:
-            # The queue is full or the link is down. The client asks again.
+            # It is full or down. The client asks again.
             self._server.dropped(DropReason.SEND)
             return
         self._server.answered(reply)
@@ -186,18 +137,10 @@ class DhcpService:
     def _close(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-        if self._frames is not None:
-            asyncio.get_running_loop().remove_reader(self._frames.fileno())
-        for sock in (self._frames, self._held):
-            if sock is not None:
-                sock.close()
-        self._frames = self._held = None
+        self._link.close()
 
     def _expire(self) -> None:
         self._expiry = asyncio.get_running_loop().call_later(EXPIRE_EVERY_S, self._expire)
-        if self._frames is not None:
-            # A bridge without a fixed address takes that of a port.
-            self._mac = self._frames.getsockname()[4]
         for lease in self._table.expire(self._clock()):
             self._tell(lease, False)
 
@@ -215,7 +158,7 @@ class DhcpService:
         if client is None or decision.reply is None:
             return
         try:
-            claimed = await self._claimed_by(decision.probe)
+            claimed = await self._link.claimed_by(decision.probe)
         except OSError:
             self._server.dropped(DropReason.SEND)
             return
@@ -226,17 +169,3 @@ class DhcpService:
         changes = self._server.conflict(decision, self._clock())
         with contextlib.suppress(StateError):  # offered again, it is probed again
             await self._writer.commit(changes)
-
-    async def _claimed_by(self, ip: int) -> bytes | None:
-        """The MAC that answers on *ip* within PROBE_S."""
-        loop = asyncio.get_running_loop()
-        with await self._place(lambda: open_arp(self._ifname)) as sock:
-            sock.send(arp_probe(sock.getsockname()[4], ip))
-            try:
-                async with asyncio.timeout(PROBE_S):
-                    while True:
-                        sender = arp_sender(await loop.sock_recv(sock, FRAME_BYTES_MAX))
-                        if sender is not None and sender[1] == ip:
-                            return sender[0]
-            except TimeoutError:
-                return None

@@ -57,7 +57,8 @@ class Asker:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = None
         try:
-            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+            sock.setblocking(False)
             # Connected: the kernel drops what other addresses send, and tells when nobody is there.
             sock.connect(_sockaddr(host, port))
             sock.send(ask.packet)
@@ -87,9 +88,8 @@ class Asker:
         loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            with socket.socket(
-                family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-            ) as sock:
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                sock.setblocking(False)
                 await loop.sock_connect(sock, _sockaddr(host, port))
                 await loop.sock_sendall(sock, len(ask.packet).to_bytes(2, "big") + ask.packet)
                 size = int.from_bytes(await _exactly(loop, sock, 2), "big")

@@ -1,27 +1,23 @@
-"""The running DNS forwarder of one network: sockets and time around `Forwarder`, which decides."""
+"""The running DNS forwarder of one network: clients, upstreams and time around `Forwarder`, which decides."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
+from typing import Protocol, cast
 
 from arcbox_net.services.dns.actions import Action, Ask, Reply
 from arcbox_net.services.dns.asking import Asker
 from arcbox_net.services.dns.cache import AnswerCache
 from arcbox_net.services.dns.forwarder import Forwarder
-from arcbox_net.services.dns.hotpath import HotPath
-from arcbox_net.services.dns.listener import TcpConnection, TcpListener, bind
 from arcbox_net.services.dns.names import LocalNames
 from arcbox_net.services.dns.rates import RateLimiter
 from arcbox_net.services.dns.resolvconf import ResolvConf
-from arcbox_net.services.dns.settings import TCP_BYTES_MAX, DnsSettings, Endpoint
+from arcbox_net.services.dns.settings import DnsSettings, Endpoint
 from arcbox_net.services.placing import Placing, here
 
-BURST_MAX = 64  # as in hotpath.pyx
-BURSTS_PER_WAKE_MAX = 8
 SEED_BYTES = 16
 
 # Counts through a suspend where the platform has such a clock, so that TTLs do.
@@ -32,8 +28,15 @@ def now() -> float:
     return time.clock_gettime(_CLOCK)
 
 
+class Client(Protocol):
+    """Who asked, and how to answer. Two that are equal are one client that repeats itself."""
+
+    def __hash__(self) -> int: ...
+    def send(self, packet: bytes) -> None: ...
+
+
 class DnsService:
-    """Serves DNS on the settings' addresses from `start` to `stop`.
+    """Serves DNS from `start` to `stop`: on the settings' addresses, and for whoever hands it `datagram`s.
 
     `place` makes the listening sockets; upstreams are asked from the event loop's own network namespace.
     """
@@ -47,18 +50,19 @@ class DnsService:
         place: Placing = here,
     ) -> None:
         rng = rng or os.urandom
-        self._place = place
         self._settings = settings
         self._names = names
         self._cache = AnswerCache(
             settings.cache_entries_max, settings.cache_bytes_max, rng(SEED_BYTES), settings.serve_stale
         )
         self._limiter = RateLimiter(settings.queries_per_s, rng(SEED_BYTES))
-        self._hot = HotPath(self._cache, self._limiter)
         self._forwarder = Forwarder(settings, names, self._cache, rng)
         self._asker = Asker(self._upstream_packet, self._upstream_failed)
-        self._tcp = TcpListener(self._tcp_query, self._count, now)
-        self._udp: list[socket.socket] = []
+        self._sockets = None
+        if settings.listen:
+            from arcbox_net.services.dns.sockets import GuestSockets  # Linux's
+
+            self._sockets = GuestSockets(settings.listen, self, self._cache, self._limiter, now, place)
         self._resolv_conf: ResolvConf | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
@@ -67,11 +71,8 @@ class DnsService:
     async def start(self) -> None:
         """Listen. Raises ServiceError when a port is taken; nothing is left open then."""
         self._loop = asyncio.get_running_loop()
-        self._udp, streams = await self._place(self._bind_all)
-        for sock in streams:
-            await self._tcp.start(sock)
-        for sock in self._udp:
-            self._loop.add_reader(sock.fileno(), self._readable, sock.fileno())
+        if self._sockets is not None:
+            await self._sockets.start()
         if self._settings.recursion and not self._settings.upstreams:
             self._resolv_conf = ResolvConf(self._settings.resolv_conf, self._upstreams_changed)
             self._resolv_conf.start()
@@ -86,26 +87,9 @@ class DnsService:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        for sock in self._udp:
-            assert self._loop is not None
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-        self._udp.clear()
-        await self._tcp.stop()
+        if self._sockets is not None:
+            await self._sockets.stop()
         self._asker.close()
-
-    def _bind_all(self) -> tuple[list[socket.socket], list[socket.socket]]:
-        datagrams: list[socket.socket] = []
-        streams: list[socket.socket] = []
-        try:
-            for endpoint in self._settings.listen:
-                datagrams.append(bind(endpoint, socket.SOCK_DGRAM))
-                streams.append(bind(endpoint, socket.SOCK_STREAM))
-        except BaseException:
-            for sock in [*datagrams, *streams]:
-                sock.close()
-            raise
-        return datagrams, streams
 
     @property
     def upstreams(self) -> list[str]:
@@ -119,43 +103,36 @@ class DnsService:
     def stats(self) -> dict[str, int]:
         """What happened how often, by reason, and what is held now."""
         found = dict(self._forwarder.counts)
-        for reason, count in self._hot.counts().items():
-            found[reason] = found.get(reason, 0) + count
+        if self._sockets is not None:
+            for reason, count in self._sockets.counts().items():
+                found[reason] = found.get(reason, 0) + count
         found |= {
             "cache_entries": len(self._cache),
             "cache_bytes": self._cache.size,
             "lookups": self._forwarder.in_flight,
             "upstream_sockets": self._asker.open_sockets,
-            "tcp_connections": self._tcp.total,
+            "tcp_connections": self._sockets.tcp.total if self._sockets else 0,
         }
         return found
 
     # -- from guests -------------------------------------------------------------------------------
 
-    def _readable(self, fd: int) -> None:
-        hot = self._hot
-        query = self._forwarder.query
-        for _ in range(BURSTS_PER_WAKE_MAX):
-            at = now()
-            for packet, address, guest in hot.serve(fd, at):
-                self._act(query(packet, (fd, address), guest, False, at))
-            if hot.received < BURST_MAX:
-                break
+    def datagram(self, packet: bytes, client: Client, guest: bytes) -> None:
+        """Take what *guest*, a packed address, sent to the gateway's port 53."""
+        at = now()
+        self.count("udp_received")
+        if self._limiter.allow(guest, at):
+            self.query(packet, client, guest, False, at)
+        else:
+            self.count("rate_limited")
+
+    def query(self, packet: bytes, client: Client, guest: bytes, stream: bool, at: float) -> None:
+        """Take a packet that is within its guest's rate, and that came at *at*."""
+        self._act(self._forwarder.query(packet, client, guest, stream, at))
         self._set_alarm()
 
-    def _tcp_query(self, packet: bytes, connection: TcpConnection) -> None:
-        at = now()
-        if not self._limiter.allow(connection.guest, at):
-            self._count("tcp_rate_limited")
-            connection.abort()
-            return
-        reply = self._hot.answer(packet, TCP_BYTES_MAX, at)
-        if reply is not None:
-            connection.send(reply)
-            return
-        actions = self._forwarder.query(packet, connection, connection.guest, True, at)
-        self._act(actions)
-        self._set_alarm()
+    def count(self, reason: str) -> None:
+        self._forwarder.counts[reason] += 1
 
     # -- from upstreams ----------------------------------------------------------------------------
 
@@ -180,18 +157,11 @@ class DnsService:
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Reply):
-                self._reply(action.client, action.packet)
+                cast(Client, action.client).send(action.packet)
             elif isinstance(action, Ask):
                 self._asker.ask(action)
             else:
                 self._asker.cancel(action.attempt)
-
-    def _reply(self, client: Hashable, packet: bytes) -> None:
-        if isinstance(client, TcpConnection):
-            client.send(packet)
-        else:
-            assert isinstance(client, tuple)
-            self._hot.send(client[0], client[1], packet)
 
     def _set_alarm(self) -> None:
         due = self._forwarder.next_alarm()
@@ -207,6 +177,3 @@ class DnsService:
         self._alarm = None
         self._act(self._forwarder.alarm(now()))
         self._set_alarm()
-
-    def _count(self, reason: str) -> None:
-        self._forwarder.counts[reason] += 1
