@@ -29,6 +29,7 @@ MODULES = (
     "arcbox_net.ports.tap",
     "arcbox_net.ports.vhost_user",
     "arcbox_net.relay",
+    "arcbox_net.services.dns.hotpath",
     "arcbox_net.services.ra",
 )
 # Beginnings of names.
