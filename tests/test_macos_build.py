@@ -20,6 +20,7 @@ SUITES = [
     "tests/dataplane/test_worker_messages.py",
     "tests/dataplane/test_worker_watch.py",
     "tests/dataplane/test_switch.py",
+    "tests/dataplane/test_switch_service.py",
     "tests/memory/test_ring_shared.py",
     "tests/ports/test_stream.py",
     "tests/ports/test_dgram.py",
