@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import json
@@ -26,6 +27,7 @@ from arcbox_net.config import (
 from arcbox_net.config_dhcp import DhcpConfig, Reservation
 from arcbox_net.config_dns import DnsConfig
 from arcbox_net.config_mapping import config_from_mapping, config_to_mapping, load_networks
+from arcbox_net.config_ports import PortConfig
 from arcbox_net.config_values import check_network_name, check_port_name, parse_endpoint
 from arcbox_net.errors import ConfigError
 from arcbox_net.rules import parse_forward
@@ -313,14 +315,14 @@ BAD_MAPPINGS: list[tuple[dict[str, Any], str]] = [
     ({"mode": "nay"}, "network.mode"),
     ({"mode": 1}, "network.mode"),
     ({"egress": "wire"}, "network.egress"),
-    ({"mtu": "1500"}, "network.mtu"),
-    ({"mtu": True}, "network.mtu"),
-    ({"mtu": 1500.0}, "network.mtu"),
-    ({"num_queues": None}, "network.num_queues"),
-    ({"multiqueue": 1}, "network.multiqueue"),
-    ({"isolated": "yes"}, "network.isolated"),
-    ({"subnet": 10}, "network.subnet"),
-    ({"bridge": ["br0"]}, "network.bridge"),
+    ({"mtu": "1500"}, "mtu"),
+    ({"mtu": True}, "mtu"),
+    ({"mtu": 1500.0}, "mtu"),
+    ({"num_queues": None}, "num_queues"),
+    ({"multiqueue": 1}, "multiqueue"),
+    ({"isolated": "yes"}, "isolated"),
+    ({"subnet": 10}, "subnet"),
+    ({"bridge": ["br0"]}, "bridge"),
     ({"forwards": "8080:80"}, "network.forwards"),
     ({"forwards": [8080]}, "network.forwards"),
     ({"forwards": ["8080:eighty"]}, "forward"),
@@ -328,9 +330,9 @@ BAD_MAPPINGS: list[tuple[dict[str, Any], str]] = [
     ({"host_access": {"a": 1}}, "host_access"),
     ({"dhcp": 1}, "network.dhcp"),
     ({"dhcp": {"lease": 600}}, "network.dhcp.lease"),
-    ({"dhcp": {"lease_s": "1h"}}, "network.dhcp.lease_s"),
-    ({"dhcp": {"enabled": "yes"}}, "network.dhcp.enabled"),
-    ({"dhcp": {"match": 3}}, "network.dhcp.match"),
+    ({"dhcp": {"lease_s": "1h"}}, "dhcp.lease_s"),
+    ({"dhcp": {"enabled": "yes"}}, "dhcp.enabled"),
+    ({"dhcp": {"match": 3}}, "dhcp.match"),
     ({"dhcp": {"pool": ["10.0.0.2"]}}, "network.dhcp.pool"),
     ({"dhcp": {"pool": "10.0.0.2-10.0.0.9"}}, "network.dhcp.pool"),
     ({"dhcp": {"pool": ["10.0.0.2", "x"]}, "subnet": "10.0.0.0/24"}, "dhcp.pool"),
@@ -349,13 +351,17 @@ BAD_MAPPINGS: list[tuple[dict[str, Any], str]] = [
         {"dhcp": {"reservations": [{"mac": "02:00:00:00:00:01", "ip": "10.0.0.2", "hostname": 5}]}},
         "reservations.hostname",
     ),
+    ({"dhcp": {"options": {66: ["x"]}}}, "dhcp.options"),
+    ({"dhcp": {"pool": ["10.0.0.2", "x"]}}, "dhcp.pool"),
+    ({"dhcp": {"reservations": [{"mac": 1, "ip": "10.0.0.2"}]}}, "reservations.mac"),
+    ({"workers": "many"}, "workers"),
     ({"dns": {"upstream": ["1.1.1.1"]}}, "network.dns.upstream"),
     ({"dns": {"upstreams": "1.1.1.1"}}, "network.dns.upstreams"),
     ({"dns": {"records": ["a"]}}, "network.dns.records"),
     ({"dns": {"records": {"a": 1}}}, "network.dns.records.a"),
-    ({"dns": {"cache_entries_max": "many"}}, "network.dns.cache_entries_max"),
-    ({"dns": {"rebind_protection": 1}}, "network.dns.rebind_protection"),
-    ({"dns": {"domain": 7}}, "network.dns.domain"),
+    ({"dns": {"cache_entries_max": "many"}}, "dns.cache_entries_max"),
+    ({"dns": {"rebind_protection": 1}}, "dns.rebind_protection"),
+    ({"dns": {"domain": 7}}, "dns.domain"),
 ]
 
 
@@ -364,6 +370,31 @@ def test_a_wrong_key_or_type_in_a_file_or_body_is_named(body: dict[str, Any], na
     with pytest.raises(ConfigError) as caught:
         config_from_mapping(body)
     assert caught.value.field == named
+
+
+WRONG: list[Any] = ["x", -1, 3.5, True, b"x", [1], {"a": 1}, ("a", "b"), object()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"),
+    [
+        (NetConfig, {}),
+        (DhcpConfig, {}),
+        (DnsConfig, {}),
+        (Reservation, {"mac": "02:00:00:00:00:01", "ip": "10.0.0.2"}),
+        (HostAccess, {"protocol": "tcp", "host_port": 80}),
+        (PortConfig, {"name": "vm1", "kind": "tap"}),
+    ],
+)
+def test_a_value_of_any_wrong_type_is_an_error_that_names_its_field(
+    kind: Any, needed: dict[str, Any]
+) -> None:
+    for field in dataclasses.fields(kind):
+        for value in WRONG:
+            with contextlib.suppress(ConfigError):
+                kind(**{**needed, field.name: value})
+        with pytest.raises(ConfigError, match=field.name):
+            kind(**{**needed, field.name: object()})
 
 
 def test_a_misspelt_key_gets_a_suggestion() -> None:

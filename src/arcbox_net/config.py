@@ -15,6 +15,7 @@ from arcbox_net.config_dhcp import DhcpConfig
 from arcbox_net.config_dns import DnsConfig
 from arcbox_net.config_engine import check_engine
 from arcbox_net.config_ports import QUEUES_MAX, PortConfig, check_ports
+from arcbox_net.config_types import check_types
 from arcbox_net.config_values import (
     check_ifname,
     check_network_name,
@@ -61,6 +62,7 @@ class HostAccess:
     host_port: int
 
     def __post_init__(self) -> None:
+        check_types(self, "host_access.")
         if self.protocol not in ("tcp", "udp") or not 1 <= self.host_port <= 65535:
             raise ConfigError(
                 f"host_access {self.host_port}/{self.protocol}: expected 1-65535/tcp or /udp",
@@ -120,15 +122,12 @@ class NetConfig:
     ports: tuple[PortConfig, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mode, NetworkMode):
-            raise ConfigError(
-                f"mode {self.mode!r}: expected a NetworkMode", field="mode", value=str(self.mode)
-            )
+        check_types(self)
         if self.mac is not None:
             parse_mac(self.mac)
-        if not isinstance(self.mtu, int) or not MTU_MIN <= self.mtu <= MTU_MAX:
+        if not MTU_MIN <= self.mtu <= MTU_MAX:
             raise ConfigError(f"mtu {self.mtu}: expected {MTU_MIN} to {MTU_MAX}", field="mtu", value=self.mtu)
-        if not isinstance(self.num_queues, int) or not 1 <= self.num_queues <= QUEUES_MAX:
+        if not 1 <= self.num_queues <= QUEUES_MAX:
             raise ConfigError(
                 f"num_queues {self.num_queues}: expected 1 to {QUEUES_MAX}",
                 field="num_queues",
@@ -174,7 +173,7 @@ class NetConfig:
         if self.mode is NetworkMode.BRIDGE and (self.bridge is None) == (self.nic is None):
             raise ConfigError(
                 "mode bridge needs a bridge or a nic, and not both",
-                fix="name an existing bridge with bridge=, or an interface to put under a bridge of ours with nic=",
+                fix="name an existing bridge (bridge), or an interface to put under a bridge of ours (nic)",
                 field="bridge",
                 value=self.bridge,
             )

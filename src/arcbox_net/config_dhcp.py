@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from arcbox_net.addresses import parse_mac
+from arcbox_net.config_types import check_types
 from arcbox_net.config_values import (
     check_domain,
     check_port_name,
-    check_type,
     ipv4_of,
     items_of,
     known_keys,
@@ -38,6 +38,7 @@ class Reservation:
     hostname: str | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "reservations.")
         parse_mac(self.mac)
         ipv4_of("reservations.ip", self.ip)
         if self.hostname is not None:
@@ -65,6 +66,9 @@ class DhcpConfig:
     requests_per_s: int = DHCP_REQUESTS_PER_S
 
     def __post_init__(self) -> None:
+        check_types(self, "dhcp.")
+        for address in self.pool or ():
+            ipv4_of("dhcp.pool", address)
         if not LEASE_S_MIN <= self.lease_s <= self.max_lease_s <= 0xFFFFFFFE:
             raise ConfigError(
                 f"dhcp.lease_s {self.lease_s}: expected {LEASE_S_MIN} to max_lease_s ({self.max_lease_s})",
@@ -118,10 +122,6 @@ class DhcpConfig:
 
 def dhcp_from(body: Any, where: str) -> DhcpConfig:
     values = dict(known_keys(body, DhcpConfig, where))
-    check_type(values, "enabled", (bool, type(None)), where)
-    for field in ("lease_s", "max_lease_s", "addresses_per_port_max", "requests_per_s"):
-        check_type(values, field, (int,), where)
-    check_type(values, "match", (str,), where)
     if values.get("pool") is not None:
         pool = texts_of(values["pool"], f"{where}.pool")
         if len(pool) != 2:
@@ -136,7 +136,7 @@ def dhcp_from(body: Any, where: str) -> DhcpConfig:
             raise ConfigError(
                 f"{where}.options: expected number = text", field=f"{where}.options", value=str(options)
             )
-        values["options"] = {int(key): str(text) for key, text in options.items()}
+        values["options"] = {int(key): text for key, text in options.items()}
     if "search" in values:
         values["search"] = tuple(texts_of(values["search"], f"{where}.search"))
     if "routes" in values:
@@ -152,6 +152,6 @@ def dhcp_from(body: Any, where: str) -> DhcpConfig:
 def _reservation(item: Any, where: str) -> Reservation:
     values = known_keys(item, Reservation, where)
     for field in ("mac", "ip"):
-        if not isinstance(values.get(field), str):
+        if field not in values:
             raise ConfigError(f"{where}: {field} is missing", field=f"{where}.{field}", value=str(item))
     return Reservation(**values)

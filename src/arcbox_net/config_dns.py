@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from arcbox_net.config_types import check_types
 from arcbox_net.config_values import (
     check_domain,
-    check_type,
     ip_of,
     known_keys,
     parse_endpoint,
@@ -35,6 +35,7 @@ class DnsConfig:
     cache_entries_max: int = 8192
 
     def __post_init__(self) -> None:
+        check_types(self, "dns.")
         for upstream in self.upstreams:
             parse_endpoint("dns.upstreams", upstream, 53)
         for suffix, upstreams in self.domain_upstreams.items():
@@ -65,10 +66,6 @@ class DnsConfig:
 
 def dns_from(body: Any, where: str) -> DnsConfig:
     values = dict(known_keys(body, DnsConfig, where))
-    check_type(values, "enabled", (bool, type(None)), where)
-    check_type(values, "rebind_protection", (bool,), where)
-    check_type(values, "domain", (str, type(None)), where)
-    check_type(values, "cache_entries_max", (int,), where)
     for field in ("upstreams", "rebind_allow"):
         if field in values:
             values[field] = tuple(texts_of(values[field], f"{where}.{field}"))

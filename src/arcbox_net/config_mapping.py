@@ -10,11 +10,9 @@ from typing import Any
 from arcbox_net.config import Egress, NetConfig, NetworkMode, parse_host_access
 from arcbox_net.config_dhcp import dhcp_from
 from arcbox_net.config_dns import dns_from
-from arcbox_net.config_engine import NEEDED, OPTIONAL
 from arcbox_net.config_ports import ports_from
 from arcbox_net.config_values import (
     check_network_name,
-    check_type,
     enum_of,
     known_keys,
     texts_of,
@@ -30,14 +28,6 @@ def config_from_mapping(body: Mapping[str, Any], *, where: str = "network") -> N
         values["mode"] = enum_of(NetworkMode, values["mode"], f"{where}.mode")
     if "egress" in values:
         values["egress"] = enum_of(Egress, values["egress"], f"{where}.egress")
-    for field in ("mac", "bridge", "name", "subnet", "gateway", "nic", *NEEDED, *OPTIONAL):
-        check_type(values, field, (str, type(None)), where)
-    check_type(values, "subnet6", (str,), where)
-    for field in ("mtu", "num_queues"):
-        check_type(values, field, (int,), where)
-    check_type(values, "workers", (int, type(None)), where)
-    for field in ("multiqueue", "isolated", "anti_spoof"):
-        check_type(values, field, (bool,), where)
     if "forwards" in values:
         values["forwards"] = tuple(
             parse_forward(text) for text in texts_of(values["forwards"], f"{where}.forwards")
@@ -100,10 +90,21 @@ def load_networks(path: str | Path) -> dict[str, NetConfig]:
     for name, body in networks.items():
         if not isinstance(body, dict):
             raise ConfigError(f"{path}: networks.{name} is not a table", field=name, value=str(body))
+        where = f"networks.{name}"
         try:
             check_network_name(name)
-            found[name] = config_from_mapping({**body, "name": name}, where=f"networks.{name}")
+            if body.get("name", name) != name:
+                raise ConfigError(f"its name is {name!r}", field="name", value=str(body["name"]))
+            found[name] = config_from_mapping({**body, "name": name}, where=where)
         except ConfigError as error:
-            error.message = f"{path}: [networks.{name}] {error.message}"
+            error.message = f"{path}: {_placed(error, where)}"
             raise
     return found
+
+
+def _placed(error: ConfigError, where: str) -> str:
+    """What *error* says, with the table that it is about."""
+    if error.message.startswith(where):
+        return error.message
+    is_of_field = error.message.startswith(str(error.field))
+    return f"{where}{'.' if is_of_field else ': '}{error.message}"

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from arcbox_net.addresses import format_mac, parse_mac
-from arcbox_net.config_values import check_port_name, check_type, ipv4_of, items_of, known_keys
+from arcbox_net.config_types import check_types
+from arcbox_net.config_values import check_port_name, ipv4_of, items_of, known_keys
 from arcbox_net.errors import ConfigError
 
 TAP = "tap"
@@ -49,6 +50,7 @@ class PortConfig:
     owner_uid: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "ports.")
         check_port_name(self.name, field="ports.name")
         if self.kind not in PORT_KINDS:
             raise self._error("kind", f"expected one of {', '.join(PORT_KINDS)}")
@@ -107,12 +109,6 @@ def _port_from(item: Any, where: str) -> PortConfig:
     for field in ("name", "kind"):
         if field not in values:
             raise ConfigError(f"{where}: {field} is missing", field=f"{where}.{field}", value=str(item))
-        check_type(values, field, (str,), where)
-    for field in ("socket", "mac", "ip", "hostname", "remote"):
-        check_type(values, field, (str, type(None)), where)
-    check_type(values, "connect", (bool,), where)
-    for field in ("queues", "owner_uid"):
-        check_type(values, field, (int, type(None)), where)
     return PortConfig(**values)
 
 

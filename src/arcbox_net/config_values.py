@@ -85,17 +85,6 @@ def known_keys(body: Any, cls: type, where: str) -> Mapping[str, Any]:
     return body
 
 
-def check_type(values: Mapping[str, Any], field: str, types: tuple[type, ...], where: str) -> None:
-    if field not in values:
-        return
-    value = values[field]
-    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-        wanted = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-        raise ConfigError(
-            f"{where}.{field}: {value!r} is not {wanted}", field=f"{where}.{field}", value=str(value)
-        )
-
-
 def items_of(value: Any, where: str) -> list[Any]:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{where}: expected a list, got {value!r}", field=where, value=str(value))

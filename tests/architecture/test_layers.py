@@ -18,6 +18,7 @@ BASE = {
     "config_engine",
     "config_mapping",
     "config_ports",
+    "config_types",
     "config_values",
     "credentials",
     "errors",
