@@ -62,7 +62,8 @@ struct vmnet_interface {
     pthread_mutex_t lock;
     pthread_t watcher;
     int near, far, epoll, ending[2];
-    bool virtio, in_network;
+    bool virtio;
+    CFTypeRef network; /* it is in, or NULL */
     uint64_t max_packet_bytes;
     struct rule rules[FORWARDS_MAX];
     size_t rule_count;
@@ -281,13 +282,13 @@ static xpc_object_t parameters(struct vmnet_interface *interface)
 }
 
 static interface_ref begin(
-    xpc_object_t description, bool in_network, dispatch_queue_t queue,
+    xpc_object_t description, CFTypeRef network, dispatch_queue_t queue,
     vmnet_start_interface_completion_handler_t handler)
 {
     vmnet_return_t status = fails("vmnet_start_interface");
     struct vmnet_interface *interface;
     int ends[2];
-    if (!in_network && status == VMNET_SUCCESS && !is_well_described(description))
+    if (!network && status == VMNET_SUCCESS && !is_well_described(description))
         status = VMNET_INVALID_ARGUMENT;
     if (status != VMNET_SUCCESS) {
         complete("vmnet_start_interface", queue, ^{
@@ -301,7 +302,7 @@ static interface_ref begin(
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     interface->near = ends[0];
     interface->far = ends[1];
-    interface->in_network = in_network;
+    interface->network = network;
     interface->description = xpc_retain(description);
 #if STANDIN_MACOS >= 15
     interface->virtio = xpc_dictionary_get_bool(description, vmnet_enable_virtio_header_key);
@@ -327,7 +328,7 @@ static interface_ref begin(
 interface_ref vmnet_start_interface(
     xpc_object_t description, dispatch_queue_t queue, vmnet_start_interface_completion_handler_t handler)
 {
-    return begin(description, false, queue, handler);
+    return begin(description, NULL, queue, handler);
 }
 
 vmnet_return_t vmnet_interface_set_event_callback(
@@ -365,6 +366,8 @@ vmnet_return_t vmnet_stop_interface(
     if (interface->callback)
         Block_release(interface->callback);
     xpc_release(interface->description);
+    if (interface->network)
+        CFRelease(interface->network);
     free(interface);
     running--;
     complete("vmnet_stop_interface", queue, ^{
@@ -441,7 +444,7 @@ vmnet_return_t vmnet_interface_add_ip_port_forwarding_rule(
 {
     vmnet_return_t status = fails("vmnet_interface_add_ip_port_forwarding_rule");
     struct rule *rule;
-    if (interface->in_network) /* these have the rules that their network was made with */
+    if (interface->network) /* these have the rules that their network was made with */
         return VMNET_FAILURE;
     if (status == VMNET_SUCCESS && find(interface, protocol, external_port, family))
         status = VMNET_INVALID_ARGUMENT;
@@ -468,7 +471,7 @@ vmnet_return_t vmnet_interface_remove_ip_port_forwarding_rule(
 {
     vmnet_return_t status = fails("vmnet_interface_remove_ip_port_forwarding_rule");
     struct rule *rule = find(interface, protocol, external_port, family);
-    if (interface->in_network)
+    if (interface->network)
         return VMNET_FAILURE;
     if (status == VMNET_SUCCESS && !rule)
         status = VMNET_INVALID_ARGUMENT;
@@ -534,10 +537,16 @@ xpc_object_t vmnet_copy_shared_interface_list(void)
 }
 
 #if STANDIN_MACOS >= 26
+enum { NETWORKS_MAX = 8 };
+
 struct shape { /* a configuration, and what it became */
     char text[TEXT_MAX];
+    struct in_addr subnet; /* of its first 24 bits; 0: the system's choice */
+    int references;
     bool sealed;
 };
+
+static struct shape *networks[NETWORKS_MAX]; /* that somebody refers to */
 
 static vmnet_return_t say(struct shape *shape, const char *function, const char *line)
 {
@@ -550,7 +559,31 @@ static vmnet_return_t say(struct shape *shape, const char *function, const char 
 
 void CFRelease(CFTypeRef object)
 {
-    free((void *)object);
+    struct shape *shape = (struct shape *)object;
+    int i;
+    pthread_mutex_lock(&lock);
+    if (--shape->references == 0) {
+        for (i = 0; i < NETWORKS_MAX; i++)
+            if (networks[i] == shape)
+                networks[i] = NULL;
+        free(shape);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* Under the lock. Two networks cannot have one subnet, and the second is told nothing more than that it failed. */
+static bool join(struct shape *network)
+{
+    int i, place = -1;
+    for (i = 0; i < NETWORKS_MAX; i++) {
+        if (!networks[i])
+            place = i;
+        else if (network->subnet.s_addr && networks[i]->subnet.s_addr == network->subnet.s_addr)
+            return false;
+    }
+    if (place >= 0)
+        networks[place] = network;
+    return place >= 0;
 }
 
 void *vmnet_network_configuration_create(uint32_t mode, vmnet_return_t *status)
@@ -563,6 +596,7 @@ void *vmnet_network_configuration_create(uint32_t mode, vmnet_return_t *status)
     if (*status != VMNET_SUCCESS)
         return NULL;
     shape = calloc(1, sizeof(*shape));
+    shape->references = 1;
     snprintf(line, sizeof(line), "mode %u", mode);
     say(shape, "", line);
     return shape;
@@ -571,6 +605,7 @@ void *vmnet_network_configuration_create(uint32_t mode, vmnet_return_t *status)
 vmnet_return_t vmnet_network_configuration_set_ipv4_subnet(
     void *shape, const struct in_addr *first, const struct in_addr *mask)
 {
+    ((struct shape *)shape)->subnet.s_addr = first->s_addr & htonl(0xffffff00);
     char line[96], one[INET_ADDRSTRLEN], other[INET_ADDRSTRLEN];
     snprintf(
         line, sizeof(line), "subnet %s %s", inet_ntop(AF_INET, first, one, sizeof(one)),
@@ -635,6 +670,16 @@ void *vmnet_network_create(void *configuration, vmnet_return_t *status)
     network = calloc(1, sizeof(*network));
     memcpy(network, configuration, sizeof(*network));
     network->sealed = true;
+    network->references = 1;
+    pthread_mutex_lock(&lock);
+    if (!join(network)) {
+        free(network);
+        network = NULL;
+        *status = VMNET_FAILURE;
+    }
+    pthread_mutex_unlock(&lock);
+    if (!network)
+        return NULL;
     memcpy(network_text, network->text, sizeof(network_text));
     return network;
 }
@@ -643,7 +688,12 @@ interface_ref vmnet_interface_start_with_network(
     void *network, xpc_object_t description, dispatch_queue_t queue,
     vmnet_start_interface_completion_handler_t handler)
 {
-    return ((struct shape *)network)->sealed ? begin(description, true, queue, handler) : NULL;
+    struct shape *shape = network;
+    interface_ref interface = shape->sealed ? begin(description, network, queue, handler) : NULL;
+    pthread_mutex_lock(&lock);
+    shape->references += interface != NULL;
+    pthread_mutex_unlock(&lock);
+    return interface;
 }
 #else
 void CFRelease(CFTypeRef object)

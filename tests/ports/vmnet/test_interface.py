@@ -291,6 +291,19 @@ def test_a_network_that_is_refused_says_why(standin: Standin, function: str) -> 
         )
 
 
+def test_a_subnet_is_one_networks_for_as_long_as_it_or_its_interface_is_there(standin: Standin) -> None:
+    from arcbox_net.ports.vmnet.interface import VmnetNetwork
+
+    options = VmnetOptions(VmnetMode.SHARED, subnet=ipaddress.IPv4Network("192.168.77.0/24"))
+    network = VmnetNetwork(options)
+    with start(options, network):
+        del network
+        with pytest.raises(errors.KernelError) as caught:
+            VmnetNetwork(options)
+        assert caught.value.facts["status"] == VmnetStatus.FAILURE.name
+    VmnetNetwork(options)
+
+
 def test_interfaces_that_can_be_bridged_are_listed(standin: Standin) -> None:
     from arcbox_net.ports.vmnet.interface import bridgeable_interfaces
 
