@@ -268,7 +268,7 @@ static xpc_object_t parameters(struct vmnet_interface *interface)
     xpc_dictionary_set_uint64(said, vmnet_mtu_key, mtu ? mtu : 1500);
     xpc_dictionary_set_uint64(said, vmnet_max_packet_size_key, interface->max_packet_bytes);
     xpc_dictionary_set_uuid(said, vmnet_interface_id_key, uuid ? uuid : made);
-    if (xpc_dictionary_get_uint64(asked, vmnet_operation_mode_key) != VMNET_BRIDGED_MODE) {
+    if (!interface->network && xpc_dictionary_get_uint64(asked, vmnet_operation_mode_key) != VMNET_BRIDGED_MODE) {
         copy_text(said, asked, vmnet_start_address_key, "192.168.64.1");
         copy_text(said, asked, vmnet_end_address_key, "192.168.64.254");
         copy_text(said, asked, vmnet_subnet_mask_key, "255.255.255.0");
@@ -541,7 +541,8 @@ enum { NETWORKS_MAX = 8 };
 
 struct shape { /* a configuration, and what it became */
     char text[TEXT_MAX];
-    struct in_addr subnet; /* of its first 24 bits; 0: the system's choice */
+    struct in_addr host, mask; /* 0: the system's choice */
+    struct in6_addr prefix;
     int references;
     bool sealed;
 };
@@ -578,7 +579,7 @@ static bool join(struct shape *network)
     for (i = 0; i < NETWORKS_MAX; i++) {
         if (!networks[i])
             place = i;
-        else if (network->subnet.s_addr && networks[i]->subnet.s_addr == network->subnet.s_addr)
+        else if (network->host.s_addr && networks[i]->host.s_addr == network->host.s_addr)
             return false;
     }
     if (place >= 0)
@@ -605,7 +606,8 @@ void *vmnet_network_configuration_create(uint32_t mode, vmnet_return_t *status)
 vmnet_return_t vmnet_network_configuration_set_ipv4_subnet(
     void *shape, const struct in_addr *first, const struct in_addr *mask)
 {
-    ((struct shape *)shape)->subnet.s_addr = first->s_addr & htonl(0xffffff00);
+    ((struct shape *)shape)->host = *first;
+    ((struct shape *)shape)->mask = *mask;
     char line[96], one[INET_ADDRSTRLEN], other[INET_ADDRSTRLEN];
     snprintf(
         line, sizeof(line), "subnet %s %s", inet_ntop(AF_INET, first, one, sizeof(one)),
@@ -615,6 +617,7 @@ vmnet_return_t vmnet_network_configuration_set_ipv4_subnet(
 
 vmnet_return_t vmnet_network_configuration_set_ipv6_prefix(void *shape, const struct in6_addr *prefix, uint8_t bits)
 {
+    ((struct shape *)shape)->prefix = *prefix;
     char line[96], text[INET6_ADDRSTRLEN];
     snprintf(line, sizeof(line), "prefix %s/%u", inet_ntop(AF_INET6, prefix, text, sizeof(text)), bits);
     return say(shape, "vmnet_network_configuration_set_ipv6_prefix", line);
@@ -682,6 +685,25 @@ void *vmnet_network_create(void *configuration, vmnet_return_t *status)
         return NULL;
     memcpy(network_text, network->text, sizeof(network_text));
     return network;
+}
+
+void vmnet_network_get_ipv4_subnet(void *network, struct in_addr *host, struct in_addr *mask)
+{
+    const struct shape *shape = network;
+    *host = shape->host;
+    *mask = shape->mask;
+    if (!host->s_addr) {
+        inet_pton(AF_INET, "192.168.64.1", host);
+        inet_pton(AF_INET, "255.255.255.0", mask);
+    }
+}
+
+void vmnet_network_get_ipv6_prefix(void *network, struct in6_addr *prefix, uint8_t *bits)
+{
+    *prefix = ((const struct shape *)network)->prefix;
+    *bits = 64;
+    if (IN6_IS_ADDR_UNSPECIFIED(prefix))
+        inet_pton(AF_INET6, "fd9b:5a14:ba57:e3d3::", prefix);
 }
 
 interface_ref vmnet_interface_start_with_network(

@@ -3,6 +3,7 @@
 #include "vmnet_shim.h"
 
 #include <CoreFoundation/CoreFoundation.h>
+#include <arpa/inet.h>
 #include <dispatch/dispatch.h>
 #include <dlfcn.h>
 #include <net/ethernet.h>
@@ -140,6 +141,35 @@ static void take_facts(xpc_object_t from, struct abx_vmnet_facts *facts)
         uuid_unparse_lower(uuid, facts->interface_id);
 }
 
+static void put_address(uint32_t address, char text[ABX_VMNET_TEXT_BYTES])
+{
+    struct in_addr found = {htonl(address)};
+    inet_ntop(AF_INET, &found, text, ABX_VMNET_TEXT_BYTES);
+}
+
+/* What a network has itself, its interfaces need not say. The subnet's second address is the host's. */
+static void take_network(const struct abx_vmnet_network *network, struct abx_vmnet_facts *facts)
+{
+    void (*get_subnet)(void *, struct in_addr *, struct in_addr *);
+    void (*get_prefix)(void *, struct in6_addr *, uint8_t *);
+    struct in_addr subnet = {0}, mask = {0};
+    struct in6_addr prefix = {0};
+    uint8_t bits = 0;
+    *(void **)&get_subnet = dlsym(RTLD_DEFAULT, "vmnet_network_get_ipv4_subnet");
+    *(void **)&get_prefix = dlsym(RTLD_DEFAULT, "vmnet_network_get_ipv6_prefix");
+    if (get_subnet)
+        get_subnet(network->network, &subnet, &mask);
+    if (mask.s_addr) {
+        put_address((ntohl(subnet.s_addr) & ntohl(mask.s_addr)) + 1, facts->start_address);
+        put_address((ntohl(subnet.s_addr) | ~ntohl(mask.s_addr)) - 1, facts->end_address);
+        put_address(ntohl(mask.s_addr), facts->subnet_mask);
+    }
+    if (get_prefix)
+        get_prefix(network->network, &prefix, &bits);
+    if (bits == 64 && !IN6_IS_ADDR_UNSPECIFIED(&prefix))
+        inet_ntop(AF_INET6, &prefix, facts->nat66_prefix, ABX_VMNET_TEXT_BYTES);
+}
+
 /* NULL if a text of *wish* is not what it must be, or this macOS cannot do what it asks. */
 static xpc_object_t describe(const struct abx_vmnet_wish *wish, bool in_network, struct abx_vmnet_facts *facts)
 {
@@ -256,6 +286,8 @@ uint32_t abx_vmnet_start(
         status = answered_within(answer, ABX_VMNET_REASON_S) ? answer->status : VMNET_FAILURE;
     if (status == VMNET_SUCCESS && interface->interface) {
         *facts = answer->facts;
+        if (network)
+            take_network(network, facts);
         status = watch(interface);
         if (status == VMNET_SUCCESS) {
             answer_drop(answer);

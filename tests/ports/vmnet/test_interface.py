@@ -262,6 +262,11 @@ def test_a_network_is_made_of_what_it_is_asked(standin: Standin) -> None:
     with start(options, network) as interface:
         assert standin.asked("start_address") == ""  # it is the network's
         assert standin.asked("interface_id") == ""  # which has no word for it
+        assert interface.facts.gateway == ipaddress.IPv4Interface(
+            "192.168.77.1/24"
+        )  # neither has the interface
+        assert interface.facts.end_address == ipaddress.IPv4Address("192.168.77.254")
+        assert interface.facts.nat66_prefix == options.nat66_prefix
         with pytest.raises(errors.KernelError):
             interface.add_forward(WEB)
 
