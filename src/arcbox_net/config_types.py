@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from arcbox_net.errors import ConfigError
@@ -17,7 +17,8 @@ def check_types(config: object, prefix: str = "") -> None:
     """Raises ConfigError for the first field of the dataclass *config* that has another type. A list is as good as a
     tuple.
     """
-    for field, hint in _hints(type(config)).items():
+    kind: Any = type(config)
+    for field, hint in _hints(kind).items():
         value = getattr(config, field)
         if not _is(value, hint):
             raise ConfigError(
@@ -28,8 +29,8 @@ def check_types(config: object, prefix: str = "") -> None:
 
 
 @functools.cache
-def _hints(cls: Hashable) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _is(value: Any, hint: Any) -> bool:
