@@ -4,8 +4,9 @@
 its receiver's burst, tx_flush of the ports that got frames, and rx_release. Then come messages from control, ticks, and
 dead ports.
 
-*Bulk.* Large frames that come turn after turn are let gather for a moment before the next turn: whoever sends them need
-not wake anybody for each, and there is more to join and to send at once. An exchange of a few frames is not held up.
+*Bulk.* Large frames from or to a guest at a socket or in shared memory, turn after turn, are let gather for a moment
+before the next: there is more to join and to send at once, and such a guest pays much for each time it is woken. The
+kernel's own TCP, between a TAP and another interface, would only wait. Nor is an exchange of a few frames held up.
 
 *Sleep.* When the last pause between frames was shorter than `spin_ns`, the next is waited for awake, for that long.
 Then every port and the command ring are armed, which each looks again whether there is something after all, and only
@@ -72,6 +73,7 @@ cdef bint _serve(worker_loop *loop, port *p) noexcept nogil:
     cdef port_counters *counters = p.counters
     cdef uint64_t frame_bytes = 0
     cdef uint32_t count, i
+    cdef bint gathers
     if p.flags & PORT_DEAD:
         return False
     p.flags &= ~PORT_READY
@@ -82,9 +84,9 @@ cdef bint _serve(worker_loop *loop, port *p) noexcept nogil:
             frame_bytes += loop.frames[i].size
         abx_store_relaxed_u64(&counters.rx_frames, counters.rx_frames + count)
         abx_store_relaxed_u64(&counters.rx_bytes, counters.rx_bytes + frame_bytes)
-        _count_bulk(loop, frame_bytes >= <uint64_t>count * LARGE_BYTES)
         p.sink.burst(p.sink, p, loop.frames, count)
-        _flush_touched(loop)
+        gathers = _flush_touched(loop) or _gathers(p)
+        _count_bulk(loop, gathers and frame_bytes >= <uint64_t>count * LARGE_BYTES)
         p.ops.rx_release(p, loop.frames, count)
         p.flags |= PORT_READY
     loop_note(loop, p)
@@ -98,7 +100,14 @@ cdef inline void _count_bulk(worker_loop *loop, bint large) noexcept nogil:
         loop.bulk -= 1
 
 
-cdef void _flush_touched(worker_loop *loop) noexcept nogil:
+cdef inline bint _gathers(const port *p) noexcept nogil:
+    """Is it a guest's, without offloads as at sockets or with rings in its memory? Or the way to another worker."""
+    return p.takes == 0 or (p.flags & PORT_POLLED) != 0
+
+
+cdef bint _flush_touched(worker_loop *loop) noexcept nogil:
+    """Whether one of them gathers."""
+    cdef bint gathers = False
     cdef uint64_t bits
     cdef int word
     cdef port *p
@@ -111,6 +120,8 @@ cdef void _flush_touched(worker_loop *loop) noexcept nogil:
             p.flags &= ~PORT_TOUCHED
             p.ops.tx_flush(p)
             loop_note(loop, p)
+            gathers |= _gathers(p)
+    return gathers
 
 
 cdef void _tick(worker_loop *loop) noexcept nogil:
