@@ -97,7 +97,7 @@ def test_guests_on_the_bridge_are_learned() -> None:
     assert [(entry.mac, entry.port) for entry in learned] == [(KERNEL_GUEST, UPLINK)]
 
 
-def test_a_learned_address_is_not_stolen_and_is_free_when_it_has_aged() -> None:
+def test_l2_a_learned_address_is_not_stolen_and_is_free_when_it_has_aged() -> None:
     segment = Segment(guests=[PortBinding("trusted"), guest(1)])
     stolen = Ether(src=KERNEL_GUEST, dst=mac_of(1)) / tcp4(0, 1).payload
     assert segment.reaches(UPLINK, stolen) == {1}

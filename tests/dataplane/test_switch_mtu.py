@@ -38,7 +38,7 @@ def test_a_frame_of_the_ports_size_passes_and_one_more_byte_does_not() -> None:
     assert segment.lab.drops(0) == {"too_big": 1}
 
 
-def test_the_sender_is_told_by_whom_it_tried_to_reach() -> None:
+def test_l9_the_sender_is_told_by_whom_it_tried_to_reach() -> None:
     frame = sized(MTU + 1)
     (told,) = segment_with_a_small_port().send(0, frame)[0]
     answer = Ether(told)
@@ -49,7 +49,7 @@ def test_the_sender_is_told_by_whom_it_tried_to_reach() -> None:
     assert answer[ICMP].chksum == ICMP(bytes(ICMP(bytes(answer[ICMP]), chksum=None))).chksum
 
 
-def test_the_sender_of_ipv6_is_told_too() -> None:
+def test_l9_the_sender_of_ipv6_is_told_too() -> None:
     frame = ether(0, 1) / IPv6(src=ip6_of(0), dst=ip6_of(1)) / TCP() / Raw(bytes(MTU))
     (told,) = segment_with_a_small_port().send(0, frame)[0]
     answer = Ether(told)

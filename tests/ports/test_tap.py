@@ -135,10 +135,10 @@ def test_two_queues_are_read_and_written(line: QueueLine, hosts: tuple[Namespace
     transfer(server, client, one, BYTES)
 
 
-def test_a_tap_that_vanishes_is_given_up_and_may_come_back(
+def test_q9_a_tap_that_vanishes_is_given_up_and_may_come_back(
     line: QueueLine, hosts: tuple[Namespace, Namespace]
 ) -> None:
-    """Q9: epoll would report the error for ever."""
+    """Epoll would report the error for ever."""
     client, server = hosts
     one, other, prefix = ADDRESSES["ipv4"]
     a = line.add(TapPort(frame_max=FRAME_MAX), *open_tap(client, f"{one}/{prefix}"))
@@ -155,7 +155,7 @@ def test_a_tap_that_vanishes_is_given_up_and_may_come_back(
     transfer(client, server, other, 1 << 20)
 
 
-def test_frames_for_a_tap_that_is_down_are_dropped(
+def test_q9_frames_for_a_tap_that_is_down_are_dropped(
     line: QueueLine, hosts: tuple[Namespace, Namespace]
 ) -> None:
     client, server = hosts

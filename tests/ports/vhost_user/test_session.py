@@ -77,8 +77,15 @@ def test_mtu_is_within_what_ip_has(talk: Conversation, mtu: int, refused: bool) 
     assert talk.refused(Request.NET_SET_MTU, u64(mtu)) == refused
 
 
+def test_v33_log_of_dirty_pages_is_neither_offered_nor_taken(talk: Conversation) -> None:
+    log_all, set_log_base = 1 << 26, 6
+    assert not number_in(talk.request(Request.GET_FEATURES)) & log_all
+    assert talk.refused(Request.SET_FEATURES, u64(log_all))
+    assert talk.refused(set_log_base, bytes(16), fds=1)
+    assert talk.port.done == []
+
+
 def test_v31_unknown_request_is_an_error_where_a_reply_is_wanted(talk: Conversation) -> None:
-    assert talk.refused(6, bytes(16), fds=1)  # a log for migration, which was not offered (V33)
     assert talk.request(77, bytes(100), fds=8) is None
     assert talk.port.done == []
 

@@ -13,6 +13,7 @@ from arcbox_net.memory.guest_memory import GuestMemory
 from arcbox_net.ports.vhost_user._testing import Walker
 from arcbox_net.ports.vhost_user.features import Feature
 from arcbox_net.ports.vhost_user.vring import RingFault
+from tests.fuzz.vring import drive
 from tests.oracle.vring import BadRing, Device
 from tests.support.virtqueue import INDIRECT, NEXT, USER, WRITE, Ram, Ring
 
@@ -48,7 +49,7 @@ def ram() -> Iterator[Ram]:
     heads=st.lists(st.integers(0, SIZE), min_size=1, max_size=SIZE + 1),
     indirect=st.booleans(),
 )
-def test_walker_finds_what_the_readable_one_does(
+def test_v36_walker_finds_what_the_readable_one_does(
     ram: Ram,
     direct: list[tuple[int, int, int, int]],
     tables: list[tuple[int, int, int, int]],
@@ -83,3 +84,11 @@ def test_walker_finds_what_the_readable_one_does(
             expected = len(chain.readable), len(chain.writable), content
             assert (fault, found_head, found) == (RingFault.FAULT_NONE, head, expected)
         oracle.next += 1
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.binary(min_size=8, max_size=400))
+def test_v36_driver_that_writes_anything_and_calls_in_any_order_is_served_as_by_the_readable_device(
+    session: bytes,
+) -> None:
+    drive(session)
