@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_address
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
+    ICMPv6MLQuery2,
+    ICMPv6MLReport2,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
+    IPv6ExtHdrHopByHop,
+    RouterAlert,
 )
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
@@ -47,6 +52,8 @@ EXTERNAL, NEXT_HOP, HOST, SERVER = "203.0.113.5", "203.0.113.1", "203.0.113.9", 
 EXTERNAL6, NEXT_HOP6, SERVER6 = "2001:db8:1::5", "2001:db8:1::1", "2001:db8:2::1"
 
 
+TICKS_OF_JOINING = 35
+LISTENED = ["ff02::1:ff00:100", "ff02::1:ff00:5"]  # for the uplink's link-local address and the external one
 SHARERS_MAX = 256 + 1024  # ports, and what a bridge has of them
 METADATA = ("169.254.169.254", "100.100.100.200", "168.63.129.16")  # which the host drops
 
@@ -75,6 +82,8 @@ class Site:
             SwitchNetwork(SUBNET6, GATEWAYS6, ROUTER, GATEWAY_MAC, IPv4Network("192.168.64.0/24")),
         )
         self.set_up(f"{EXTERNAL}/24")
+        self.lab.tick(TICKS_OF_JOINING)
+        self.joining = [Ether(one[len(NO_OFFLOAD) :]) for one in self.lab.take()[UPLINK]]
 
     def set_up(self, external: str) -> None:
         self.router.set_up(
@@ -328,6 +337,61 @@ def refused(answer: Packet) -> tuple[str, int, int, str]:
     return answer[IP].src, answer[ICMP].type, answer[ICMP].code, answer[ICMP].payload.dst
 
 
+def reported(frame: Packet) -> tuple[list[tuple[int, str]], int]:
+    """Type and group of each record of a report, whose checksum holds, and its hop limit."""
+    assert (frame.src, frame.dst) == (UPLINK_MAC, "33:33:00:00:00:16")
+    assert (frame[IPv6].src, frame[IPv6].dst) == ("fe80::ff:fe00:100", "ff02::16")
+    assert isinstance(frame[IPv6ExtHdrHopByHop].options[0], RouterAlert)
+    fresh = Ether(bytes(frame))
+    del fresh[ICMPv6MLReport2].cksum
+    assert bytes(fresh) == bytes(frame)
+    body = bytes(frame)[14 + 40 + 8 :]
+    assert int.from_bytes(body[6:8], "big") == 2 and len(body) == 8 + 2 * 20
+    records = [body[8:28], body[28:48]]  # without sources
+    return [(one[0], str(ip_address(one[4:]))) for one in records], frame[IPv6].hlim
+
+
+def test_the_groups_of_its_ipv6_addresses_are_joined_three_times_a_second_apart(site: Site) -> None:
+    assert [reported(one) for one in site.joining] == [([(4, group) for group in LISTENED], 1)] * 3
+
+
+def query(source: str = "fe80::9", *, hlim: int = 1) -> Packet:
+    return (
+        Ether(src=HOST_MAC, dst="33:33:00:00:00:01")
+        / IPv6(src=source, dst="ff02::1", hlim=hlim)
+        / IPv6ExtHdrHopByHop(options=[RouterAlert()])
+        / ICMPv6MLQuery2()
+    )
+
+
+def test_a_querier_is_told_the_groups_once_a_second_at_most(site: Site) -> None:
+    assert site.rx(UPLINK, *[query()] * 20) == {}
+    told = []
+    for _ in range(30):
+        site.rx(UPLINK, query())
+        site.lab.tick()
+        told += [Ether(one[len(NO_OFFLOAD) :]) for one in site.lab.take().get(UPLINK, ())]
+    assert 3 <= len(told) <= 4
+    assert {str(reported(one)) for one in told} == {str(([(2, group) for group in LISTENED], 1))}
+    site.lab.tick(20)
+    site.lab.take()
+    site.lab.tick(50)
+    assert site.lab.take() == {}
+
+
+@pytest.mark.parametrize("wrong", [{"source": "2001:db8:1::9"}, {"hlim": 2}, {"cksum": 1}, {"size": 23}])
+def test_what_no_querier_says_is_not_answered(site: Site, wrong: dict[str, Any]) -> None:
+    cksum, size = wrong.pop("cksum", None), wrong.pop("size", None)
+    asks = query(**wrong)
+    if cksum is not None:
+        asks[ICMPv6MLQuery2].cksum = cksum
+    if size is not None:
+        asks[IPv6].plen = 8 + size
+    assert site.rx(UPLINK, asks) == {}
+    site.lab.tick(30)
+    assert site.lab.take() == {}
+
+
 def test_who_sends_by_a_next_hop_that_does_not_answer_is_told_and_others_are_sent(site: Site) -> None:
     site.router.set_neighbour(site.lab, ROUTER, HOST, HOST_MAC)
     site.rx(0, udp_out(), to_server6(0))
@@ -397,8 +461,8 @@ def test_neighbours_are_asked_again_on_an_uplink_that_may_be_another_one(site: S
     site.set_up(f"{EXTERNAL}/24")
     assert site.rx(0, udp_out())[UPLINK][0].dst == NEXT_HOP_MAC
     site.lab.tick()
-    (asked,) = (Ether(one[12:]) for one in site.lab.take()[UPLINK])
-    assert asked[ARP].pdst == NEXT_HOP
+    asked = [Ether(one[len(NO_OFFLOAD) :]) for one in site.lab.take()[UPLINK]]
+    assert [one[ARP].pdst for one in asked if ARP in one] == [NEXT_HOP]
     site.rx(UPLINK, arp_reply(NEXT_HOP, HOST_MAC))
     assert site.rx(0, udp_out())[UPLINK][0].dst == HOST_MAC
 

@@ -38,6 +38,7 @@ from arcbox_net.dataplane.port cimport (
     PORTS_MAX, port, port_drop, port_frame, port_message, port_ops, port_sent, receiver,
 )
 from arcbox_net.dataplane.router_ask cimport router_ask, router_hears, router_learns
+from arcbox_net.dataplane.router_groups cimport router_report
 from arcbox_net.dataplane.router_send cimport (
     batch_add, batches_flush, count_drop, drop_waiting, router_batch, router_is_refused, router_refuse, sharer_of,
 )
@@ -285,6 +286,7 @@ cdef void _tick(port *self) noexcept nogil:
     _send_emitted(r, batches)
     _sweep(r, OUTBOUND)
     _sweep(r, INBOUND)
+    router_report(r)
 
 
 cdef void _sweep(router *r, Direction towards) noexcept nogil:

@@ -13,6 +13,7 @@ from arcbox_net.dataplane.neighbours cimport (
     NEIGHBOUR_KNOWN, NEIGHBOUR_SOUGHT, neighbour, neighbour_hear, neighbour_is_key4, neighbour_key4,
     neighbours_find, neighbours_seek,
 )
+from arcbox_net.dataplane.router_groups cimport router_hears_query
 from arcbox_net.dataplane.router_send cimport router_send_frame, send_waiting
 from arcbox_net.dataplane.router_state cimport router, router_side
 from arcbox_net.dataplane.shares cimport sharer
@@ -30,13 +31,12 @@ from arcbox_net.wire.ethernet cimport (
 )
 from arcbox_net.wire.icmp cimport ICMP_CHECKSUM, PROTOCOL_ICMPV6
 from arcbox_net.wire.ipv6 cimport (
-    IPV6_ADDRESS_BYTES, IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_HOP_LIMIT, IPV6_SOURCE,
-    ipv6_check, ipv6_hop_limit, ipv6_next_header, ipv6_total_length, ipv6_write,
+    IPV6_ADDRESS_BYTES, IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_HOP_BY_HOP, IPV6_HOP_LIMIT, IPV6_SOURCE, ipv6_check, ipv6_hop_limit, ipv6_next_header, ipv6_total_length, ipv6_write,
 )
 from arcbox_net.wire.neighbour cimport (
     ND_BYTES_MIN, ND_FLAGS, ND_HOP_LIMIT, ND_NEIGHBOUR_ADVERTISEMENT, ND_NEIGHBOUR_SOLICITATION, ND_OPTION_MAC_BYTES,
     ND_OPTION_SOURCE_MAC, ND_OPTION_TARGET_MAC, ND_OPTIONS, ND_OVERRIDE, ND_SOLICITED, ND_TARGET,
-    ipv6_is_link_local, ipv6_is_unspecified, nd_is_neighbour,
+    ipv6_is_link_local, ipv6_is_unspecified, ipv6_solicited_node, nd_is_neighbour,
 )
 from arcbox_net.wire.octets cimport store_u16, store_u32, store_u32_be
 
@@ -60,12 +60,7 @@ cdef void router_ask(router *r, Direction towards, const uint8_t *key) noexcept 
         return
     if ipv6_is_link_local(key):
         source = side.link_local6
-    memset(solicited, 0, IPV6_ADDRESS_BYTES)  # RFC 4291 2.7.1
-    solicited[0] = 0xFF
-    solicited[1] = 0x02
-    solicited[11] = 0x01
-    solicited[12] = 0xFF
-    memcpy(solicited + 13, key + 13, 3)
+    ipv6_solicited_node(solicited, key)
     store_u16(to, 0x3333)
     memcpy(to + 2, solicited + 12, 4)
     _send_nd(r, towards, ND_NEIGHBOUR_SOLICITATION, to, solicited, source, key, 0)
@@ -74,7 +69,7 @@ cdef void router_ask(router *r, Direction towards, const uint8_t *key) noexcept 
 cdef bint router_hears(
     router *r, Direction towards, const uint8_t *frame, uint32_t size, bint summed
 ) noexcept nogil:
-    """Whether a frame from that side is of ARP or neighbour discovery, and so is no packet to translate.
+    """Whether a frame from that side is of ARP, neighbour or listener discovery, and so is no packet to translate.
 
     *summed*: somebody else has checked or has yet to compute its checksum.
     """
@@ -86,6 +81,8 @@ cdef bint router_hears(
         return True
     if ethernet_type(frame) != ETHERTYPE_IPV6 or not ipv6_check(packet, size):
         return False
+    if ipv6_next_header(packet) == IPV6_HOP_BY_HOP:
+        return towards == OUTBOUND and router_hears_query(r, packet, summed)
     if ipv6_next_header(packet) != PROTOCOL_ICMPV6 or ipv6_total_length(packet) < IPV6_HEADER_BYTES + ND_BYTES_MIN:
         return False
     if not nd_is_neighbour(packet[IPV6_HEADER_BYTES]):

@@ -11,7 +11,9 @@ from arcbox_net.dataplane.neighbours cimport (
 )
 from arcbox_net.dataplane.port cimport PORTS_MAX, port_message
 from arcbox_net.dataplane.router_send cimport drop_waiting, send_waiting
-from arcbox_net.dataplane.router_state cimport ON_LINK_MAX, WAY_LEG, WAY_OUT, WAYS, router, router_side
+from arcbox_net.dataplane.router_state cimport (
+    ON_LINK_MAX, ROUTER_JOINS, WAY_LEG, WAY_OUT, WAYS, router, router_side,
+)
 from arcbox_net.dataplane.verdict cimport INBOUND, OUTBOUND, Direction
 from arcbox_net.wire.ethernet cimport MAC_BYTES, ethernet_is_group, ethernet_mac
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
@@ -79,6 +81,7 @@ cdef int _set_up(router *r, const port_message *message) noexcept nogil:
     r.routes.on_link6_count = wanted.on_link6_count
     memcpy(r.routes.on_link6, wanted.on_link6, sizeof(r.routes.on_link6))
     neighbours_doubt(&r.sides[<int>OUTBOUND].neighbours, r.now_s)
+    r.joins_left = ROUTER_JOINS
     return 0
 
 

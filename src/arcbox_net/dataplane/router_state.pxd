@@ -19,6 +19,7 @@ cdef enum:
     TOLD_MAX = 272  # next hops, and those that control tells, besides these
     WAITING_MAX = 64  # frames of a side that wait for an answer
     WAITING_EACH_MAX = 8
+    ROUTER_JOINS = 3
     ON_LINK_MAX = 4  # prefixes of each family
 
 cdef enum:  # ways of packets: the uplink's, and those of the guests by the switch and by the leg on the bridge
@@ -60,6 +61,9 @@ cdef struct router:
     router_side sides[2]
     router_routes routes
     uint32_t now_s
+    uint32_t joins_left  # reports of its groups that are due anyway
+    uint32_t reported_s
+    bint is_queried
     uint64_t last_mac  # of the guest that was learned last, and when
     uint32_t last_ip_be
     uint32_t last_s

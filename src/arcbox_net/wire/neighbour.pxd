@@ -1,6 +1,7 @@
 """Neighbour discovery (RFC 4861) and multicast listeners (RFC 2710, 3810): ICMPv6 that stays on its link."""
 
 from libc.stdint cimport uint8_t
+from libc.string cimport memcpy, memset
 
 from arcbox_net.wire.ipv6 cimport IPV6_ADDRESS_BYTES
 
@@ -32,6 +33,16 @@ cdef inline bint nd_is_neighbour(uint8_t icmp_type) noexcept nogil:
 
 cdef inline bint nd_is_of_routers(uint8_t icmp_type) noexcept nogil:
     return icmp_type == ND_ROUTER_ADVERTISEMENT or icmp_type == ND_REDIRECT
+
+
+cdef inline void ipv6_solicited_node(uint8_t *group, const uint8_t *address) noexcept nogil:
+    """The group in which *address* is asked for (RFC 4291 2.7.1)."""
+    memset(group, 0, IPV6_ADDRESS_BYTES)
+    group[0] = 0xFF
+    group[1] = 0x02
+    group[11] = 0x01
+    group[12] = 0xFF
+    memcpy(group + 13, address + 13, 3)
 
 
 cdef inline bint ipv6_is_unspecified(const uint8_t *address) noexcept nogil:
