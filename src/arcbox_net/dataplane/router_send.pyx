@@ -6,7 +6,8 @@ from libc.string cimport memcmp, memcpy, memset
 from arcbox_net.dataplane.addresses6 cimport prefix6_has
 from arcbox_net.dataplane.icmp_refuse cimport icmp_refuse
 from arcbox_net.dataplane.neighbours cimport (
-    NEIGHBOUR_SOUGHT, NEIGHBOUR_UNREACHABLE, neighbour, neighbour_is_due, neighbour_key4, neighbours_find, neighbours_seek,
+    NEIGHBOUR_SOUGHT, NEIGHBOUR_UNREACHABLE, neighbour, neighbour_is_due, neighbour_key4, neighbours_find,
+    neighbours_seek,
 )
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_NOWHERE, PORT_DROP_WAITING, PORTS_MAX, PortDrop, port, port_drop, port_frame, receiver,
