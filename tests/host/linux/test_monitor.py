@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
+from arcbox_net.errors import KernelError
 from arcbox_net.host.linux.monitor import Event, LinkMonitor
+from arcbox_net.host.linux.rtnl import Link
 from tests.support import netns
 from tests.support.netns import Host
 
@@ -126,8 +129,23 @@ def test_a_port_that_leaves_its_bridge_is_no_removed_link(host: Host) -> None:
     watch(host, story)
 
 
-def test_k12_after_an_overrun_the_picture_equals_the_kernel(host: Host) -> None:
+@pytest.mark.parametrize("refusals", [0, 1], ids=["listed-at-once", "listed-at-the-second-try"])
+def test_k12_after_an_overrun_the_picture_equals_the_kernel(
+    host: Host, refusals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = [KernelError("list kernel objects: they keep changing", errno=errno.EAGAIN)] * refusals
+
     async def story(seen: Watched) -> None:
+        kernel = seen.monitor._rt
+        assert kernel is not None
+        listing = kernel.links
+
+        def links(**options: bool) -> list[Link]:
+            if refused:
+                raise refused.pop()
+            return listing(**options)
+
+        monkeypatch.setattr(kernel, "links", links)
         for index in range(40):  # the loop does not read meanwhile
             host.run(f"ip link add a{index} type veth peer name b{index}")
         host.run("ip link del a7")

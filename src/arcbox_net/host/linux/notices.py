@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from arcbox_net.errors import ArcboxNetError
 from arcbox_net.host.linux.netlink import (
     NETLINK_ADD_MEMBERSHIP,
     NETLINK_ROUTE,
@@ -28,13 +30,16 @@ RTNLGRP_IPV6_ROUTE: Final = 11
 RTNLGRP_IPV6_RULE: Final = 19
 DATAGRAMS_PER_TURN_MAX: Final = 64  # then other work of the loop has its turn
 BUFFER_BYTES: Final = 1 << 20
+AGAIN_S: Final = 1.0
+
+log = logging.getLogger("arcbox_net.notices")
 
 
 class Notices:
     """Subscribed to *groups* from the start; *take* gets each message from `listen` on, in the running loop.
 
-    *lost* is called when some were dropped for want of room, and those that were queued with them. *netns*: a path or
-    an fd; None: the caller's namespace.
+    *lost* is called when some were dropped for want of room, and those that were queued with them; if it raises
+    ArcboxNetError or OSError, again until it does not. *netns*: a path or an fd; None: the caller's namespace.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Notices:
         self._take = take
         self._lost = lost
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._again: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = open_socket(NETLINK_ROUTE, netns)
         try:
             self._socket.setblocking(False)
@@ -69,6 +75,8 @@ class Notices:
         """Safe to call twice, and from what it calls."""
         if self._socket is None:
             return
+        if self._again is not None:
+            self._again.cancel()
         if self._loop is not None:
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
@@ -86,10 +94,22 @@ class Notices:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self._drain(self._socket)
-                self._lost()
+                self._make_up()
                 return
             for message in parse(datagram):
                 self._take(message)
+
+    def _make_up(self) -> None:
+        """Nobody says again what was lost."""
+        assert self._loop is not None
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            self._lost()
+        except (ArcboxNetError, OSError) as error:  # a listing that keeps changing, for one
+            log.warning("what notices were lost cannot be found out yet: %s", error)
+            self._again = self._loop.call_later(AGAIN_S, self._make_up)
 
     @staticmethod
     def _drain(source: socket.socket) -> None:
