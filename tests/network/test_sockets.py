@@ -14,6 +14,7 @@ import pytest
 from arcbox_net import paths
 from arcbox_net.errors import LimitReached, NotRunning, StartFailed
 from arcbox_net.manager import NetworkManager
+from arcbox_net.network import api, fdpass
 from arcbox_net.network.api import application
 from arcbox_net.network.client import Client
 from arcbox_net.network.fdpass import CLIENTS_MAX, PATH_BYTES_MAX, FdServer, listen
@@ -184,6 +185,56 @@ def test_nobody_there_is_not_running(runtime):
         Client("dev").request_fds(AttachTap())
 
 
+# -- api.sock
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        pytest.param(b"G", id="a-byte"),
+        pytest.param(b"GET /v1/ports HTTP/1.1\r\nHost: x\r\n", id="no-end-of-the-head"),
+        pytest.param(b"POST /v1/dns HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", id="half-a-body"),
+    ],
+)
+def test_k16_a_request_that_never_ends_does_not_keep_its_place(tmp_path, monkeypatch, beginning):
+    monkeypatch.setattr(api, "REQUEST_S", 0.01)
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        server = api.ApiServer(listen(tmp_path / "api.sock", socket.SOCK_STREAM), Network())
+        await server.start()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as slow:
+            await loop.sock_connect(slow, str(tmp_path / "api.sock"))
+            await loop.sock_sendall(slow, beginning)
+            said = await asyncio.wait_for(loop.sock_recv(slow, 1), 20)
+        await server.stop()
+        return said
+
+    assert asyncio.run(scenario()) == b""
+
+
+def test_k16_connections_beyond_the_last_are_closed_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "CONNECTIONS_OPEN_MAX", 2)
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        server = api.ApiServer(listen(tmp_path / "api.sock", socket.SOCK_STREAM), Network())
+        await server.start()
+        with contextlib.ExitStack() as stack:
+            clients = []
+            for _ in range(3):
+                client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                clients.append(stack.enter_context(client))
+                await loop.sock_connect(client, str(tmp_path / "api.sock"))
+            refused = await asyncio.wait_for(loop.sock_recv(clients[2], 1), 20)
+            await loop.sock_sendall(clients[0], b"GET /v1/ports HTTP/1.1\r\nHost: x\r\n\r\n")
+            answered = await asyncio.wait_for(loop.sock_recv(clients[0], 12), 20)
+        await server.stop()
+        return refused, answered
+
+    assert asyncio.run(scenario()) == (b"", b"HTTP/1.1 200")
+
+
 # -- fd.sock
 
 
@@ -257,6 +308,22 @@ def test_clients_beyond_the_limit_wait_for_their_turn(tmp_path):
     done, reply = asyncio.run(scenario())
     assert not done
     assert reply["port"]["name"] == "vm1"
+
+
+def test_k16_a_client_that_says_nothing_does_not_keep_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(fdpass, "IDLE_S", 0.01)
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        server = FdServer(listen(tmp_path / "fd.sock", socket.SOCK_SEQPACKET), answer_tap)
+        server.start()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as silent:
+            await loop.sock_connect(silent, str(tmp_path / "fd.sock"))
+            said = await asyncio.wait_for(loop.sock_recv(silent, 1), 20)
+        await server.stop()
+        return said
+
+    assert asyncio.run(scenario()) == b""
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import h11
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,8 +34,10 @@ from arcbox_net.network.ports import PortRequest
 from arcbox_net.rules import parse_forward
 
 BODY_BYTES_MAX = 64 * 1024
-CONNECTIONS_MAX = 256
+CONNECTIONS_MAX = 256  # beyond which requests are refused with 503,
+CONNECTIONS_OPEN_MAX = 1024  # and beyond which nobody is heard
 KEEP_ALIVE_S = 5
+REQUEST_S = 10  # from a request's first byte to its last
 
 log = logging.getLogger("arcbox_net.api")
 
@@ -238,8 +241,10 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     )
 
 
-class _PeerChecked(H11Protocol):
-    """uvicorn's HTTP protocol behind a look at who connects."""
+class _Guarded(H11Protocol):
+    """uvicorn's HTTP protocol behind a look at who connects, and with an end to everything that takes a place."""
+
+    _too_slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer: socket.socket = transport.get_extra_info("socket")
@@ -249,9 +254,33 @@ class _PeerChecked(H11Protocol):
             log.warning("api: %s", error)
             transport.abort()
             return
+        if len(self.connections) >= CONNECTIONS_OPEN_MAX:
+            transport.abort()
+            return
         super().connection_made(transport)
         # uvicorn begins this clock with its first answer; one that never asks must not take a place for ever.
         self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_S, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._is_partial():
+            self._cancel_too_slow()
+        elif self._too_slow is None:
+            self._too_slow = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._cancel_too_slow()
+        super().connection_lost(error)
+
+    def _is_partial(self) -> bool:
+        """Whether a request has begun and its end has not come."""
+        state = self.conn.their_state
+        return state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
+
+    def _cancel_too_slow(self) -> None:
+        if self._too_slow is not None:
+            self._too_slow.cancel()
+            self._too_slow = None
 
 
 class ApiServer:
@@ -261,7 +290,7 @@ class ApiServer:
         self._listener = listener
         self._config = Config(
             application(network),
-            http=_PeerChecked,
+            http=_Guarded,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -279,7 +308,7 @@ class ApiServer:
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.Protocol:
-            return _PeerChecked(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+            return _Guarded(config=self._config, server_state=self._state, app_state={}, _loop=loop)
 
         self._server = await loop.create_unix_server(protocol, sock=self._listener, backlog=LISTEN_BACKLOG)
 

@@ -26,6 +26,7 @@ MESSAGE_BYTES_MAX = 4096
 CLIENTS_MAX = 64
 LISTEN_BACKLOG = 1024
 ACCEPT_AGAIN_S = 0.1
+IDLE_S = 5.0  # for a client to say what it wants, and to take it: others may be waiting for its place
 
 log = logging.getLogger("arcbox_net.fdpass")
 Handler = Callable[[AttachTap | OpenTap], Awaitable[tuple[TapReply, list[int]]]]
@@ -99,10 +100,15 @@ class FdServer:
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with connection, contextlib.suppress(OSError):
-            while message := await loop.sock_recv(connection, MESSAGE_BYTES_MAX):
+            while True:
+                async with asyncio.timeout(IDLE_S):
+                    message = await loop.sock_recv(connection, MESSAGE_BYTES_MAX)
+                if not message:
+                    return
                 reply, fds = await self._answer(connection, message)
                 try:
-                    await self._send(connection, msgspec.json.encode(reply), fds)
+                    async with asyncio.timeout(IDLE_S):
+                        await self._send(connection, msgspec.json.encode(reply), fds)
                 finally:
                     for fd in fds:
                         os.close(fd)
