@@ -45,7 +45,12 @@ def check_port_name(name: str, *, field: str = "port") -> str:
 
 
 def check_ifname(field: str, ifname: str) -> str:
-    if not isinstance(ifname, str) or not re.fullmatch(r"[!-.0-~]{1,15}", ifname) or ifname in (".", ".."):
+    # Without what would end nft's quotes or be its wildcard.
+    if (
+        not isinstance(ifname, str)
+        or not re.fullmatch(r"[!#-)+-.0-\[\]-~]{1,15}", ifname)
+        or ifname in (".", "..")
+    ):
         raise ConfigError(f"{field} {ifname!r} is not an interface name", field=field, value=ifname)
     return ifname
 

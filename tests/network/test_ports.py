@@ -64,6 +64,8 @@ def test_tap_is_planned_as_asked(table):
         (PortRequest("netns", pid=0), "pid"),
         (PortRequest("netns", pid=1, ifname="a/b"), "ifname"),
         (PortRequest("netns", pid=1, ifname="sixteen-byte-name"), "ifname"),
+        (PortRequest("netns", pid=1, ifname='e" accept'), "ifname"),
+        (PortRequest("netns", pid=1, ifname="eth*"), "ifname"),
     ],
 )
 def test_bad_request_names_its_field(table, request_, field):

@@ -51,7 +51,7 @@ class BoundSocket:
             bind_private(self.socket, path)
             self._inode = inode_of(path)
             if owner_uid is not None and owner_uid != os.geteuid():
-                os.chown(path, owner_uid, -1, follow_symlinks=False)
+                _give_to(path, owner_uid)
         except OSError as error:
             self.socket.close()
             raise _unusable(path, error.strerror or "cannot be bound") from None
@@ -125,6 +125,24 @@ def is_served(address: str | bytes, kind: int) -> bool:
                 raise
             return True  # a socket of datagrams that is connected to another one
     return True
+
+
+def _give_to(path: str, uid: int) -> None:
+    """Make a socket that was bound just now another user's. Raises OSError, ConfigError.
+
+    Whoever may write to its directory can put something else there meanwhile: another link to a file of ours, too.
+    """
+    if not hasattr(os, "O_PATH"):  # macOS
+        os.chown(path, uid, -1, follow_symlinks=False)
+        return
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+            raise _unusable(path, "somebody has put something else there")
+        os.chown(f"/proc/self/fd/{fd}", uid, -1)
+    finally:
+        os.close(fd)
 
 
 def _remove_stale(path: str, kind: int) -> None:
