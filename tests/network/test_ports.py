@@ -64,7 +64,7 @@ def test_tap_is_planned_as_asked(table):
         (PortRequest("netns", pid=0), "pid"),
         (PortRequest("netns", pid=1, ifname="a/b"), "ifname"),
         (PortRequest("netns", pid=1, ifname="sixteen-byte-name"), "ifname"),
-        (PortRequest("netns", pid=1, ifname='e" accept'), "ifname"),
+        (PortRequest("netns", pid=1, ifname='e"accept'), "ifname"),
         (PortRequest("netns", pid=1, ifname="eth*"), "ifname"),
     ],
 )

@@ -65,6 +65,7 @@ def asked_for(*events, failing=(), taken_out=False, netns_fd=None):
         pytest.param(Event("master-changed", OUR_PORT, detail="abx-dev"), [], id="port-put-in"),
         pytest.param(Event("link-removed", OUR_PORT), ["ports"], id="port-gone"),
         pytest.param(Event("link-renamed", "tap7", old=OUR_PORT), ["ports"], id="port-renamed"),
+        pytest.param(Event("mac-changed", OUR_PORT), ["ports"], id="port-with-another-mac"),
         pytest.param(Event("link-removed", tun_ifname(0)), ["repair"], id="door-gone"),
         pytest.param(Event("route-added", "eth0"), ["surroundings"], id="route-came"),
         pytest.param(Event("route-removed", "eth0"), ["surroundings"], id="route-went"),

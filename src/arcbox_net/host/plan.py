@@ -49,6 +49,15 @@ class PortPlan:
     isolated: bool = False
     anti_spoof: bool = True
 
+    @property
+    def host_mac(self) -> str:
+        """The MAC of our end: as high as can be.
+
+        A bridge without one of its own takes the lowest of its ports', and a host that got its address by that MAC
+        must not lose it to a guest.
+        """
+        return ("fe" if not self.mac.startswith("fe") else "fa") + self.mac[2:]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TapPlan(PortPlan):

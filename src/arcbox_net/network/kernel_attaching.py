@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from arcbox_net.config import Egress
@@ -17,6 +18,7 @@ from arcbox_net.network.ports import Port
 from arcbox_net.recipes.engine import engine_uplink
 
 if TYPE_CHECKING:
+    from arcbox_net.host.linux.ownership import OwnedLink
     from arcbox_net.host.plan import Dnat
     from arcbox_net.network.engine_egress import EngineEgress
     from arcbox_net.network.tap_datapath import TapDatapath
@@ -43,6 +45,7 @@ class KernelAttaching(Attaching):
         self._site = site
         self._layout = layout
         self._dnats = dnats
+        self._forgiven: set[str] = set()  # ports whose device has had another MAC than ours once
 
     async def listen_again(self) -> None:
         await super().listen_again()
@@ -133,6 +136,7 @@ class KernelAttaching(Attaching):
         await self._give_up(port)
 
     async def _give_up(self, port: Port) -> None:
+        self._forgiven.discard(port.name)
         if port.socket is not None and self._datapath is not None:
             await self._datapath.detach(port)
         await self._let_go(port)
@@ -155,8 +159,11 @@ class KernelAttaching(Attaching):
                 await self.stop()
 
     async def detach_gone(self) -> None:
-        present = {link.ifname for link in await self._kernel.run(self._site.links.owned, self._site.network)}
+        present = {
+            link.ifname: link for link in await self._kernel.run(self._site.links.owned, self._site.network)
+        }
         await self._restore_uplink(present)
+        await self._restore_macs(present)
         for port in self._ports:
             if port.plan.ifname in present or port.socket is not None:
                 continue
@@ -165,6 +172,28 @@ class KernelAttaching(Attaching):
             except InterfaceNotFound:
                 log.info("port %s: its device is gone, detaching", port.name)
                 await self.detach(port)
+
+    async def _restore_macs(self, present: Mapping[str, OwnedLink]) -> None:
+        """Put back MACs of devices that were changed, the first time; the second time the guest has to go.
+
+        Whoever has a TAP's descriptor may change its MAC. With a neighbour's it takes the place that the neighbour has
+        in the bridge, and what was for the neighbour goes to the host.
+        """
+        devices = [port for port in self._ports if port.socket is None and port.plan.ifname in present]
+        changed = [port for port in devices if present[port.plan.ifname].mac != port.plan.host_mac]
+        if not changed:
+            return
+        for port in changed:
+            log.warning("port %s: somebody has changed the MAC of its device", port.name)
+            if port.name in self._forgiven:
+                await self.detach(port)
+                devices.remove(port)
+            else:
+                self._forgiven.add(port.name)
+        for port in devices:
+            with contextlib.suppress(InterfaceNotFound):  # it has gone since
+                await self._kernel.run(self._site.links.apply_port, port.plan)
+        await self.restore()
 
     async def _restore_uplink(self, present: Collection[str]) -> None:
         if self._datapath is None or all(plan.ifname in present for plan in self._datapath.plans):

@@ -44,8 +44,8 @@ T = TypeVar("T")
 class Watch:
     """Ties the kernel's notifications to what they ask for.
 
-    `repair`: our state was changed. `links_changed`: a guest's device went, or left the bridge (by detach, or by
-    somebody's hand: then it answers True, and repair follows). `surroundings_changed`: addresses or
+    `repair`: our state was changed. `links_changed`: a guest's device went, changed its MAC, or left the bridge (by
+    detach, or by somebody's hand: then it answers True, and repair follows). `surroundings_changed`: addresses or
     routes of the host came or went, so that the network's subnet may overlap them, or no longer; or a link's
     MTU is another.
     """
@@ -113,7 +113,7 @@ class Watch:
         elif event.kind == "link-down" and event.ifname in self._own_ports:
             self._request_repair()  # a guest's own may be kept down
         elif any(name.startswith(self._port_prefix) for name in names):
-            if event.kind in ("link-removed", "link-renamed") or (
+            if event.kind in ("link-removed", "link-renamed", "mac-changed") or (
                 event.kind == "master-changed" and event.detail != self._layout.bridge
             ):
                 self._request(_PORTS)

@@ -125,7 +125,7 @@ def _apply(kernel: Kernel, plan: PortPlan, link: Link) -> None:
         link,
         attr(rtnl.IFLA_IFALIAS, alias(plan.network, plan.port).encode()),
         attr_u32(rtnl.IFLA_GROUP, LINK_GROUP),
-        attr(rtnl.IFLA_ADDRESS, _host_mac(plan)),
+        attr(rtnl.IFLA_ADDRESS, rtnl.mac_bytes(plan.host_mac)),
         messages.port_sizes(plan),
         attr_u32(rtnl.IFLA_MASTER, master),
         operation="configure port",
@@ -220,16 +220,6 @@ def _persist(plan: TapPlan, fds: list[int]) -> None:
             errno=error.errno,
         ) from None
     tap.close_all(fds)
-
-
-def _host_mac(plan: PortPlan) -> bytes:
-    """The MAC of our end of a port: as high as can be.
-
-    A bridge without one of its own takes the lowest of its ports', and a host that got its address by that
-    MAC must not lose it to a guest.
-    """
-    mac = rtnl.mac_bytes(plan.mac)
-    return (b"\xfe" if mac[0] != 0xFE else b"\xfa") + mac[1:]
 
 
 def _prepare_ipv6(ifname: str) -> None:
