@@ -33,6 +33,12 @@ BROADCAST = "ff:ff:ff:ff:ff:ff"
 _marks = itertools.count(1)
 
 
+def apply_anew(firewall: Firewall, **changes: object) -> None:
+    """What is applied now, once more, with *changes* of the plan's fields."""
+    assert firewall.plan is not None
+    firewall.apply(dataclasses.replace(firewall.plan, **changes))  # type: ignore[arg-type]
+
+
 @dataclasses.dataclass
 class Guest:
     """A guest in a namespace of its own: `ns`, its port's plan and its one address."""

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -22,6 +23,7 @@ from arcbox_net.host.plan import Dnat
 from tests.host.firewall_lab import (
     Guest,
     Lab,
+    apply_anew,
     ask,
     client,
     ping,
@@ -65,7 +67,7 @@ def test_while_the_ruleset_is_flushed_nothing_new_passes(host: Host, network: La
         assert silent(host.world, alice.ip, 80)
         assert silent(host.world, alice.ip, 80, "udp")
         assert not ping(host.world, alice.ip, timeout=0.4)
-        host.call(network.firewall.reapply)
+        host.call(lambda: apply_anew(network.firewall))
         assert ask(alice.ns, host.world_ip, 80)
         assert silent(host.world, alice.ip, 80)
 
@@ -82,7 +84,7 @@ def test_connections_survive_a_flush_with_their_nat(host: Host, network: Lab, al
         host.run("nft flush ruleset")
         for sock in (outbound, inbound):
             sock.sendall(b"sent during the gap")
-        host.call(network.firewall.reapply)
+        host.call(lambda: apply_anew(network.firewall))
         for sock in (outbound, inbound):
             assert sock.recv(100) == b"sent during the gap"
             _exchange(sock)
@@ -109,7 +111,7 @@ def test_no_packet_slips_through_while_tables_come_and_go(host: Host, network: L
     try:
         for _ in range(50):
             host.run("nft flush ruleset")
-            host.call(network.firewall.reapply)
+            host.call(lambda: apply_anew(network.firewall))
     finally:
         stop.set()
         thread.join()
@@ -188,7 +190,7 @@ class Watched:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._end: asyncio.Event | None = None
         self._monitor = FirewallMonitor(firewall, self._on_change, audit_s=audit_s)
-        self._repair: Callable[[], None] | None = firewall.reapply if repair else None
+        self._repair: Callable[[], None] | None = partial(apply_anew, firewall) if repair else None
         self._thread = threading.Thread(target=lambda: host.call(lambda: asyncio.run(self._run())))
         self._thread.start()
         assert self._ready.wait(10)
@@ -262,7 +264,7 @@ def test_our_own_changes_and_those_of_other_tables_are_not(
     guest = network.guest()
     network.forward(*[Dnat("tcp", None, port, guest.ip, 80) for port in range(1000, 2000)])
     network.unforward(*[Dnat("tcp", None, port, guest.ip, 80) for port in range(1000, 2000)])
-    host.call(network.firewall.reapply)
+    host.call(lambda: apply_anew(network.firewall))
     host.run("nft add table inet someone")
     host.run("nft add chain inet someone c { type filter hook forward priority 5; }")
     host.run("nft delete table inet someone")

@@ -13,6 +13,7 @@ from arcbox_net.host.plan import Dnat, HostAccessRedirect
 from tests.host.firewall_lab import (
     Guest,
     Lab,
+    apply_anew,
     ask,
     ask_on,
     bridge_netfilter_off,
@@ -224,5 +225,5 @@ def test_while_the_rules_are_flushed_no_new_connection_passes(host: Host, networ
         try:
             assert silent(alice.ns, WORLD6, 7006)
         finally:
-            host.call(network.firewall.reapply)
+            host.call(lambda: apply_anew(network.firewall))
         assert ask(alice.ns, WORLD6, 7006)

@@ -15,6 +15,7 @@ from arcbox_net.host.plan import Dnat, HostAccessRedirect
 from tests.host.firewall_lab import (
     Guest,
     Lab,
+    apply_anew,
     ask,
     bridge_netfilter_off,
     client,
@@ -273,7 +274,7 @@ def test_host_access_leads_to_the_relay_only(host: Host, network: Lab, alice: Gu
         seen = ask(alice.ns, network.gateway, 8000, protocol)
         assert seen is not None and seen.split()[0] == str(alice.ip)
         assert silent(alice.ns, network.gateway, 41000, protocol)  # not by its own port number
-        host.call(lambda: network.firewall.remove_redirects([redirect]))
+        host.call(lambda: apply_anew(network.firewall, redirects=()))
         assert silent(alice.ns, network.gateway, 8000, protocol)
 
 
@@ -285,7 +286,7 @@ def test_apply_twice_is_the_same_and_keeps_forwards(host: Host, network: Lab, al
     network.forward(dnat)
     rules = host.run("nft -s -t list ruleset").stdout
     forwards = host.run("nft list map inet abx_lab forwards_any").stdout
-    host.call(network.firewall.reapply)
+    host.call(lambda: apply_anew(network.firewall))
     assert sorted(host.run("nft -s -t list ruleset").stdout.split()) == sorted(rules.split())
     assert host.run("nft list map inet abx_lab forwards_any").stdout == forwards
     network.unforward(dnat)

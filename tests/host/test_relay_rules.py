@@ -15,7 +15,7 @@ import pytest
 
 from arcbox_net.host.plan import RELAY_MARK_DOOR, HostAccessRedirect, table_name
 from tests.host import relay_lab as lab
-from tests.host.firewall_lab import ethernet, send
+from tests.host.firewall_lab import apply_anew, ethernet, send
 from tests.host.relay_lab import (
     ACK,
     GATEWAY,
@@ -265,7 +265,7 @@ def test_ipv6_packets_of_one_guest_have_its_label_whatever_their_source(
 
     more = [str(ip_address(guest.address(6)) + step) for step in (0x1000, 0x2000)]
     labels = {label(guest, source) for source in (guest.address(6), *more)}
-    network.host.call(network.firewall.reapply)
+    network.host.call(lambda: apply_anew(network.firewall))
     labels.add(label(guest, guest.address(6)))
     assert len(labels) == 1 and b"\0\0" not in labels
     assert label(neighbour, neighbour.address(6)) not in labels
@@ -288,7 +288,7 @@ def test_an_endpoint_keeps_its_shard_when_the_rules_are_applied_anew(
             return found
 
         before = shards()
-        network.host.call(network.firewall.reapply)
+        network.host.call(lambda: apply_anew(network.firewall))
         assert shards() == before
 
 
@@ -447,7 +447,7 @@ def test_host_access_is_redirected_to_the_relays_listener_and_only_there(
                     connected(sock).sendall(b"x")
                     assert connection.recv(1) == b"x"
         finally:
-            network.host.call(lambda: network.firewall.remove_redirects([redirect]))
+            network.host.call(lambda: apply_anew(network.firewall, redirects=()))
 
 
 @both
@@ -558,7 +558,7 @@ def test_a_flushed_ruleset_lets_nothing_out(network: RelayLab, guest: RelayGuest
         assert caught.value.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH)
         assert network.read(17, dst="8.8.8.8", timeout=SILENCE_S) is None
     finally:
-        network.host.call(network.firewall.reapply)
+        network.host.call(lambda: apply_anew(network.firewall))
 
 
 def _receive(sock: socket.socket, size: int) -> bytes:

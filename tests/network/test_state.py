@@ -80,14 +80,6 @@ def test_an_unknown_table_is_a_bug_of_the_caller(path: Path) -> None:
         State.open(path).put("leases; DROP", "k", {})
 
 
-def test_wipe_forgets_leases_and_entries(path: Path) -> None:
-    state = State.open(path)
-    state.commit_leases([LeaseChange(IP, LEASE)])
-    state.put("meta", "subnet", {"cidr": "192.168.64.0/24"})
-    state.wipe()
-    assert state.leases() == [] and state.items("meta") == {}
-
-
 def test_files_and_new_directories_are_private(path: Path) -> None:
     old = os.umask(0)
     try:

@@ -177,7 +177,7 @@ class Attaching(ABC):
         for step in (self._disconnect if is_connected else self._give_up, self._forget):
             try:
                 await step(port)
-            except ArcboxNetError as error:
+            except (ArcboxNetError, OSError) as error:
                 log.error("port %s: %s", port.name, error)
 
     async def _forget(self, port: Port) -> None:

@@ -124,15 +124,6 @@ class State:
 
         self._write(write)
 
-    def wipe(self) -> None:
-        """Forget everything, in one transaction."""
-
-        def write(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM leases")
-            db.execute("DELETE FROM entries")
-
-        self._write(write)
-
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._guard, self._errors("read"):

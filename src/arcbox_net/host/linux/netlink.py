@@ -72,10 +72,6 @@ def attr_u8(kind: int, value: int) -> bytes:
     return attr(kind, struct.pack("=B", value))
 
 
-def attr_u16(kind: int, value: int) -> bytes:
-    return attr(kind, struct.pack("=H", value))
-
-
 def attr_u32(kind: int, value: int) -> bytes:
     return attr(kind, struct.pack("=I", value))
 

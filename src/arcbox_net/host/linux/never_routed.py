@@ -6,7 +6,7 @@ credentials. Most of them are link-local; the others are named.
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 # This-host, loopback, link-local, multicast, reserved; 100.100.100.200 is Alibaba's, 168.63.129.16 Azure's.
@@ -43,10 +43,3 @@ NEVER_ROUTED6: Final = (
     "fd00:42::42",
     *map(_through_nat64, NEVER_ROUTED),
 )
-
-
-def is_never_routed(address: IPv4Address | IPv6Address) -> bool:
-    """Whether a guest cannot send to *address*, and so cannot answer it either."""
-    if isinstance(address, IPv4Address):
-        return any(address in IPv4Network(network) for network in NEVER_ROUTED)
-    return any(address in IPv6Network(network) for network in NEVER_ROUTED6)

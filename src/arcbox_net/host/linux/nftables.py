@@ -69,13 +69,6 @@ class Firewall:
             self._dnats = dict.fromkeys(plan.dnats)
             self._redirects = dict.fromkeys(plan.redirects)
 
-    def reapply(self) -> None:
-        """Put everything back as it shall be. Raises KernelError."""
-        with self._lock:
-            plan = self.plan
-            if plan is not None:
-                self._apply(plan)
-
     def add_port(self, port: PortPlan) -> None:
         """Let a guest port speak; a port already there is changed to *port*."""
         with self._lock:
@@ -126,22 +119,6 @@ class Firewall:
             if new and self._plan is not None:
                 changes = self._changes("add", ruleset.redirect_elements(new))
                 self._change(changes, lambda: self._redirects.update(dict.fromkeys(new)))
-
-    def remove_redirects(self, redirects: Sequence[HostAccessRedirect]) -> None:
-        """Take those ports away from the guests again, and forget their connections."""
-        with self._lock:
-            gone = [item for item in dict.fromkeys(redirects) if item in self._redirects]
-            if gone and self._plan is not None:
-                changes = self._changes("delete", ruleset.redirect_elements(gone))
-                self._change(changes, lambda: _discard(self._redirects, gone))
-                ended = [
-                    Translation(item.protocol, gateway, item.host_port, gateway, item.relay_port)
-                    for gateway in (self._plan.gateway, self._plan.gateway6)
-                    if gateway is not None
-                    for item in gone
-                ]
-                with _logged("forget connections"):
-                    conntrack.forget_translations(ended)
 
     def remove(self) -> None:
         """Remove both tables; nothing happens when there are none. Raises KernelError."""
@@ -255,15 +232,21 @@ def run_nft(commands: str, what: str) -> None:
         )
     except FileNotFoundError:
         raise KernelError(
-            "nft is not installed", fix="apt-get install nftables", operation="nft -f -", object=what, errno=2
+            "nft is not installed",
+            fix="apt-get install nftables",
+            operation="nft -f -",
+            object=what,
+            errno=errno.ENOENT,
         ) from None
     except subprocess.TimeoutExpired:
         raise KernelError(
             f"nftables: {what}: nft did not answer in {NFT_TIMEOUT_S} s",
             operation="nft -f -",
             object=what,
-            errno=110,
+            errno=errno.ETIMEDOUT,
         ) from None
+    except OSError as error:  # no descriptor or no memory left for another process
+        raise _refused("run nft", what, error) from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["unknown error"])[0]
         if "Operation not permitted" in reason:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 SERVER_PORT = 67
@@ -302,7 +302,3 @@ def decode_routes(payload: bytes) -> list[tuple[IPv4Network, IPv4Address]]:
         found.append((IPv4Network((destination, prefix), strict=False), IPv4Address(router)))
         offset += 5 + size
     return found
-
-
-def encode_options(options: Mapping[int, bytes]) -> bytes:
-    return b"".join(encode_option(number, payload) for number, payload in options.items())
