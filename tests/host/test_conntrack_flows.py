@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from arcbox_net.host.linux.conntrack_flows import flow_of, guest_flows
-from arcbox_net.host.linux.nfnetlink import attribute, nested
+from arcbox_net.host.linux.netlink import attr, nested
 from tests.host.firewall_lab import Lab, ask_on, client, server
 from tests.support.netns import Host
 
@@ -18,12 +18,12 @@ TCP, UDP = 6, 17
 
 
 def direction(kind: int, src: bytes, dst: bytes, protocol: int, src_port: int, dst_port: int) -> bytes:
-    addresses = nested(1, attribute(1, src), attribute(2, dst))
+    addresses = nested(1, attr(1, src), attr(2, dst))
     numbers = nested(
         2,
-        attribute(1, bytes([protocol])),
-        attribute(2, struct.pack("!H", src_port)),
-        attribute(3, struct.pack("!H", dst_port)),
+        attr(1, bytes([protocol])),
+        attr(2, struct.pack("!H", src_port)),
+        attr(3, struct.pack("!H", dst_port)),
     )
     return nested(kind, addresses, numbers)
 
@@ -35,11 +35,11 @@ def entry(src: str, dst: str, protocol: int, *more: bytes) -> bytes:
 
 
 def counters(kind: int, count: int) -> bytes:
-    return nested(kind, attribute(2, struct.pack("!Q", count)))
+    return nested(kind, attr(2, struct.pack("!Q", count)))
 
 
 def test_connection_of_a_guest_is_told_with_state_and_bytes() -> None:
-    established = nested(4, nested(1, attribute(1, b"\x03")))
+    established = nested(4, nested(1, attr(1, b"\x03")))
     payload = entry(
         "192.168.64.2", "203.0.113.1", TCP, established, counters(9, 100), counters(10, 5_000_000_000)
     )
@@ -59,7 +59,7 @@ def test_connection_of_a_guest_is_told_with_state_and_bytes() -> None:
 
 @pytest.mark.parametrize(("status", "state"), [(0, "unanswered"), (2, "open")])
 def test_datagrams_are_open_when_they_were_answered(status: int, state: str) -> None:
-    payload = entry("192.168.64.2", "203.0.113.1", UDP, attribute(3, struct.pack("!I", status)))
+    payload = entry("192.168.64.2", "203.0.113.1", UDP, attr(3, struct.pack("!I", status)))
     (flow,) = flow_of(payload, SUBNET)
     assert (flow["protocol"], flow["state"], flow["bytes_out"]) == ("udp", state, None)
 

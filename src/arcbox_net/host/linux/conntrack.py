@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from arcbox_net.host.linux import nfnetlink
+from arcbox_net.host.linux.netlink import attr, attrs, nested
 from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 
 COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
@@ -197,26 +198,26 @@ def _list(netlink: NfnetlinkSocket, version: int, translated: bool) -> list[Entr
 
 def parse_entry(payload: bytes, version: int = 4) -> Entry | None:
     """The entry in *payload* (from the netfilter header on), None when it is not of *version* or not whole."""
-    parts = dict(nfnetlink.attributes(payload, 4, len(payload)))
+    parts = attrs(payload, 4)
     original = _tuple(parts.get(_TUPLE_ORIG), version)
     reply = _tuple(parts.get(_TUPLE_REPLY), version)
     if original is None or reply is None:
         return None
-    key = nfnetlink.nested(_TUPLE_ORIG, parts[_TUPLE_ORIG])
+    key = nested(_TUPLE_ORIG, parts[_TUPLE_ORIG])
     for kind in (_ID, _ZONE):
         if kind in parts:
-            key += nfnetlink.attribute(kind, parts[kind])
+            key += attr(kind, parts[kind])
     return Entry(original, reply, key, version)
 
 
 def _tuple(value: bytes | None, version: int) -> Tuple | None:
     if value is None:
         return None
-    parts = dict(nfnetlink.attributes(value, 0, len(value)))
+    parts = attrs(value)
     address = parts.get(_TUPLE_IP, b"")
     protocol = parts.get(_TUPLE_PROTO, b"")
-    addresses = dict(nfnetlink.attributes(address, 0, len(address)))
-    numbers = dict(nfnetlink.attributes(protocol, 0, len(protocol)))
+    addresses = attrs(address)
+    numbers = attrs(protocol)
     src, dst = addresses.get(_IP_SRC[version], b""), addresses.get(_IP_DST[version], b"")
     size = _ADDRESS_BYTES[version]
     if len(src) != size or len(dst) != size or len(numbers.get(_PROTO_NUM, b"")) != 1:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
-from arcbox_net.host.linux import nfnetlink
 from arcbox_net.host.linux.conntrack import CT_GET, FAMILIES, parse_entry
+from arcbox_net.host.linux.netlink import attrs
 from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 
 FLOWS_MAX: Final = 16_384
@@ -61,7 +61,7 @@ def flow_of(payload: bytes, subnet: _Network) -> Iterator[dict[str, Any]]:
     guest, peer = address(entry.original.src), address(entry.original.dst)
     if guest not in subnet or peer in subnet or peer.is_multicast:
         return
-    parts = dict(nfnetlink.attributes(payload, 4, len(payload)))
+    parts = attrs(payload, 4)
     yield {
         "protocol": _PROTOCOLS.get(entry.original.protocol, str(entry.original.protocol)),
         "guest": str(guest),
@@ -90,4 +90,4 @@ def _bytes(counters: bytes | None) -> int | None:
 def _part(value: bytes | None, kind: int) -> bytes:
     if value is None:
         return b""
-    return dict(nfnetlink.attributes(value, 0, len(value))).get(kind, b"")
+    return attrs(value).get(kind, b"")

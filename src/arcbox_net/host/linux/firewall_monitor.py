@@ -13,6 +13,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from arcbox_net.host.linux import generation, nfnetlink
+from arcbox_net.host.linux.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_NETFILTER,
+    RECEIVE_BYTES,
+    SOL_NETLINK,
+    parse,
+)
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import table_name
 
@@ -56,9 +63,7 @@ class FirewallMonitor:
         self._socket = opened
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._socket.bind((0, 0))
-        self._socket.setsockopt(
-            nfnetlink.SOL_NETLINK, nfnetlink.NETLINK_ADD_MEMBERSHIP, nfnetlink.GROUP_NFTABLES
-        )
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, nfnetlink.GROUP_NFTABLES)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._socket.fileno(), self._readable)
         self._audit = loop.create_task(self._audit_forever())
@@ -79,7 +84,7 @@ class FirewallMonitor:
         assert self._socket is not None
         for _ in range(_READS_MAX):
             try:
-                self._read(self._socket.recv(nfnetlink.RECV_BYTES_MAX))
+                self._read(self._socket.recv(RECEIVE_BYTES))
             except BlockingIOError:
                 break
             except OSError:  # ENOBUFS: the kernel dropped messages
@@ -88,14 +93,14 @@ class FirewallMonitor:
             self._check = asyncio.get_running_loop().create_task(self._check_soon())
 
     def _read(self, packet: bytes) -> None:
-        for kind, _flags, _sequence, _port_id, payload in nfnetlink.messages(packet):
-            if kind == generation.MSG_NEWGEN:
-                number = generation.parse_generation(payload)
+        for message in parse(packet):
+            if message.kind == generation.MSG_NEWGEN:
+                number = generation.parse_generation(message.payload)
                 if self._touched and number is not None:
                     self._suspects.append(number)
                 self._touched = False
             elif not self._touched:
-                self._touched = generation.table_of(payload) == self._table
+                self._touched = generation.table_of(message.payload) == self._table
 
     async def _check_soon(self) -> None:
         await asyncio.sleep(self._debounce_s)
@@ -123,4 +128,4 @@ class FirewallMonitor:
 
 def _open_socket() -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    return socket.socket(socket.AF_NETLINK, kind, nfnetlink.NETLINK_NETFILTER)
+    return socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)

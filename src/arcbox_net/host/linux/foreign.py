@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arcbox_net.host.linux.generation import MSG_GETCHAIN, MSG_GETRULE
-from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket, attributes
+from arcbox_net.host.linux.netlink import attrs, iter_attrs
+from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 
 BRIDGE_NF_CALL = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
@@ -86,7 +87,7 @@ def list_chains() -> list[Chain]:
             if chain is not None and not chain.table.startswith(_OWN_TABLES):
                 chains[payload[0], chain.table, chain.name] = chain
         for payload in netlink.dump(MSG_GETRULE, 0):
-            parts = dict(attributes(payload, 4, len(payload)))
+            parts = attrs(payload, 4)
             key = payload[0], _name(parts.get(1)), _name(parts.get(2))
             if key in chains:
                 chains[key].rules.append(parse_rule(parts.get(4, b"")))
@@ -119,8 +120,8 @@ def parse_rule(expressions: bytes) -> Rule:
     """The rule whose NFTA_RULE_EXPRESSIONS are *expressions*."""
     compared: list[bytes] = []
     conditional = drops = False
-    for _kind, expression in attributes(expressions, 0, len(expressions)):
-        parts = dict(attributes(expression, 0, len(expression)))
+    for _kind, expression in iter_attrs(expressions):
+        parts = attrs(expression)
         name, body = _name(parts.get(1)), parts.get(2, b"")
         if name == "immediate":
             drops = drops or _verdict(body) == _DROP
@@ -213,12 +214,12 @@ def legacy_drops(listing: str, bridge: str | None) -> Iterator[ForeignDrop]:
 
 def _parse_chain(payload: bytes) -> Chain | None:
     family = _FAMILIES.get(payload[0])
-    parts = dict(attributes(payload, 4, len(payload)))
+    parts = attrs(payload, 4)
     if family is None:
         return None
     hook = None
     if 4 in parts:
-        fields = dict(attributes(parts[4], 0, len(parts[4])))
+        fields = attrs(parts[4])
         hook = _HOOKS.get(_u32(fields.get(1)))
     if _name(parts.get(7)) not in ("", "filter"):
         hook = None  # nat and route chains do not drop
@@ -235,7 +236,7 @@ def _names(value: bytes, name: bytes) -> bool:
 
 def _verdict(body: bytes) -> int | None:
     for value in _data(body, 2, kind=2):
-        fields = dict(attributes(value, 0, len(value)))
+        fields = attrs(value)
         if 1 in fields:
             return _u32(fields[1])
     return None
@@ -243,8 +244,8 @@ def _verdict(body: bytes) -> int | None:
 
 def _data(body: bytes, number: int, *, kind: int = 1) -> list[bytes]:
     """The value (kind 1) or verdict (kind 2) in attribute *number* of an expression."""
-    holder = dict(attributes(body, 0, len(body))).get(number, b"")
-    return [value for found, value in attributes(holder, 0, len(holder)) if found == kind]
+    holder = attrs(body).get(number, b"")
+    return [value for found, value in iter_attrs(holder) if found == kind]
 
 
 def _name(value: bytes | None) -> str:

@@ -12,6 +12,7 @@ import struct
 from types import TracebackType
 
 from arcbox_net.host.linux import nfnetlink
+from arcbox_net.host.linux.netlink import attr_text, attrs, iter_attrs
 from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 
 OWN_GENERATIONS_MAX = 1024
@@ -76,7 +77,7 @@ def current_generation() -> int:
 
 def parse_generation(payload: bytes) -> int | None:
     """The generation number in a NEWGEN payload (from the netfilter header on)."""
-    for kind, value in nfnetlink.attributes(payload, 4, len(payload)):
+    for kind, value in iter_attrs(payload, 4):
         if kind == GEN_ID and len(value) == 4:
             return int(struct.unpack("!L", value)[0])
     return None
@@ -84,7 +85,7 @@ def parse_generation(payload: bytes) -> int | None:
 
 def table_of(payload: bytes) -> str | None:
     """The table that a message (from the netfilter header on) is about."""
-    for kind, value in nfnetlink.attributes(payload, 4, len(payload)):
+    for kind, value in iter_attrs(payload, 4):
         if kind == TABLE_NAME:
             return value.rstrip(b"\0").decode(errors="replace")
     return None
@@ -117,7 +118,7 @@ def drop_counts(table: str) -> dict[str, int]:
     with NfnetlinkSocket() as netlink:
         for family in (nfnetlink.NFPROTO_BRIDGE, nfnetlink.NFPROTO_INET):
             for payload in _dump_table(netlink, MSG_GETRULE, family, table):
-                parts = dict(nfnetlink.attributes(payload, 4, len(payload)))
+                parts = attrs(payload, 4)
                 comment = _comment(parts.get(_RULE_USERDATA, b""))
                 if comment:
                     counts[comment] = counts.get(comment, 0) + _counted(parts.get(_RULE_EXPRESSIONS, b""))
@@ -132,17 +133,17 @@ def _comment(userdata: bytes) -> str:
 
 
 def _counted(expressions: bytes) -> int:
-    for _element, expression in nfnetlink.attributes(expressions, 0, len(expressions)):
-        fields = dict(nfnetlink.attributes(expression, 0, len(expression)))
+    for _element, expression in iter_attrs(expressions):
+        fields = attrs(expression)
         if fields.get(_EXPR_NAME) == b"counter\0":
             body = fields.get(_EXPR_DATA, b"")
-            packets = dict(nfnetlink.attributes(body, 0, len(body))).get(_COUNTER_PACKETS, b"")
+            packets = attrs(body).get(_COUNTER_PACKETS, b"")
             return int.from_bytes(packets, "big")
     return 0
 
 
 def _dump_table(netlink: NfnetlinkSocket, kind: int, family: int, table: str) -> list[bytes]:
-    body = b"" if kind == MSG_GETTABLE else nfnetlink.text(TABLE_NAME, table)
+    body = b"" if kind == MSG_GETTABLE else attr_text(TABLE_NAME, table)
     try:
         return [payload for payload in netlink.dump(kind, family, body) if table_of(payload) == table]
     except FileNotFoundError:
@@ -150,7 +151,7 @@ def _dump_table(netlink: NfnetlinkSocket, kind: int, family: int, table: str) ->
 
 
 def _definition(kind: int, payload: bytes) -> bytes:
-    parts = list(nfnetlink.attributes(payload, 4, len(payload)))
+    parts = list(iter_attrs(payload, 4))
     if kind == MSG_GETTABLE:
         return b"table"
     if kind == MSG_GETRULE:
@@ -165,8 +166,8 @@ def _rule_part(number: int, value: bytes) -> bytes:
     if number != _RULE_EXPRESSIONS:
         return b""
     definition = b""
-    for _element, expression in nfnetlink.attributes(value, 0, len(value)):
-        fields = dict(nfnetlink.attributes(expression, 0, len(expression)))
+    for _element, expression in iter_attrs(value):
+        fields = attrs(expression)
         name = fields.get(_EXPR_NAME, b"")
         definition += name if name == b"counter\0" else name + fields.get(_EXPR_DATA, b"")
     return definition

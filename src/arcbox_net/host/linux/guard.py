@@ -20,12 +20,10 @@ import errno
 import struct
 
 from arcbox_net.host.linux import nfnetlink
+from arcbox_net.host.linux.netlink import NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, attr, attr_text, nested
 from arcbox_net.host.linux.nfnetlink import (
     NFPROTO_INET,
     NfnetlinkSocket,
-    attribute,
-    nested,
-    text,
     u32,
 )
 from arcbox_net.host.linux.ruleset import SEEN_MARK
@@ -120,27 +118,32 @@ def _inet_guard(plan: FirewallPlan) -> list[_Request]:
 def _new_table(family: int, table: str) -> _Request:
     return (
         _NEWTABLE,
-        nfnetlink.NLM_F_CREATE | nfnetlink.NLM_F_EXCL,
+        NLM_F_CREATE | NLM_F_EXCL,
         family,
-        text(1, table) + u32(2, _TABLE_F_OWNER),
+        attr_text(1, table) + u32(2, _TABLE_F_OWNER),
     )
 
 
 def _new_chain(family: int, table: str, name: str, kind: str, hook: int, priority: int) -> _Request:
-    body = text(1, table) + text(3, name) + nested(4, u32(1, hook), u32(2, priority)) + text(7, kind)
-    return _NEWCHAIN, nfnetlink.NLM_F_CREATE, family, body
+    body = (
+        attr_text(1, table)
+        + attr_text(3, name)
+        + nested(4, u32(1, hook), u32(2, priority))
+        + attr_text(7, kind)
+    )
+    return _NEWCHAIN, NLM_F_CREATE, family, body
 
 
 def _new_rule(family: int, table: str, chain: str, expressions: bytes) -> _Request:
-    body = text(1, table) + text(2, chain) + nested(4, expressions)
-    return _NEWRULE, nfnetlink.NLM_F_CREATE | nfnetlink.NLM_F_APPEND, family, body
+    body = attr_text(1, table) + attr_text(2, chain) + nested(4, expressions)
+    return _NEWRULE, NLM_F_CREATE | NLM_F_APPEND, family, body
 
 
 # -- expressions; a register holds a mark or a status in the host's byte order
 
 
 def _expression(name: str, *parts: bytes) -> bytes:
-    return nested(1, text(1, name), nested(2, *parts))
+    return nested(1, attr_text(1, name), nested(2, *parts))
 
 
 def _meta(key: int) -> bytes:
@@ -148,14 +151,12 @@ def _meta(key: int) -> bytes:
 
 
 def _compare(operation: int, value: bytes) -> bytes:
-    return _expression("cmp", u32(1, _REGISTER), u32(2, operation), nested(3, attribute(1, value)))
+    return _expression("cmp", u32(1, _REGISTER), u32(2, operation), nested(3, attr(1, value)))
 
 
 def _mask(mask: int) -> bytes:
     parts = u32(1, _REGISTER), u32(2, _REGISTER), u32(3, 4)
-    return _expression(
-        "bitwise", *parts, nested(4, attribute(1, _host(mask))), nested(5, attribute(1, _host(0)))
-    )
+    return _expression("bitwise", *parts, nested(4, attr(1, _host(mask))), nested(5, attr(1, _host(0))))
 
 
 def _verdict(code: int) -> bytes:

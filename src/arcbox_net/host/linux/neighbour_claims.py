@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from arcbox_net.host.linux import nfnetlink
 from arcbox_net.host.linux.generation import TABLE_NAME
-from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket, attributes
+from arcbox_net.host.linux.netlink import attr_text, attrs, iter_attrs
+from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 from arcbox_net.host.linux.rule_elements import element_changes
 from arcbox_net.host.plan import table_name
 
@@ -33,7 +34,7 @@ def release(network: str, mac: str) -> str:
 
 def owners(network: str) -> list[tuple[str, str]]:
     """Address (as nft has it in that set: a number) and MAC of every claim. Raises OSError."""
-    body = nfnetlink.text(TABLE_NAME, table_name(network)) + nfnetlink.text(_LIST_SET, "owners6")
+    body = attr_text(TABLE_NAME, table_name(network)) + attr_text(_LIST_SET, "owners6")
     with NfnetlinkSocket() as netlink:
         payloads = netlink.dump(_GETSETELEM, nfnetlink.NFPROTO_BRIDGE, body)
     found = []
@@ -47,7 +48,7 @@ def owners(network: str) -> list[tuple[str, str]]:
 
 def _keys(payload: bytes) -> Iterator[bytes]:
     """The keys of the elements in one message (from the netfilter header on)."""
-    elements = dict(attributes(payload, 4, len(payload))).get(_LIST_ELEMENTS, b"")
-    for _, element in attributes(elements, 0, len(elements)):
-        key = dict(attributes(element, 0, len(element))).get(_ELEMENT_KEY, b"")
-        yield dict(attributes(key, 0, len(key))).get(_DATA_VALUE, b"")
+    elements = attrs(payload, 4).get(_LIST_ELEMENTS, b"")
+    for _, element in iter_attrs(elements):
+        key = attrs(element).get(_ELEMENT_KEY, b"")
+        yield attrs(key).get(_DATA_VALUE, b"")
