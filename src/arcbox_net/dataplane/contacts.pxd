@@ -1,8 +1,8 @@
 """Which remote addresses each mapping has spoken to, and in how many flows: whom address-dependent filtering admits.
 
-Only flows of the guest's own doing count. There is at most one contact for each of them, and two for one between guests,
-so a table for twice as many contacts as the engine has flows is never full; were it full, a new address would not be
-admitted.
+Only flows of the guest's own doing count. There is at most one contact for each of them, and two for one between
+guests, so a table for twice as many contacts as the engine has flows is never full; were it full, a new address would
+not be admitted.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -31,7 +31,8 @@ from arcbox_net.wire.ethernet cimport (
 )
 from arcbox_net.wire.icmp cimport ICMP_CHECKSUM, PROTOCOL_ICMPV6
 from arcbox_net.wire.ipv6 cimport (
-    IPV6_ADDRESS_BYTES, IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_HOP_BY_HOP, IPV6_HOP_LIMIT, IPV6_SOURCE, ipv6_check, ipv6_hop_limit, ipv6_next_header, ipv6_total_length, ipv6_write,
+    IPV6_ADDRESS_BYTES, IPV6_DESTINATION, IPV6_HEADER_BYTES, IPV6_HOP_BY_HOP, IPV6_HOP_LIMIT, IPV6_SOURCE,
+    ipv6_check, ipv6_hop_limit, ipv6_next_header, ipv6_total_length, ipv6_write,
 )
 from arcbox_net.wire.neighbour cimport (
     ND_BYTES_MIN, ND_FLAGS, ND_HOP_LIMIT, ND_NEIGHBOUR_ADVERTISEMENT, ND_NEIGHBOUR_SOLICITATION, ND_OPTION_MAC_BYTES,

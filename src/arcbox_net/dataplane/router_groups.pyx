@@ -2,8 +2,8 @@
 
 It listens to the solicited-node groups of its external IPv6 address and of its link-local one. They are reported
 ROUTER_JOINS times from when they are set up, a second apart, and after each query; no more often than once a second,
-whatever is asked. An answer comes with the next tick: hosts that spread theirs over the time a query allows spare a querier
-thousands at once, and there are two groups here.
+whatever is asked. An answer comes with the next tick: hosts that spread theirs over the time a query allows spare a
+querier thousands at once, and there are two groups here.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
