@@ -9,6 +9,7 @@ cdef extern from "sched.h" nogil:
     int SCHED_OTHER
     int sched_getscheduler(int thread)
     int sched_setscheduler(int thread, int policy, const sched_param *param)  # thread 0: the caller
+    int sched_yield()
 
 
 cdef extern from "sys/prctl.h" nogil:

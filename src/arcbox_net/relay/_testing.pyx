@@ -12,6 +12,9 @@ from arcbox_net.relay.guests cimport GUEST_BUCKETS, address_hash
 from arcbox_net.relay.lookup cimport flow_hash
 from arcbox_net.relay.pipes cimport pipes_free
 from arcbox_net.relay.pump cimport pump
+from arcbox_net.relay.waiting cimport (
+    relay_waiting, waiting_init, waiting_looks, waiting_looks_on, waiting_waited,
+)
 from arcbox_net.wire.checksum cimport checksum_add, checksum_fold
 
 from arcbox_net.relay.egress import DOOR_COUNTERS as _COUNTERS
@@ -83,3 +86,21 @@ def pump_ended(int source_fd, int sink_fd):
     pipes_free(w)
     free(w)
     return moved
+
+
+cdef class Waiting:
+    """What a relay thread that waits decides, on a clock of the test's."""
+
+    cdef relay_waiting state
+
+    def __cinit__(self):
+        waiting_init(&self.state)
+
+    def waited(self, uint64_t took_ns):
+        waiting_waited(&self.state, took_ns)
+
+    def looks(self, uint64_t now_ns):
+        return waiting_looks(&self.state, now_ns)
+
+    def looks_on(self, uint64_t began_ns, uint64_t looked_ns, uint64_t now_ns):
+        return waiting_looks_on(&self.state, began_ns, looked_ns, now_ns)

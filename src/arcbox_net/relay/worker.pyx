@@ -12,16 +12,13 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from arcbox_net.abi.atomics cimport abx_store_relaxed_u64
-from arcbox_net.abi.clock cimport monotonic_ns, nanosleep, timespec
+from arcbox_net.abi.clock cimport monotonic_ns
 from arcbox_net.abi.epoll cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLEXCLUSIVE,
-    EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd, eventfd_read, eventfd_write,
+    EPOLLIN, epoll_create1, epoll_ctl, epoll_event, eventfd, eventfd_read, eventfd_write,
 )
 from arcbox_net.abi.files cimport O_CLOEXEC, O_RDONLY, close, open
 from arcbox_net.abi.random cimport getrandom
-from arcbox_net.abi.scheduling cimport (
-    PR_SET_TIMERSLACK, SCHED_BATCH, SCHED_OTHER, prctl, sched_getscheduler, sched_param, sched_setscheduler,
-)
 from arcbox_net.abi.threads cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -33,7 +30,7 @@ from arcbox_net.relay.door cimport door_close, door_on_event, door_open, gate_li
 from arcbox_net.relay.echo cimport echo_end, echo_on_event, echo_on_timeout
 from arcbox_net.relay.endpoint cimport relay_endpoint
 from arcbox_net.relay.flow cimport (
-    CLOSED, EVENTS_MAX, ITEM_DOOR, ITEM_ECHO_ENDPOINT, ITEM_GATE_FLOW, ITEM_GATE_LISTENER, ITEM_TCP_FLOW,
+    CLOSED, ITEM_DOOR, ITEM_ECHO_ENDPOINT, ITEM_GATE_FLOW, ITEM_GATE_LISTENER, ITEM_TCP_FLOW,
     ITEM_TCP_RULE, ITEM_UDP_ENDPOINT, ITEM_UDP_FLOW, ITEM_UDP_RULE, ITEM_WAKE, REQUEST_ADD, REQUEST_FLOWS,
     REQUEST_REACH, REQUEST_REMOVE, REQUEST_STOP, flow_row, flows_release, gate_flow, item_init, item_queue,
     link_append, link_remove, list_empty, list_reset, relay_item, relay_link, relay_request, relay_rule,
@@ -49,12 +46,9 @@ from arcbox_net.relay.tcp cimport (
 from arcbox_net.relay.udp cimport (
     udp_describe, udp_end, udp_on_flow, udp_on_listener, udp_on_timeout, udp_prepare,
 )
+from arcbox_net.relay.waiting cimport relay_waiting, wait_events, waiting_init
 
 cdef enum:
-    BULK_TURN_BYTES = 131072  # a turn that moved this much is followed by a doze
-    AWAKE_TURNS = 16  # without a doze, and bulk has ended
-    DOZE_NS = 50000
-    DOZE_SLACK_NS = 1000  # the kernel's default would double the doze
     PAUSE_MS = 100  # a listener's rest after a shortage of descriptors
     WAIT_MS_MAX = 1 << 30
     EXPIRE_MAX = 256  # of one timer list in one turn: thousands may have begun in the same millisecond
@@ -97,26 +91,13 @@ cdef int worker_init(relay_worker *w, uint32_t flows_max, bint exclusive) noexce
 
 cdef void worker_run(relay_worker *w) noexcept nogil:
     """Turn after turn until REQUEST_STOP."""
-    cdef int n, i, turns_awake = AWAKE_TURNS
+    cdef int n, i
     cdef bint asked
-    cdef timespec doze
-    doze.tv_sec = 0
-    doze.tv_nsec = DOZE_NS
-    prctl(PR_SET_TIMERSLACK, DOZE_SLACK_NS)
+    cdef relay_waiting waiting
+    waiting_init(&waiting)
     while not w.stopping:
-        if w.moved >= BULK_TURN_BYTES and list_empty(&w.ready):
-            # Bytes come in bulk. Who waits in epoll_wait now is woken for each 64 KiB, by a sender that pays for it;
-            # a moment later there is a pipe full of them.
-            if turns_awake == AWAKE_TURNS:
-                _schedule(SCHED_BATCH)
-            turns_awake = 0
-            nanosleep(&doze, NULL)
-        elif turns_awake < AWAKE_TURNS:
-            turns_awake += 1
-            if turns_awake == AWAKE_TURNS:
-                _schedule(SCHED_OTHER)
+        n = wait_events(w, &waiting, _wait_ms(w))
         w.moved = 0
-        n = epoll_wait(w.epoll_fd, w.events, EVENTS_MAX, _wait_ms(w))
         w.now_ms = monotonic_ns() // 1_000_000
         abx_store_relaxed_u64(&w.wakeups, w.wakeups + 1)
         w.turn += 1
@@ -137,19 +118,6 @@ cdef void worker_run(relay_worker *w) noexcept nogil:
         if asked:
             _answer(w)
         flows_release(w)
-
-
-cdef void _schedule(int policy) noexcept nogil:
-    """SCHED_BATCH while bytes come in bulk: a thread that waits for others to leave a core finds more when it runs.
-
-    With little to carry it would delay each step of an exchange by a tick where all cores are busy: that cost five in
-    six connections a second (decision 0005). A realtime or idle policy, which somebody has chosen, stays. Some
-    sandboxes forbid the call.
-    """
-    cdef sched_param none
-    none.sched_priority = 0
-    if sched_getscheduler(0) in (SCHED_BATCH, SCHED_OTHER):
-        sched_setscheduler(0, policy, &none)
 
 
 cdef int worker_serve(relay_worker *w) except -1:
