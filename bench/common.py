@@ -114,6 +114,25 @@ def interleave(contenders: Mapping[str, Callable[[], Round]], rounds: int = 5) -
     return found
 
 
+def beginning_with(names: Sequence[str], number: int) -> list[str]:
+    """*names* in turn, beginning with another one in each round."""
+    turn = number % len(names)
+    return [*names[turn:], *names[:turn]]
+
+
+def merged(old: dict[str, list[Round]], new: dict[str, list[Round]]) -> dict[str, list[Round]]:
+    """*new* rounds in the place of *old* ones, contender by contender and figure by figure."""
+    found = {}
+    for name in {**old, **new}:
+        after = new.get(name, [])
+        measured = {key for one in after for key in one}
+        before = [{key: one[key] for key in one if key not in measured} for one in old.get(name, [])]
+        count = max(len(before), len(after))
+        padded = [[*rounds, *({} for _ in range(count - len(rounds)))] for rounds in (before, after)]
+        found[name] = [{**one, **other} for one, other in zip(*padded, strict=True)]
+    return found
+
+
 def rounds_wanted(description: str, default: int) -> int:
     """`--rounds` of a benchmark's command line."""
     options = argparse.ArgumentParser(description=description.splitlines()[0])

@@ -102,10 +102,14 @@ def netspeed(client: Namespace, address: str, seconds: int, test: str, *options:
     return found
 
 
+def ratios(ours: list[Round], theirs: list[Round], key: str) -> list[float]:
+    """Ours to theirs, round by round."""
+    return [float(mine[key]) / float(other[key]) for mine, other in zip(ours, theirs, strict=True)]
+
+
 def share(ours: list[Round], theirs: list[Round], key: str) -> float:
     """The median of the rounds' ratios."""
-    ratios = [float(mine[key]) / float(other[key]) for mine, other in zip(ours, theirs, strict=True)]
-    return statistics.median(ratios)
+    return statistics.median(ratios(ours, theirs, key))
 
 
 def both_ways(address: str, seconds: int) -> list[Test]:

@@ -1,13 +1,14 @@
 """NAT throughput through our network, against a bridge and a masquerade rule set up by hand.
 
-    python -m bench.nat            as root; in network namespaces of its own
+    python -m bench.nat                              as root; in network namespaces of its own
+    python -m bench.nat --tests tcp_up_1,tcp_down_1  these only; in the results they replace themselves
 
 Guest (veth) - bridge - forwarding and masquerade - veth - world. Every contender has a host, a guest and a
 world of its own. Within a round each test runs on all of them, one right after the other and in an order that
-changes with the round; a share is the median of the rounds' ratios, because the machine's speed drifts by more
-than what is to be told apart. `by hand` is a masquerade and a forward policy, and lets a guest send
-whatever it likes; `by hand, filtered` adds what our ruleset also does: source MAC and IPv4, ARP, rogue DHCP and
-router advertisements per port, and isolation of the host and of other networks.
+changes with the round; a share is the median of the rounds' ratios (and the middle half of them), because the
+machine's speed drifts by more than what is to be told apart. `by hand` is a masquerade and a forward policy, and
+lets a guest send whatever it likes; `by hand, filtered` adds what our ruleset also does: source MAC and IPv4, ARP,
+rogue DHCP and router advertisements per port, and isolation of the host and of other networks.
 
 TCP is iperf3 with cubic, UDP is 64-byte datagrams at full speed.
 """
@@ -18,6 +19,7 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,14 +27,17 @@ from collections.abc import Callable, Iterator
 from arcbox_net import NetConfig, NetworkManager
 from bench.common import (
     Round,
+    beginning_with,
     environment,
     median_cell,
+    merged,
     quiet_check,
+    read_result,
     show,
     table,
     write_result,
 )
-from bench.ends import servers, share, tcp, udp
+from bench.ends import ratios, servers, tcp, udp
 from tests.support.netns import Host, Namespace
 
 ROUNDS = 15
@@ -141,15 +146,27 @@ def tests(seconds: int) -> dict[str, Callable[[Namespace], float]]:
     return found
 
 
-def measure_round(number: int, guests: dict[str, Namespace], seconds: int) -> dict[str, Round]:
+def measure_round(
+    number: int, guests: dict[str, Namespace], measured: dict[str, Callable[[Namespace], float]]
+) -> dict[str, Round]:
     """Each test on every contender's guest, beginning with another contender in each round."""
     found: dict[str, Round] = {name: {} for name in guests}
-    names = list(guests)
-    turn = number % len(names)
-    for key, test in tests(seconds).items():
-        for name in names[turn:] + names[:turn]:
+    for key, test in measured.items():
+        for name in beginning_with(list(guests), number):
             found[name][key] = test(guests[name])
     return found
+
+
+def having(rounds: list[Round], key: str) -> list[Round]:
+    """The rounds in which *key* was measured."""
+    return [one for one in rounds if key in one]
+
+
+def shared(rounds: dict[str, list[Round]], name: str, key: str) -> tuple[float, float, float]:
+    """The median of our share of *name*, and its quartiles."""
+    found = ratios(having(rounds[OURS], key), having(rounds[name], key), key)
+    lower, _, upper = statistics.quantiles(found, n=4, method="inclusive")
+    return statistics.median(found), lower, upper
 
 
 def main() -> None:
@@ -157,7 +174,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("--no-write", action="store_true", help="only print")
+    parser.add_argument("--tests", help=f"of {','.join(tests(SECONDS))}", type=lambda text: text.split(","))
     options = parser.parse_args()
+    measured = tests(options.seconds)
+    if options.tests:
+        measured = {key: measured[key] for key in options.tests}
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         os.environ["ARCBOX_NET_RUNTIME_DIR"] = f"{directory}/run"
@@ -169,30 +190,34 @@ def main() -> None:
             stack.enter_context(servers(host.world))
             guests[name] = guest
         quiet = quiet_check()
-        measure_round(0, guests, options.seconds)  # warms up
+        measure_round(0, guests, measured)  # warms up
         rounds: dict[str, list[Round]] = {name: [] for name in guests}
         for number in range(options.rounds):
             print(f"# round {number + 1}/{options.rounds}", file=sys.stderr, flush=True)
-            for name, one in measure_round(number, guests, options.seconds).items():
+            for name, one in measure_round(number, guests, measured).items():
                 rounds[name].append(one)
-    keys = list(tests(options.seconds))
-    shares = {name: {key: share(rounds[OURS], rounds[name], key) for key in keys} for name in (BARE, SAME)}
+    if options.tests and not options.no_write:
+        rounds = merged(read_result("nat")["rounds"], rounds)
+    shares = {
+        name: {key: shared(rounds, name, key) for key in tests(SECONDS) if key in rounds[OURS][0]}
+        for name in (BARE, SAME)
+    }
     text = table(
-        ["test", *rounds, *(f"share of {name}" for name in shares)],
+        ["test", *rounds, *(f"share of {name} (middle half)" for name in shares)],
         [
             [
                 key,
-                *(median_cell(one, key) for one in rounds.values()),
-                *(f"{found[key]:.1%}" for found in shares.values()),
+                *(median_cell(having(one, key), key) for one in rounds.values()),
+                *("{:.1%} ({:.0%}–{:.0%})".format(*found[key]) for found in shares.values()),
             ]
-            for key in keys
+            for key in shares[SAME]
         ],
     )
     payload = {
         "environment": environment("ip", "nft", "iperf3"),
         "quiet": quiet,
         "target_share": TARGET_SHARE,
-        "shares": shares,
+        "shares": shares,  # median, lower and upper quartile
         "seconds_per_test": options.seconds,
         "rounds": rounds,
     }

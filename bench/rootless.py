@@ -30,6 +30,7 @@ from bench.common import (
     environment,
     interleave,
     machine_cpu_s,
+    merged,
     quiet_check,
     read_result,
     show,
@@ -232,17 +233,6 @@ def main() -> None:
     show(payload, tables(payload))
     if not options.no_write:
         write_result("rootless", payload)
-
-
-def merged(old: dict[str, list[Round]], new: dict[str, list[Round]]) -> dict[str, list[Round]]:
-    """*new* rounds in the place of *old* ones, contender by contender and figure by figure."""
-    found = {}
-    for name in {**old, **new}:
-        before, after = old.get(name, []), new.get(name, [])
-        count = max(len(before), len(after))
-        padded = [[*rounds, *({} for _ in range(count - len(rounds)))] for rounds in (before, after)]
-        found[name] = [{**one, **other} for one, other in zip(*padded, strict=True)]
-    return found
 
 
 def version_of(program: str | None) -> str | None:
