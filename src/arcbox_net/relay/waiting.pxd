@@ -2,13 +2,14 @@
 
 Theory of operation
 -------------------
-After a turn that moved much, the thread *dozes* on a timer first: who waits in epoll_wait is woken for each 64 KiB, by a
-sender that pays for it; a moment later there is a pipe full of them. While that goes on it is a batch thread.
+After a turn that moved much, the thread *dozes* on a timer first: who waits in epoll_wait is woken for each 64 KiB,
+by a sender that pays for it; a moment later there is a pipe full of them. While that goes on it is a batch thread.
 
-In an exchange, each wait is about as short as it takes to put a core to sleep and to wake it again. After some such waits
-the thread *looks* again and again before it sleeps, for as long as a wake-up takes. Each time it gives way to whoever waits
-for its core, as the peers do whom it has just written to. One look in vain, and only further short waits begin it anew, so
-an idle relay does nothing. Who keeps the core for longer is no peer: then there is no looking for a while.
+In an exchange, each wait is about as short as it takes to put a core to sleep and to wake it again. After some such
+waits the thread *looks* again and again before it sleeps, for as long as a wake-up takes. Each time it gives way to
+whoever waits for its core, as the peers do whom it has just written to. One look in vain, and only further short waits
+begin it anew, so an idle relay does nothing. Who keeps the core for longer is no peer: then there is no looking for a
+while.
 
 Decision 0005 has the numbers.
 """
