@@ -19,7 +19,7 @@ import msgspec
 
 from arcbox_net import paths
 from arcbox_net.config_values import check_network_name
-from arcbox_net.errors import ArcboxNetError, NotRunning, StartFailed, from_json
+from arcbox_net.errors import ArcboxNetError, NotRunning, PermissionDenied, StartFailed, from_json
 from arcbox_net.network.client import Client
 from arcbox_net.network.messages import NetworkStatus
 
@@ -46,17 +46,17 @@ def running_networks() -> list[str]:
 
 
 def running_statuses() -> Iterator[NetworkStatus]:
-    """The status of every network that runs, by name."""
+    """The status of every network that runs, by name; in a shared directory, of those that the caller may ask."""
     try:
-        names = sorted(
-            entry.name for entry in paths.runtime_root().iterdir() if (entry / "api.sock").exists()
-        )
+        names = sorted(os.listdir(paths.runtime_root()))
     except OSError:
         return
     for name in names:
+        if not os.path.exists(paths.api_socket(name)):
+            continue
         try:
             yield msgspec.convert(Client(name).call("GET", "/network"), NetworkStatus)
-        except NotRunning:
+        except (NotRunning, PermissionDenied):
             continue
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -217,6 +218,29 @@ def test_runtime_directory_that_somebody_else_made_is_refused(user: User) -> Non
         assert "ARCBOX_NET_RUNTIME_DIR" in done.stderr
     finally:
         subprocess.run(["rm", "-rf", str(fallback)], check=True)
+
+
+def test_networks_of_others_in_a_shared_runtime_directory_are_passed_over(
+    user: User, short_path: Path
+) -> None:
+    shared = short_path / "shared"
+    shared.mkdir(mode=0o777)
+    shared.chmod(0o1777)
+    user.env["ARCBOX_NET_RUNTIME_DIR"] = str(shared)
+    (shared / "closed").mkdir(mode=0o700)
+    (shared / "open").mkdir()
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.bind(str(shared / "open" / "api.sock"))
+    (shared / "open" / "api.sock").chmod(0o777)
+    os.seteuid(user.uid + 1)  # a peer's credentials are those of the time of listen()
+    try:
+        stranger.listen()
+    finally:
+        os.seteuid(0)
+    with stranger:
+        user.cli("up dev")
+        assert [network["name"] for network in user.cli_json("ls")] == ["dev"]
+        user.cli("down dev")
 
 
 def test_closed_tun_device_is_named_with_its_fix_and_nothing_is_left(
