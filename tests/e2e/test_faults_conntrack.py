@@ -11,7 +11,15 @@ import pytest
 
 from arcbox_net import NetConfig
 from arcbox_net.host.linux import conntrack, nfnetlink
-from arcbox_net.host.linux.nfnetlink import attribute, nested
+from arcbox_net.host.linux.netlink import (
+    NETLINK_NETFILTER,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
+    attr,
+    build,
+    nested,
+)
 from tests.support.machine import Machine, udhcpc
 from tests.support.peers import refused
 
@@ -28,22 +36,21 @@ ASSURED = 0b1110  # SEEN_REPLY, ASSURED, CONFIRMED: the kernel gives no such ent
 
 def way(kind: int, src: tuple[int, int], dst: tuple[int, int]) -> bytes:
     """One direction of a UDP connection."""
-    addresses = nested(1, attribute(1, struct.pack("!L", src[0])), attribute(2, struct.pack("!L", dst[0])))
-    ports = [attribute(2, struct.pack("!H", src[1])), attribute(3, struct.pack("!H", dst[1]))]
-    return nested(kind, addresses, nested(2, attribute(1, bytes([socket.IPPROTO_UDP])), *ports))
+    addresses = nested(1, attr(1, struct.pack("!L", src[0])), attr(2, struct.pack("!L", dst[0])))
+    ports = [attr(2, struct.pack("!H", src[1])), attr(3, struct.pack("!H", dst[1]))]
+    return nested(kind, addresses, nested(2, attr(1, bytes([socket.IPPROTO_UDP])), *ports))
 
 
 def connections() -> Iterator[bytes]:
     """Requests for connections between addresses of 198.18.0.0/15, one after the other."""
-    tail = attribute(CTA_STATUS, struct.pack("!L", ASSURED)) + attribute(
-        CTA_TIMEOUT, struct.pack("!L", IDLE_S)
-    )
+    tail = attr(CTA_STATUS, struct.pack("!L", ASSURED)) + attr(CTA_TIMEOUT, struct.pack("!L", IDLE_S))
     server = (0xC6130001, 9)
     for number in itertools.count():
         client = (0xC6120000 + number // PORTS, number % PORTS + 1)
         body = way(CTA_TUPLE_ORIG, client, server) + way(CTA_TUPLE_REPLY, server, client) + tail
-        flags = nfnetlink.NLM_F_CREATE | nfnetlink.NLM_F_EXCL
-        yield nfnetlink.message(nfnetlink.SUBSYS_CONNTRACK << 8, flags, number, nfnetlink.NFPROTO_IPV4, body)
+        flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+        head = bytes([nfnetlink.NFPROTO_IPV4, 0, 0, 0])
+        yield build(nfnetlink.SUBSYS_CONNTRACK << 8, flags, number, head + body)
 
 
 def fill() -> conntrack.Room:
@@ -51,7 +58,7 @@ def fill() -> conntrack.Room:
     found = conntrack.room()
     assert found is not None
     wanted = connections()
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfnetlink.NETLINK_NETFILTER) as netlink:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
         for _ in range(0, found.limit - found.used + SPARE, BATCH):
             netlink.send(b"".join(itertools.islice(wanted, BATCH)))
     full = conntrack.room()

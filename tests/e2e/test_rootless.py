@@ -222,7 +222,7 @@ def test_down_after_kill_9_leaves_nothing(site: Rootless) -> None:
     site.user.cli("down dev")
     assert site.user.cli_json("ls") == []
     assert site.machine.snapshot() == before
-    assert list((site.user.runtime / "arcbox-net").glob("*/*")) == []
+    assert os.listdir(site.user.runtime / "arcbox-net") == [".host"], "what networks that start wait for"
 
 
 def test_flows_tells_what_a_guest_has_open(site: Rootless) -> None:
