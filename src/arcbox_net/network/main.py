@@ -71,6 +71,7 @@ async def serve(
     lock: NetworkLock,
     *,
     is_private: bool,
+    record_dir: Path,
     parent: int | None,
     answer: Answer,
 ) -> None:
@@ -92,7 +93,7 @@ async def serve(
             state,
             owner=_user_name(os.geteuid()),
             live_networks=live_networks,
-            record_dir=make_records_dir(),
+            record_dir=record_dir,
             on_stop=stopping.set,
             is_private=is_private,
         )
@@ -127,8 +128,18 @@ def _run(name: str, config: NetConfig, lock: NetworkLock, options: _Options, ans
     state = State.open(runtime_state if options.ephemeral else paths.state_file(name))
     try:
         config = _config_of_killed_run(state, config, name)
-        private = home().settle(config, state)
-        serving = serve(name, config, state, lock, is_private=private, parent=options.parent, answer=answer)
+        # Before entering a user namespace, to which root's directories are nobody's.
+        record_dir = make_records_dir()
+        serving = serve(
+            name,
+            config,
+            state,
+            lock,
+            is_private=home().settle(config, state),
+            record_dir=record_dir,
+            parent=options.parent,
+            answer=answer,
+        )
         asyncio.run(serving)
     finally:
         state.close()
