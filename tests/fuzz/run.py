@@ -14,7 +14,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from tests.fuzz.targets import SAME_RUNS, TARGETS
+from tests.fuzz.lines import count_lines
+from tests.fuzz.targets import IN_PYTHON, SAME_RUNS, TARGETS
 
 
 def main() -> int:
@@ -25,6 +26,8 @@ def main() -> int:
     words = [f"{sys.executable} -m tests.fuzz.run {name}".encode(), *(word.encode() for word in options)]
     argc = ctypes.c_int(len(words))
     argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
+    if name in IN_PYTHON:
+        count_lines(IN_PYTHON[name])
     driver = ctypes.PyDLL(None).LLVMFuzzerRunDriver
     driver.restype = ctypes.c_int
     entry = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)(one_input(target))

@@ -25,12 +25,14 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "vring": drive,
 }
 
+IN_PYTHON = {"vhost_user": "arcbox_net/ports/vhost_user/"}  # what they look at is no compiled code, but here
+
 SAME_RUNS = {
     "conntrack": 90_000,
     "framing": 400_000,
     "nat": 28_000,
-    "nat_model": 3_000,
+    "nat_model": 1_000,
     "switch": 17_000,
-    "vhost_user": 40_000,
+    "vhost_user": 8_000,
     "vring": 42_000,
 }
