@@ -22,6 +22,7 @@ from arcbox_net.config_values import check_network_name
 from arcbox_net.errors import ArcboxNetError, NotRunning, PermissionDenied, StartFailed, from_json
 from arcbox_net.network.client import Client
 from arcbox_net.network.messages import NetworkStatus
+from arcbox_net.network.peer import networks_to_ask
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -46,14 +47,8 @@ def running_networks() -> list[str]:
 
 
 def running_statuses() -> Iterator[NetworkStatus]:
-    """The status of every network that runs, by name; in a shared directory, of those that the caller may ask."""
-    try:
-        names = sorted(os.listdir(paths.runtime_root()))
-    except OSError:
-        return
-    for name in names:
-        if not os.path.exists(paths.api_socket(name)):
-            continue
+    """The status of every network that runs and that the caller may ask, by name."""
+    for name in networks_to_ask():
         try:
             yield msgspec.convert(Client(name).call("GET", "/network"), NetworkStatus)
         except (NotRunning, PermissionDenied):

@@ -232,6 +232,7 @@ def test_networks_of_others_in_a_shared_runtime_directory_are_passed_over(
     stranger = socket.socket(socket.AF_UNIX)
     stranger.bind(str(shared / "open" / "api.sock"))
     (shared / "open" / "api.sock").chmod(0o777)
+    os.chown(shared / "open" / "api.sock", user.uid + 1, -1)
     os.seteuid(user.uid + 1)  # a peer's credentials are those of the time of listen()
     try:
         stranger.listen()

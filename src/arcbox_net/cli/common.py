@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from arcbox_net.cli import glance
 from arcbox_net.errors import ConfigError, PermissionDenied
+from arcbox_net.network.peer import networks_to_ask
 
 if TYPE_CHECKING:
     from arcbox_net.manager import NetworkManager
@@ -36,7 +37,7 @@ class NetworkName(click.ParamType[Any]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in glance.names() if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in networks_to_ask() if name.startswith(incomplete)]
 
 
 class PortName(click.ParamType[Any]):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from arcbox_net.cli import common, glance, output
+from arcbox_net.cli import common, output
 from arcbox_net.errors import ArcboxNetError, NotRunning
+from arcbox_net.network.peer import networks_to_ask
 
 
 @click.command("down")
@@ -21,7 +22,7 @@ def command(network: str | None, everything: bool) -> None:
     if network is not None:
         _down(network)
         return
-    names, failed = glance.names(), None
+    names, failed = networks_to_ask(), None
     for name in names:
         try:
             _down(name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from arcbox_net import paths
 from arcbox_net.errors import PermissionDenied
-from arcbox_net.network.peer import check_server
+from arcbox_net.network.peer import check_server, networks_to_ask
 
 TIMEOUT_S = 5.0
 ANSWER_BYTES_MAX = 16 << 20
@@ -20,17 +20,8 @@ ANSWER_BYTES_MAX = 16 << 20
 
 def networks() -> dict[str, dict[str, Any] | None]:
     """Every network of this user by name: its status, or None when its process is dead. All are asked at once."""
-    asked = {name: _ask(name, "/v1/network") for name in names()}
+    asked = {name: _ask(name, "/v1/network") for name in networks_to_ask()}
     return {name: _answer(connection) for name, connection in asked.items()}
-
-
-def names() -> list[str]:
-    """Networks that were not taken down: their socket is there, whether or not anyone listens."""
-    try:
-        found = [entry.name for entry in paths.runtime_root().iterdir() if (entry / "api.sock").exists()]
-    except OSError:
-        return []
-    return sorted(found)
 
 
 def get(network: str, path: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from arcbox_net.cli import common, glance, output
+from arcbox_net.network.peer import networks_to_ask
 
 FIELDS = ("mode", "subnet", "gateway", "bridge", "uptime_s", "pid")
 
@@ -17,7 +18,7 @@ FIELDS = ("mode", "subnet", "gateway", "bridge", "uptime_s", "pid")
 def command(as_json: bool, quiet: bool) -> None:
     """List the networks. A `dead` one lost its process: `up` revives it, `down` removes what it left."""
     if quiet:
-        for name in glance.names():
+        for name in networks_to_ask():
             click.echo(name)
         return
     found = [_row(name, status) for name, status in glance.networks().items()]

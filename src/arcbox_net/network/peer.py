@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+from arcbox_net import paths
 from arcbox_net.credentials import peer_credentials
 from arcbox_net.errors import PermissionDenied
 
@@ -19,10 +20,33 @@ def check_peer(connection: socket.socket) -> None:
         raise PermissionDenied(f"uid {uid} may not control this network", operation="connect")
 
 
+def networks_to_ask() -> list[str]:
+    """Names of the networks that were not taken down, sorted: their socket is there, whether or not anyone listens.
+
+    In a directory that users share, another's are left out.
+    """
+    try:
+        return sorted(name for name in os.listdir(paths.runtime_root()) if _is_to_ask(name))
+    except OSError:
+        return []
+
+
+def _is_to_ask(network: str) -> bool:
+    try:
+        found = os.stat(paths.api_socket(network))
+    except OSError:
+        return False
+    return _is_trusted(found.st_uid)
+
+
+def _is_trusted(uid: int) -> bool:
+    return os.geteuid() == 0 or uid in (0, os.geteuid())
+
+
 def check_server(connection: socket.socket, path: object) -> None:
     """Raises PermissionDenied when somebody else listens at *path*, as anybody may below /tmp. Root asks everybody."""
     _, uid = peer_credentials(connection)
-    if os.geteuid() != 0 and uid not in (0, os.geteuid()):
+    if not _is_trusted(uid):
         raise PermissionDenied(
             f"{path}: uid {uid} listens there, which is somebody else",
             fix="remove it, or set XDG_RUNTIME_DIR to a directory of your own",
