@@ -14,7 +14,7 @@ BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wil
 
 ABX_SOAK_S ?= 1800
 
-.PHONY: demo test fast e2e soak lint bench ratchet asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
+.PHONY: demo test standin fast e2e soak lint bench ratchet asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -24,9 +24,14 @@ demo: build  ## a network, a guest on it, and proof that it works; as root also 
 test: build  ## the fast suite and, as root, the end-to-end suite
 	@scripts/system-packages test
 	@scripts/what-runs
+	@$(MAKE) --no-print-directory standin
 	$(PYTEST) $(ARGS)
 
-fast: build  ## only what needs neither root nor a kernel of its own
+# What tests of macOS's part are built against: once, before several processes of them wait for it.
+standin: build
+	@if command -v clang >/dev/null && [ -e /usr/include/Block.h ]; then scripts/standin $(BIN); fi
+
+fast: standin  ## only what needs neither root nor a kernel of its own
 	$(PYTEST) -m 'not e2e' $(ARGS)
 
 e2e: build  ## only what needs root

@@ -30,7 +30,7 @@ if os.fork() == 0:
     done = subprocess.run(words, capture_output=True, text=True)
     (folder / "done.new").write_text(f"{done.returncode} {done.stderr}")
     (folder / "done.new").rename(folder / "done")
-    time.sleep(1000)  # what it made goes with its namespace
+    time.sleep(60)  # what it made goes with its namespace
 if ctypes.CDLL(None).unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
     sys.exit("unshare failed")
 print("left", flush=True)

@@ -11,6 +11,7 @@ from arcbox_net.errors import KernelError
 from arcbox_net.network.kernel_attaching import KernelAttaching
 from arcbox_net.network.ports import PortRequest, PortTable
 from arcbox_net.recipes.site import Layout
+from tests.support.descriptors import open_descriptors
 
 LAYOUT = Layout("bridge", "none", "br0", None, None, False)
 
@@ -86,10 +87,10 @@ async def attach(kernel, request):
 
 @pytest.mark.parametrize("persist", [False, True])
 def test_a_port_whose_forwards_cannot_be_aimed_leaves_no_device_behind(kernel, persist):
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = open_descriptors()
     assert asyncio.run(attach(kernel, PortRequest("tap", name="vm", persist=persist))) == 0
     assert (kernel.links, kernel.filters, kernel.rows) == (set(), set(), {})
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert open_descriptors() == fds
 
 
 def test_a_port_is_forgotten_even_if_its_device_cannot_be_removed(kernel):

@@ -19,6 +19,7 @@ from arcbox_net.network.api import application
 from arcbox_net.network.client import Client
 from arcbox_net.network.fdpass import CLIENTS_MAX, PATH_BYTES_MAX, FdServer, listen
 from arcbox_net.network.messages import AttachTap, PortInfo, TapReply
+from tests.support.descriptors import open_descriptors
 
 PORT = PortInfo(
     name="vm1", kind="tap", ifname="abx-x_0", mac="02:00:00:00:00:01", ip=None, state="up", mtu=1500
@@ -165,12 +166,12 @@ def test_tap_whose_descriptors_do_not_all_arrive_is_an_error_and_leaks_none(runt
                 os.close(end)
 
     thread = threading.Thread(target=serve)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     thread.start()
     with pytest.raises(LimitReached, match="1 of 2 file descriptors"):
         Client("dev").request_fds(AttachTap())
     thread.join()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     listener.close()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import os
 import random
 import resource
 import socket
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.descriptors import no_descriptors
+from tests.support.descriptors import no_descriptors, open_descriptors
 from tests.support.egress import GATEWAY4, GUEST4, HOST6, WORLD6, EgressBed
 from tests.support.netns import WORLD_SUBNET, Host, Namespace, wait_until
 
@@ -417,7 +416,7 @@ def test_endpoints_end_after_silence_and_their_descriptors_are_given_back() -> N
             warm.send(b"opens what the relay keeps for itself")
             server.recv(100)
         wait_until(lambda: bed.stat("udp_endpoints") == 0)
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(udp(bed.world, bed.world_ip))
             for _ in range(50):
@@ -426,7 +425,7 @@ def test_endpoints_end_after_silence_and_their_descriptors_are_given_back() -> N
             assert bed.stat("udp_endpoints") == 50
         wait_until(lambda: bed.stat("udp_endpoints") == 0)
         assert bed.stat("udp_expired") == 51
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_descriptors() == before
 
 
 def test_an_endpoint_that_only_asks_name_servers_ends_earlier() -> None:

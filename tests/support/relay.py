@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from arcbox_net.relay.splice import SpliceRelay
+from tests.support.descriptors import open_descriptors
 
 DEADLINE_S = 30.0
 
@@ -65,7 +65,7 @@ def is_reset(sock: socket.socket) -> bool:
 
 
 def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return open_descriptors()
 
 
 class TcpForward:

@@ -17,6 +17,7 @@ from arcbox_net.host.linux.ownership import LINK_GROUP
 from arcbox_net.host.plan import alias, bridge_ifname
 from tests.host.linux.plans import GATEWAY, bridge_plan, tap_plan, veth_plan
 from tests.support import netns
+from tests.support.descriptors import open_descriptors
 from tests.support.netns import Host
 
 pytestmark = [pytest.mark.e2e, netns.requires_root]
@@ -234,13 +235,13 @@ def test_the_networks_own_namespace_is_no_guest(host: Host, links: Links) -> Non
 def test_200_veth_pairs_leave_links_and_fds_flat(host: Host, links: Links) -> None:
     guest = host.namespace("guest")
     links.apply_bridge(bridge_plan())
-    before = len(os.listdir("/proc/self/fd")), sorted(host.links()), sorted(guest.links())
+    before = open_descriptors(), sorted(host.links()), sorted(guest.links())
     for round_ in range(200):
         fd = guest.open()
         links.create_veth(veth_plan(index=round_), fd)
         os.close(fd)
         assert links.remove(veth_plan(index=round_).ifname)
-    assert (len(os.listdir("/proc/self/fd")), sorted(host.links()), sorted(guest.links())) == before
+    assert (open_descriptors(), sorted(host.links()), sorted(guest.links())) == before
 
 
 # Conflicts

@@ -18,6 +18,7 @@ from arcbox_net.host.linux.links import Links
 from arcbox_net.host.plan import TapPlan, alias
 from tests.host.linux.plans import bridge_plan, tap_plan
 from tests.support import netns
+from tests.support.descriptors import open_descriptors
 from tests.support.netns import Host
 
 pytestmark = [pytest.mark.e2e, netns.requires_root]
@@ -214,10 +215,10 @@ def test_a_foreign_tap_is_neither_used_nor_opened(host: Host, links: Links) -> N
     "fields", [{"bridge": "abx-none"}, {"queues": 0}, {"queues": tap.QUEUES_MAX + 1}, {"mtu": 65535}]
 )
 def test_a_tap_that_fails_leaves_nothing(host: Host, links: Links, fields: dict[str, int]) -> None:
-    before = sorted(host.links()), len(os.listdir("/proc/self/fd"))
+    before = sorted(host.links()), open_descriptors()
     with pytest.raises((KernelError, LimitReached, LookupError, Exception)):
         links.create_tap(tap_plan(**fields))
-    assert (sorted(host.links()), len(os.listdir("/proc/self/fd"))) == before
+    assert (sorted(host.links()), open_descriptors()) == before
 
 
 def test_k9_a_deleted_tap_is_an_error_at_its_fd_and_can_be_made_again(host: Host, links: Links) -> None:
@@ -231,10 +232,10 @@ def test_k9_a_deleted_tap_is_an_error_at_its_fd_and_can_be_made_again(host: Host
 
 
 def test_200_taps_leave_links_and_fds_flat(host: Host, links: Links) -> None:
-    before = sorted(host.links()), len(os.listdir("/proc/self/fd"))
+    before = sorted(host.links()), open_descriptors()
     for index in range(200):
         tap.close_all(links.create_tap(tap_plan(index=index, queues=1 + index % 2)))
-    assert (sorted(host.links()), len(os.listdir("/proc/self/fd"))) == before
+    assert (sorted(host.links()), open_descriptors()) == before
 
 
 @pytest.mark.parametrize(

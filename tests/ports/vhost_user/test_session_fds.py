@@ -17,6 +17,7 @@ from arcbox_net.ports.vhost_user.messages import FDS_MAX, PAYLOAD_SIZES, VERSION
 from arcbox_net.ports.vhost_user.port_messages import NO_FD, PortMessage
 from arcbox_net.ports.vhost_user.strangers import WAITING_MAX, Strangers
 from tests.support import fuse
+from tests.support.descriptors import open_descriptors
 from tests.support.line import wait_for
 from tests.support.vhost_user import (
     FDS_AT_END,
@@ -102,9 +103,9 @@ def front_end() -> Iterator[FrontEnd]:
 
 @contextmanager
 def no_descriptor_stays() -> Iterator[None]:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     yield
-    wait_for(lambda: len(os.listdir("/proc/self/fd")) == len(before), "every descriptor closed")
+    wait_for(lambda: open_descriptors() == before, "every descriptor closed")
 
 
 def test_v29_descriptors_after_ten_thousand_bad_messages(front_end: FrontEnd) -> None:
@@ -240,12 +241,12 @@ def test_v29_file_whose_server_does_not_answer_keeps_nobody_waiting(
 
 @pytest.mark.e2e
 def test_v29_files_that_cannot_be_closed_are_few(front_end: FrontEnd, unanswered: fuse.Unanswered) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     connected = []
     for _ in range(3 * WAITING_MAX):
         socket.send_fds(front_end.socket, [packed(Request.SET_OWNER)], [unanswered.fd])
         connected.append(front_end.serve())
-    held = len(os.listdir("/proc/self/fd")) - before
+    held = open_descriptors() - before
     unanswered.end()
     assert connected[:WAITING_MAX] == [True] * WAITING_MAX
     assert connected[WAITING_MAX + 1 :] == [False] * (2 * WAITING_MAX - 1)

@@ -19,6 +19,7 @@ from arcbox_net.errors import ServiceError
 from arcbox_net.services.dns import DnsService, DnsSettings, LocalNames, listener
 from arcbox_net.services.dns.settings import TCP_CONNECTIONS_PER_GUEST_MAX
 from tests.oracle.dns import DOMAIN, GATEWAY, SUBNET, message, question, response, texts
+from tests.support.descriptors import open_descriptors
 
 HOST = "127.0.5.1"
 RECORD = "@ 60 IN A 198.51.100.7"
@@ -538,9 +539,9 @@ def test_start_and_stop_leave_nothing_open() -> None:
                 await writer.wait_closed()
 
         await once()
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         for _ in range(3):
             await once()
-        await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        await eventually(lambda: open_descriptors() <= before)
 
     run(body)
