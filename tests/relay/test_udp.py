@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.descriptors import no_descriptors
-from tests.support.relay import UdpForward, open_fds, udp_socket, wait_until
+from tests.support.descriptors import no_descriptors, open_descriptors
+from tests.support.relay import UdpForward, udp_socket, wait_until
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -142,17 +142,17 @@ def test_t17_a_silent_flow_ends_and_its_descriptor_is_given_back() -> None:
         with _client(forward) as client:
             client.send(b"x")
             forward.target.recv(10)
-            busy = open_fds()
+            busy = open_descriptors()
             forward.wait_for("idle_timeout", 1)
             forward.wait_for("active", 0)
-            assert open_fds() == busy - 1
+            assert open_descriptors() == busy - 1
             client.send(b"again")
             assert forward.target.recv(10) == b"again"
             assert forward.stat("accepted") == 2
 
 
 def test_removing_a_rule_closes_its_socket_and_its_flows() -> None:
-    before = open_fds()
+    before = open_descriptors()
     with UdpForward() as forward:
         with _client(forward) as client:
             client.send(b"x")
@@ -161,7 +161,7 @@ def test_removing_a_rule_closes_its_socket_and_its_flows() -> None:
         assert forward.stat("active") == 0
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
             taken.bind(("127.0.0.1", forward.port))
-    assert open_fds() == before
+    assert open_descriptors() == before
 
 
 def test_flows_names_the_client(forward: UdpForward) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from types import TracebackType
 
 from arcbox_net.relay.splice import SpliceRelay
-from tests.support.descriptors import open_descriptors
 
 DEADLINE_S = 30.0
 
@@ -62,10 +61,6 @@ def is_reset(sock: socket.socket) -> bool:
     except ConnectionResetError:
         return True
     return False
-
-
-def open_fds() -> int:
-    return open_descriptors()
 
 
 class TcpForward:
