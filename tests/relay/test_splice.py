@@ -132,7 +132,7 @@ def test_t14_an_idle_flow_and_a_half_closed_flow_cost_no_wakeups() -> None:
                 _ping(*rounds)
             return forward.stat("wakeups") - before
 
-        # Once the blocked flow has filled what there is to fill. A spinning thread would wake thousands of times each time.
+        # Once the blocked flow has filled what there is to fill. A spinning thread wakes thousands of times in each.
         wait_until(lambda: wakeups(2000) == 0, "nothing wakes the relay any more")
 
 
