@@ -136,8 +136,8 @@ def test_k12_after_an_overrun_the_picture_equals_the_kernel(
     refused = [KernelError("list kernel objects: they keep changing", errno=errno.EAGAIN)] * refusals
 
     async def story(seen: Watched) -> None:
-        kernel = seen.monitor._rt
-        assert kernel is not None
+        assert seen.monitor._notices is not None
+        kernel = seen.monitor._notices.rt
         listing = kernel.links
 
         def links(**options: bool) -> list[Link]:

@@ -52,19 +52,13 @@ class Ipv6Egress:
     def __init__(self, changed: Callable[[bool], None]) -> None:
         self.available = False
         self._changed = changed
-        self._rt: RouteSocket | None = None
         self._notices: Notices | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Subscribe, then look, so that nothing between the two is missed. `available` is known from here on."""
-        self._rt = RouteSocket()
-        try:
-            self._notices = Notices(GROUPS, self._notice, self._look_soon)
-        except BaseException:
-            self.stop()
-            raise
-        self.available = reaches_ipv6(self._rt)
+        self._notices = Notices(GROUPS, self._notice, self._look_soon)
+        self.available = reaches_ipv6(self._notices.rt)
         self._notices.listen()
 
     def stop(self) -> None:
@@ -75,9 +69,6 @@ class Ipv6Egress:
         if self._notices is not None:
             self._notices.close()
             self._notices = None
-        if self._rt is not None:
-            self._rt.close()
-            self._rt = None
 
     def _notice(self, _: Message) -> None:
         self._look_soon()
@@ -89,9 +80,9 @@ class Ipv6Egress:
 
     def _look(self) -> None:
         self._timer = None
-        if self._rt is None:
+        if self._notices is None:
             return
-        available = reaches_ipv6(self._rt)
+        available = reaches_ipv6(self._notices.rt)
         if available != self.available:
             self.available = available
             log.info("this host %s the IPv6 internet", "reaches" if available else "no longer reaches")

@@ -18,6 +18,7 @@ from arcbox_net.host.linux.netlink import (
     NETLINK_NETFILTER,
     RECEIVE_BYTES,
     SOL_NETLINK,
+    open_socket,
     parse,
 )
 from arcbox_net.host.linux.nftables import Firewall
@@ -59,8 +60,9 @@ class FirewallMonitor:
 
     async def start(self) -> None:
         """Raises OSError."""
-        opened: socket.socket = await self._run(_open_socket)
+        opened: socket.socket = await self._run(open_socket, NETLINK_NETFILTER)
         self._socket = opened
+        self._socket.setblocking(False)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._socket.bind((0, 0))
         self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, nfnetlink.GROUP_NFTABLES)
@@ -124,8 +126,3 @@ class FirewallMonitor:
             await asyncio.sleep(self._audit_s)
             if await self._run(self._is_changed, [], True):
                 self._on_change()
-
-
-def _open_socket() -> socket.socket:
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    return socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)

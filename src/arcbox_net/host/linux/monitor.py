@@ -24,7 +24,6 @@ from arcbox_net.host.linux.notices import (
     Notices,
 )
 from arcbox_net.host.linux.rtnl import Link
-from arcbox_net.host.linux.rtsocket import RouteSocket
 
 GROUPS: Final = (
     RTNLGRP_LINK,
@@ -69,19 +68,17 @@ class LinkMonitor:
         self._buffer_bytes = buffer_bytes
         self._links: dict[int, Link] = {}
         self._notices: Notices | None = None
-        self._rt: RouteSocket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.overruns = 0
 
     async def start(self) -> None:
         """Subscribe, then take the first picture, so that nothing between the two is missed."""
         self._loop = asyncio.get_running_loop()
-        self._rt = RouteSocket(self._netns)
+        self._notices = Notices(
+            GROUPS, self._take, self._resync, netns=self._netns, buffer_bytes=self._buffer_bytes
+        )
         try:
-            self._notices = Notices(
-                GROUPS, self._take, self._resync, netns=self._netns, buffer_bytes=self._buffer_bytes
-            )
-            self._links = {link.ifindex: link for link in self._rt.links()}
+            self._links = {link.ifindex: link for link in self._notices.rt.links()}
         except BaseException:
             await self.stop()
             raise
@@ -91,9 +88,6 @@ class LinkMonitor:
         if self._notices is not None:
             self._notices.close()
             self._notices = None
-        if self._rt is not None:
-            self._rt.close()
-            self._rt = None
 
     @property
     def links(self) -> dict[str, Link]:
@@ -123,8 +117,8 @@ class LinkMonitor:
     def _resync(self) -> None:
         """Messages were lost: compare with a listing."""
         self.overruns += 1
-        assert self._rt is not None
-        present = {link.ifindex: link for link in self._rt.links()}
+        assert self._notices is not None
+        present = {link.ifindex: link for link in self._notices.rt.links()}
         for ifindex in [known for known in self._links if known not in present]:
             self._forget(ifindex)
         for link in present.values():

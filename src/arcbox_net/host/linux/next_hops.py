@@ -72,7 +72,6 @@ class NextHops:
     def __init__(self, tell: Callable[[Ip, str | Standing], None], *, netns: str | int | None = None) -> None:
         self._tell = tell
         self._netns = netns
-        self._rt: RouteSocket | None = None
         self._notices: Notices | None = None
         self._ifindex = 0
         self._next_hops: frozenset[Ip] = frozenset()
@@ -86,12 +85,10 @@ class NextHops:
 
         Raises KernelError, InterfaceNotFound, OSError.
         """
-        if self._rt is None:
-            self._rt = RouteSocket(self._netns)
         if self._notices is None:
             self._notices = Notices([RTNLGRP_NEIGH], self._take, self._look, netns=self._netns)
             self._notices.listen()
-        ifindex = self._rt.need_link(ifname).ifindex
+        ifindex = self._notices.rt.need_link(ifname).ifindex
         if ifindex != self._ifindex:
             self._asked_at.clear()
         self._ifindex = ifindex
@@ -107,15 +104,12 @@ class NextHops:
         if self._notices is not None:
             self._notices.close()
             self._notices = None
-        if self._rt is not None:
-            self._rt.close()
-            self._rt = None
 
     def _look(self) -> None:
         """Compare with the whole table."""
-        assert self._rt is not None
+        assert self._notices is not None
         head = rtnl.NDMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        listed = self._rt.dump(RTM_GETNEIGH, head + attr_u32(NDA_IFINDEX, self._ifindex))
+        listed = self._notices.rt.dump(RTM_GETNEIGH, head + attr_u32(NDA_IFINDEX, self._ifindex))
         entries = {entry.ip: entry for message in listed if (entry := self._entry(message)) is not None}
         for ip in {*self._told, *self._next_hops, *entries}:
             self._judge(ip, entries.get(ip))
@@ -181,12 +175,12 @@ class NextHops:
 
     def _ask(self, ip: Ip) -> None:
         del self._timers[ip]
-        if ip not in self._next_hops or self._rt is None:
+        if ip not in self._next_hops or self._notices is None:
             self._asked_at.pop(ip, None)
             return
         self._asked_at[ip] = asyncio.get_running_loop().time()
         try:
-            failure = self._use(self._rt, ip)
+            failure = self._use(self._notices.rt, ip)
         except (ArcboxNetError, OSError) as error:
             failure = str(error)
         if failure:

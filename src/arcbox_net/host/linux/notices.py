@@ -1,4 +1,7 @@
-"""rtnetlink's notices on the asyncio loop: what the kernel says by itself, a bounded number of datagrams a turn."""
+"""rtnetlink's notices on the asyncio loop: what the kernel says by itself, a bounded number of datagrams a turn.
+
+Who follows notices also asks, at first and when some were lost: `Notices` has a socket for that, too.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from arcbox_net.host.linux.netlink import (
     open_socket,
     parse,
 )
+from arcbox_net.host.linux.rtsocket import RouteSocket
 
 RTNLGRP_LINK: Final = 1
 RTNLGRP_NEIGH: Final = 3
@@ -39,7 +43,8 @@ class Notices:
     """Subscribed to *groups* from the start; *take* gets each message from `listen` on, in the running loop.
 
     *lost* is called when some were dropped for want of room, and those that were queued with them; if it raises
-    ArcboxNetError or OSError, again until it does not. *netns*: a path or an fd; None: the caller's namespace.
+    ArcboxNetError or OSError, again until it does not. `rt` is for asking, until `close`. *netns*: a path or an fd;
+    None: the caller's namespace.
     """
 
     def __init__(
@@ -55,15 +60,17 @@ class Notices:
         self._lost = lost
         self._loop: asyncio.AbstractEventLoop | None = None
         self._again: asyncio.TimerHandle | None = None
-        self._socket: socket.socket | None = open_socket(NETLINK_ROUTE, netns)
+        self._socket: socket.socket | None = None
+        self.rt = RouteSocket(netns)
         try:
+            self._socket = open_socket(NETLINK_ROUTE, netns)
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
             self._socket.bind((0, 0))
             for group in groups:
                 self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
 
     def listen(self) -> None:
@@ -73,6 +80,7 @@ class Notices:
 
     def close(self) -> None:
         """Safe to call twice, and from what it calls."""
+        self.rt.close()
         if self._socket is None:
             return
         if self._again is not None:
