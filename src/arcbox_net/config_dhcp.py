@@ -129,7 +129,9 @@ def dhcp_from(body: Any, where: str) -> DhcpConfig:
         values["pool"] = (pool[0], pool[1])
     if "reservations" in values:
         items = items_of(values["reservations"], f"{where}.reservations")
-        values["reservations"] = tuple(_reservation(item, f"{where}.reservations") for item in items)
+        values["reservations"] = tuple(
+            Reservation(**known_keys(item, Reservation, f"{where}.reservations")) for item in items
+        )
     if "options" in values:
         options = values["options"]
         if not isinstance(options, Mapping) or not all(_OPTION.fullmatch(str(key)) for key in options):
@@ -147,11 +149,3 @@ def dhcp_from(body: Any, where: str) -> DhcpConfig:
             )
         values["routes"] = tuple((item[0], item[1]) for item in routes)
     return DhcpConfig(**values)
-
-
-def _reservation(item: Any, where: str) -> Reservation:
-    values = known_keys(item, Reservation, where)
-    for field in ("mac", "ip"):
-        if field not in values:
-            raise ConfigError(f"{where}: {field} is missing", field=f"{where}.{field}", value=str(item))
-    return Reservation(**values)

@@ -101,15 +101,7 @@ def check_ports(ports: Iterable[PortConfig], may_have: Callable[[ipaddress.IPv4A
 
 def ports_from(value: Any, where: str) -> tuple[PortConfig, ...]:
     """The `[[networks.NAME.ports]]` tables, as parsed."""
-    return tuple(_port_from(item, where) for item in items_of(value, where))
-
-
-def _port_from(item: Any, where: str) -> PortConfig:
-    values = known_keys(item, PortConfig, where)
-    for field in ("name", "kind"):
-        if field not in values:
-            raise ConfigError(f"{where}: {field} is missing", field=f"{where}.{field}", value=str(item))
-    return PortConfig(**values)
+    return tuple(PortConfig(**known_keys(item, PortConfig, where)) for item in items_of(value, where))
 
 
 def check_socket_path(field: str, path: str | None) -> None:

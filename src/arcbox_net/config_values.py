@@ -87,6 +87,11 @@ def known_keys(body: Any, cls: type, where: str) -> Mapping[str, Any]:
                 field=f"{where}.{key}",
                 value=str(body[key]),
             )
+    for field in dataclasses.fields(cls):
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in body:
+            raise ConfigError(
+                f"{where}: {field.name} is missing", field=f"{where}.{field.name}", value=str(body)
+            )
     return body
 
 
