@@ -22,7 +22,7 @@ from arcbox_net.host.plan import ETHERNET_BYTES
 from arcbox_net.ports.dgram import DgramPort
 from arcbox_net.ports.socket_port import PEER_CONNECT
 from arcbox_net.services.dhcp.frames import arp_probe, arp_sender
-from arcbox_net.services.dhcp.link import DRAIN_MAX, PROBE_S
+from arcbox_net.services.dhcp.link import DRAIN_MAX, PROBE_S, reply_frame
 from arcbox_net.services.dhcp.messages import SERVER_PORT
 from arcbox_net.services.udp_frames import Datagram, unwrap, wrap
 
@@ -89,12 +89,7 @@ class ServicePort:
         self._receive = None
 
     def send(self, reply: Reply) -> None:
-        mac = parse_mac(self.mac)
-        self._write(
-            wrap(
-                Datagram(mac, reply.mac, self._gateway, reply.ip, SERVER_PORT, reply.dst_port, reply.payload)
-            )
-        )
+        self._write(reply_frame(reply, parse_mac(self.mac), self._gateway))
 
     async def claimed_by(self, ip: int) -> bytes | None:
         claim = self._claims.setdefault(ip, asyncio.get_running_loop().create_future())
@@ -112,19 +107,7 @@ class ServicePort:
     def answer(self, asked: Datagram, packet: bytes) -> None:
         """Send *packet* to where a question came from, from where it went to."""
         with contextlib.suppress(OSError):
-            self._write(
-                wrap(
-                    Datagram(
-                        asked.dst_mac,
-                        asked.src_mac,
-                        asked.dst_ip,
-                        asked.src_ip,
-                        asked.dst_port,
-                        asked.src_port,
-                        packet,
-                    )
-                )
-            )
+            self._write(wrap(asked.answer(packet)))
 
     def _drain(self, ours: socket.socket) -> None:
         """Take what has arrived, up to a budget: the loop calls again while more is there."""

@@ -26,6 +26,12 @@ class Datagram(NamedTuple):
     dst_port: int
     payload: bytes
 
+    def answer(self, payload: bytes) -> Datagram:
+        """*payload*, from where this went to, to where it came from."""
+        return Datagram(
+            self.dst_mac, self.src_mac, self.dst_ip, self.src_ip, self.dst_port, self.src_port, payload
+        )
+
 
 def unwrap(frame: bytes, *, dst_port: int | None = None, verified: bool = False) -> Datagram | None:
     """The UDP datagram in *frame*, for *dst_port* if that is given; None when lengths or types do not fit.

@@ -45,6 +45,11 @@ class DhcpLink(Protocol):
         ...
 
 
+def reply_frame(reply: Reply, mac: bytes, address: int) -> bytes:
+    """The frame that carries *reply* from the server that has *mac* and *address*."""
+    return wrap(Datagram(mac, reply.mac, address, reply.ip, SERVER_PORT, reply.dst_port, reply.payload))
+
+
 class InterfaceLink:
     """The interface *ifname*, whose server is at *address*. `place` makes the sockets where the interface is."""
 
@@ -82,12 +87,7 @@ class InterfaceLink:
         if self._frames is None:
             raise OSError(f"{self._ifname} is closed")
         # Asked each time: a bridge without a fixed address takes that of a port.
-        mac = self._frames.getsockname()[4]
-        self._frames.send(
-            wrap(
-                Datagram(mac, reply.mac, self._address, reply.ip, SERVER_PORT, reply.dst_port, reply.payload)
-            )
-        )
+        self._frames.send(reply_frame(reply, self._frames.getsockname()[4], self._address))
 
     async def claimed_by(self, ip: int) -> bytes | None:
         loop = asyncio.get_running_loop()
