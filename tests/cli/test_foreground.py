@@ -38,9 +38,9 @@ echo "counted ${n:-0}"; exit 3
 
 
 def run(*command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *command], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    """In a group of its own, in a session where there is another: it can be stopped."""
+    words = [sys.executable, "-c", PROGRAM, *command]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0)
 
 
 @pytest.mark.parametrize("status", [0, 1, 42, 255])
@@ -132,6 +132,30 @@ def test_ctrl_z_gives_the_prompt_back_and_fg_goes_on(terminal: Terminal, program
     terminal.type("words\n")
     terminal.expect("got words")
     terminal.expect("shell> ")
+
+
+def test_a_command_that_ignores_ctrl_z_keeps_the_terminal(terminal: Terminal, program: str) -> None:
+    terminal.expect("shell> ")
+    terminal.type(
+        f"{program} sh -c 'trap \"\" TSTP; echo ready; read line; echo got $line; exit 5'; echo status $?\n"
+    )
+    terminal.expect("[\r\n]ready")
+    terminal.type("\x1a")
+    terminal.type("words\n")
+    terminal.expect("[\r\n]got words")
+    terminal.expect("status 5")
+
+
+def test_a_stop_sent_to_us_stops_the_command_first() -> None:
+    process = run("sh", "-c", "echo ready; while :; do sleep 0.05; done")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTSTP)
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+    (command,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert Path(f"/proc/{command}/stat").read_text().split()[2] == "T"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def test_a_command_that_stops_itself_stops_us_until_fg(terminal: Terminal, program: str) -> None:

@@ -18,8 +18,9 @@ FORWARDED = (
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGALRM,
+    signal.SIGTSTP,
 )
-FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP)
 PENDING_POLL_S = 0.05
 SI_KERNEL = 0x80  # sigaction(2): sent by the kernel; a terminal's go to its whole foreground group
 
@@ -39,7 +40,8 @@ def wait_for(pid: int) -> int:
     """Wait for child *pid* inside `signals_held`, passing signals on. Returns its `waitpid` status.
 
     A Ctrl-C reaches a command in the terminal's foreground group by itself, and is not sent twice. A command
-    that stops (Ctrl-Z) stops us too, so that the shell gets its prompt back; `fg` continues both.
+    that stops (Ctrl-Z) stops us too, so that the shell gets its prompt back; `fg` continues both. We stop after
+    it: a command not yet stopped would read what is typed at that prompt.
     """
     while True:
         while True:
