@@ -95,7 +95,7 @@ class Device:
     def descriptors(self, head: int) -> Iterator[tuple[int, int, int]]:
         """Address, size and flags of a chain's buffers, those of an indirect table in its place."""
         table, entries, place, nested = self.ring.descriptors, self.ring.size, head, False
-        left = min(entries, CHAIN_MAX)
+        left, count = min(entries, CHAIN_MAX), 0
         while left:
             left -= 1
             if place >= entries:
@@ -110,10 +110,11 @@ class Device:
                 if not self.features & Feature.INDIRECT_DESC or not 0 < size <= 16 * CHAIN_MAX or size % 16:
                     raise BadRing(RingFault.FAULT_TABLE)
                 table, entries, place, nested = address, size // 16, 0, True
-                left = entries
+                left = min(entries, CHAIN_MAX - count)
                 continue
             if size == 0:
                 raise BadRing(RingFault.FAULT_EMPTY)
+            count += 1
             yield address, size, flags
             if not flags & NEXT:
                 return

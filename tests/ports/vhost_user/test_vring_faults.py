@@ -165,6 +165,27 @@ def test_v4_chain_as_long_as_the_ring_is_taken_and_a_longer_one_ends_the_port() 
         assert one.fault == RingFault.FAULT_LOOP
 
 
+@pytest.mark.parametrize("ahead", [1, CHAIN_MAX // 2, CHAIN_MAX - 1])
+def test_v4_buffers_ahead_of_a_table_count_among_those_of_the_chain(ahead: int) -> None:
+    with guest(size=2 * CHAIN_MAX) as one:
+        table = one.place(CHAIN_MAX * TABLE_BYTES)[0]
+        byte = one.place(b"\0")
+
+        def offer(in_table: int) -> None:
+            one.rings[1].indirect(table, [byte] * in_table)
+            one.rings[1].free = 0
+            for place in range(ahead):
+                one.rings[1].put(place, *byte, NEXT, place + 1)
+            one.rings[1].put(ahead, table, in_table * TABLE_BYTES, INDIRECT)
+            one.rings[1].offer(0)
+
+        offer(CHAIN_MAX - ahead)
+        assert [len(body) for _, body, _ in one.worker.receive()] == [CHAIN_MAX - len(PLAIN)]
+        offer(CHAIN_MAX - ahead + 1)
+        assert one.worker.receive() == []
+        assert one.fault == RingFault.FAULT_LOOP
+
+
 def test_v9_chain_of_4_gib_ends_the_port() -> None:
     with guest(size=2048) as one:
         for place in range(CHAIN_MAX + 1):

@@ -20,7 +20,7 @@ from arcbox_net.ports.vhost_user.calls cimport call_guest
 
 cdef enum:
     RING_SIZE_MAX = 32_768
-    CHAIN_MAX = 1024  # descriptors of a chain: more than any driver uses, and QEMU's limit too
+    CHAIN_MAX = 1024  # buffers of a chain, those of its table too: more than any driver uses, and QEMU's limit too
     DESCRIPTOR_BYTES = 16
     DESCRIPTOR_NEXT = 1
     DESCRIPTOR_WRITE = 2  # for us to write
@@ -149,7 +149,7 @@ cdef inline RingFault vring_walk(
             if entries > CHAIN_MAX:
                 return FAULT_TABLE
             table = <const vring_descriptor *>base
-            left = entries
+            left = min(entries, CHAIN_MAX - chain.readable - chain.writable)  # what came ahead of it counts
             index = 0
             nested = True
             continue
