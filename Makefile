@@ -14,7 +14,7 @@ BENCHES ?= $(subst /,.,$(patsubst bench/%.py,%,$(filter-out $(BENCH_PARTS),$(wil
 
 ABX_SOAK_S ?= 1800
 
-.PHONY: demo test standin fast e2e soak lint bench ratchet asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
+.PHONY: demo test again standin fast e2e soak lint bench ratchet asan tsan fuzz fuzz-same fuzz-build macos-build macos-wheels build clean
 .DELETE_ON_ERROR:
 
 demo: build  ## a network, a guest on it, and proof that it works; as root also the kind that needs root
@@ -26,6 +26,9 @@ test: build  ## the fast suite and, as root, the end-to-end suite
 	@scripts/what-runs
 	@$(MAKE) --no-print-directory standin
 	$(PYTEST) $(ARGS)
+
+again:  ## the tests that failed last time, one after the other; fails when none is known
+	$(BIN)/pytest --last-failed --last-failed-no-failures none
 
 # What tests of macOS's part are built against: once, before several processes of them wait for it.
 standin: build
