@@ -45,7 +45,7 @@ def test_ports_of_the_file_are_there_when_up_is_done_and_as_they_were_after_a_ki
     assert "db" in [record["name"].partition(".")[0] for record in world.cli_json("dns ls dev")]
     with PluggedGuest("vm1", ports["vm1"], GATEWAY) as guest:
         guest.plug()
-        guest.run(f"curl -sS --max-time 20 http://{world.world_ip}/")
+        guest.run(f"curl -sS --max-time 30 http://{world.world_ip}/")
         (pid,) = world.network_pids()
         kill9(pid)
         world.cli(up)
@@ -54,7 +54,7 @@ def test_ports_of_the_file_are_there_when_up_is_done_and_as_they_were_after_a_ki
             n: (p["mac"], p["ip"]) for n, p in ports.items()
         }
         guest.plug()
-        guest.run(f"curl -sS --max-time 20 http://{world.world_ip}/")
+        guest.run(f"curl -sS --max-time 30 http://{world.world_ip}/")
     (pid,) = world.network_pids()
     kill9(pid)
     file = write(tmp_path, second="02:00:00:00:00:03", owner_uid=NOBODY)

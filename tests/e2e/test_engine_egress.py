@@ -10,6 +10,7 @@ import pytest
 from arcbox_net import NetConfig
 from arcbox_net.config import Egress
 from tests.e2e.test_sockets import GATEWAY, serve_hello, stream
+from tests.support.echo import wait_for_echo
 from tests.support.guest import Guest
 from tests.support.machine import Machine, each_bridge_nf
 from tests.support.netns import wait_until
@@ -33,9 +34,9 @@ def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_th
         assert world.world_ip in guest.run("nslookup -type=a web.test")
         assert guest.run("wget -q -O - http://web.test/").strip() == EXTERNAL
         guest.run("wget -q -O /dev/null http://web.test/bytes/4000000")
-        guest.run(f"ping -c 1 -W 2 {world.world_ip}")
+        wait_for_echo(guest, world.world_ip)
         serve_hello(guest)
-        asked = world.world.run(f"curl -sS --max-time 20 http://{EXTERNAL}:8080/").stdout
+        asked = world.world.run(f"curl -sS --max-time 30 http://{EXTERNAL}:8080/").stdout
         assert asked == "hello\n"
         flows = world.cli_json("flows dev")
         assert {flow["guest"] for flow in flows} == {info["ip"]}
@@ -43,7 +44,7 @@ def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_th
         world.run(f"ip link set {world.uplink} down")
         world.run(f"ip link set {world.uplink} up")
         world.run(f"ip route replace default via {world.world_ip} dev {world.uplink}")
-        wait_until(lambda: guest.status(f"ping -c 1 -W 1 {world.world_ip}")[0] == 0, timeout=20.0)
+        wait_until(lambda: guest.status(f"ping -c 1 -W 1 {world.world_ip}")[0] == 0)
     world.cli("down dev")
     assert world.ours() == {"links": [], "tables": []}
 
@@ -79,14 +80,14 @@ def test_the_engine_follows_its_uplinks_mtu_and_counts(machine: Machine) -> None
             refused = guest.run(echo, check=False)
             return "mtu" in refused.stdout + refused.stderr
 
-        wait_until(is_told, timeout=10.0)
+        wait_until(is_told)
         machine.run(f"ip link set {machine.uplink} mtu 1500")
 
         def passes() -> bool:
             guest.run("ip route flush cache")
             return guest.run(echo, check=False).returncode == 0
 
-        wait_until(passes, timeout=10.0)
+        wait_until(passes)
         counted = network.stats()["engine"]
         assert counted["forward"] >= 4 and counted["too_big"] >= 1
         shown = machine.cli(f"show {network.name}").stdout
@@ -123,13 +124,13 @@ def test_guests_on_kernel_devices_leave_by_the_engine_and_are_reached_there(
         world.cli("attach", "dev", name, "--netns", guest.path)
     info = {port["name"]: port for port in world.cli_json("show dev")["ports"]}
     with http_server(one, 80):
-        asked = world.world.run(f"curl -sS --max-time 20 http://{EXTERNAL}:8080/", check=False)
+        asked = world.world.run(f"curl -sS --max-time 30 http://{EXTERNAL}:8080/", check=False)
         assert asked.returncode == 0, asked.stderr  # before the guest itself said a word
         hairpin = two.run(f"curl -sS --max-time 3 http://{EXTERNAL}:8080/", check=False)
         assert (hairpin.returncode == 0) == (not isolated)
     with http_server(world.world, 8000):
-        one.run(f"curl -sS --max-time 20 http://{world.world_ip}:8000/")
-    one.run(f"ping -c 1 -W 5 {world.world_ip}")
+        one.run(f"curl -sS --max-time 30 http://{world.world_ip}:8000/")
+    wait_for_echo(one, world.world_ip)
     assert two.run(f"ping -c 1 -W 1 {info['vm1']['ip']}", check=False).returncode == (1 if isolated else 0)
     assert "ttl=63" in one.run(f"ping -c 1 -W 5 -t 64 {world.world_ip}").stdout
     assert one.run("ping -c 1 -W 1 169.254.169.254", check=False).returncode != 0

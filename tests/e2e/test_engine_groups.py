@@ -52,8 +52,8 @@ def test_the_external_ipv6_address_is_found_behind_a_bridge_that_snoops(machine:
     )
     with machine.network(config, name="dev") as network:
         machine.guest(network)
-        wait_until(lambda: is_led(machine), timeout=20.0, message="its group is reported")
-        wait_until(lambda: is_found(machine), timeout=20.0)
+        wait_until(lambda: is_led(machine), message="its group is reported")
+        wait_until(lambda: is_found(machine))
         removed = f"bridge mdb del dev br0 port {machine.uplink_peer} grp {GROUP}"
         machine.world.run(removed)
-        wait_until(lambda: is_led(machine), timeout=20.0, message="the querier is answered")
+        wait_until(lambda: is_led(machine), message="the querier is answered")

@@ -10,6 +10,7 @@ import pytest
 from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.config import Egress
 from tests.e2e.test_ipv6 import HOST6, WORLD6, body, connect_host, default_routes, ready
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine
 from tests.support.netns import Namespace, wait_until
 from tests.support.peers import exchange_udp, http_server, udp_echo
@@ -55,18 +56,18 @@ def test_guests_of_the_kernel_and_at_sockets_leave_by_ipv6_and_are_reached_there
             address6 = {port.name: str(port.ip6) for port in network.ports()}
             one: Namespace
             for one, ifname, name in ((guest, "eth0", "bare"), (plugged, "tap0", "plugged")):
-                wait_until(lambda one=one: one.json("ip -6 -j route show default"), timeout=20.0)
+                wait_until(lambda one=one: one.json("ip -6 -j route show default"))
                 wait_until(lambda one=one, at=ifname: "tentative" not in one.run(f"ip -6 a s {at}").stdout)
-                asked = one.run(["curl", "-gsS", "--max-time", "10", f"http://[{WORLD6}]/"]).stdout
+                asked = one.run(["curl", "-gsS", "--max-time", "30", f"http://[{WORLD6}]/"]).stdout
                 assert asked.strip() == EXTERNAL6
-                one.run(f"ping -6 -c 1 -W 5 {WORLD6}")
+                wait_for_echo(one, WORLD6)
                 with udp_echo(dual.world, 7, WORLD6):
                     assert exchange_udp(one, WORLD6, 7, b"hello") == f"{EXTERNAL6} hello".encode()
                 assert address6[name] in flow_guests(network)
                 assert one.run(f"ping -6 -c 1 -W 1 {METADATA6}", check=False).returncode != 0
                 with http_server(one, address="::"):
                     network.expose(f"[::]:8080:[{address6[name]}]:80")
-                    dual.world.run(["curl", "-gsS", "--max-time", "10", f"http://[{EXTERNAL6}]:8080/"])
+                    dual.world.run(["curl", "-gsS", "--max-time", "30", f"http://[{EXTERNAL6}]:8080/"])
                     network.unexpose(f"[::]:8080:[{address6[name]}]:80")
         assert network.status().ipv6_egress
 

@@ -49,7 +49,7 @@ def test_coturns_natdiscovery_finds_them_too(machine: Machine, filtering: str) -
     alone = ["--no-tls", "--no-dtls", "--no-cli", "-n", "--log-file", "stdout"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with machine.world.popen(["turnserver", "-S", *listening, *numbers, *alone], **quiet) as server:
-        wait_until(lambda: f":{PORTS[1]}" in machine.world.run("ss -Hlun").stdout, timeout=20.0)
+        wait_until(lambda: f":{PORTS[1]}" in machine.world.run("ss -Hlun").stdout)
         words = ["turnutils_natdiscovery", "-m", "-f", "-p", str(PORTS[0]), SERVERS[0]]
         said = guest.run(words, check=False).stdout.lower()
         server.terminate()

@@ -58,17 +58,17 @@ def test_a_tap_of_the_host_is_an_uplink(
     )
     with world.network(config, name="dev") as network:
         guest = world.guest(network)
-        wait_until(lambda: asks(guest, world) == address, timeout=20.0)
-        guest.run(f"curl -sS --max-time 20 -o /dev/null http://{world.world_ip}/bytes/4000000")
+        wait_until(lambda: asks(guest, world) == address)
+        guest.run(f"curl -sS --max-time 30 -o /dev/null http://{world.world_ip}/bytes/4000000")
         network.expose("0.0.0.0:8080:g1:80")
         guest.popen(["busybox", "httpd", "-f", "-p", "80", "-h", "/etc"])
         wait_until(lambda: ":80" in guest.run("ss -Hltn").stdout)
-        forwarded = world.world.run(f"curl -sS --max-time 10 http://{address}:8080/hosts").stdout
+        forwarded = world.world.run(f"curl -sS --max-time 30 http://{address}:8080/hosts").stdout
         assert "localhost" in forwarded
         world.run(f"ip link del {LAN}")
         assert not asks(guest, world)
         arrange(world)
-        wait_until(lambda: asks(guest, world), timeout=20.0, message="the engine opens the TAP anew")
+        wait_until(lambda: asks(guest, world), message="the engine opens the TAP anew")
     assert LAN in world.links(), "it is the host's"
 
 
@@ -81,6 +81,6 @@ def test_k9_an_uplink_that_was_down_for_a_while_carries_guests_again(world: Mach
         assert not asks(guest, world)
         world.run(f"ip link set {world.uplink} up")
         world.run(f"ip route replace default via {world.world_ip} dev {world.uplink}")
-        wait_until(lambda: asks(guest, world) == EXTERNAL, timeout=20.0)
+        wait_until(lambda: asks(guest, world) == EXTERNAL)
         world.run(f"ip link set {leg_ifname('dev')} down")
-        wait_until(lambda: asks(guest, world) == EXTERNAL, timeout=20.0, message="the leg is up again")
+        wait_until(lambda: asks(guest, world) == EXTERNAL, message="the leg is up again")

@@ -18,7 +18,7 @@ BYTES = 4 << 20
 
 
 def fetched(namespace: Namespace, url: str) -> str:
-    return namespace.run(f"curl -sS --max-time 20 {url}").stdout.strip()
+    return namespace.run(f"curl -sS --max-time 30 {url}").stdout.strip()
 
 
 def test_guests_of_both_workers_leave_by_the_engine_are_reached_there_and_reach_each_other(
@@ -37,7 +37,7 @@ def test_guests_of_both_workers_leave_by_the_engine_are_reached_there_and_reach_
         for number, guest in enumerate(guests):
             assert fetched(guest, f"http://{world.world_ip}/") == EXTERNAL
             transfer(guest, world.world, world.world_ip, BYTES)
-            guest.run(f"curl -sS --max-time 20 -o /dev/null http://{world.world_ip}/bytes/{BYTES}")
+            guest.run(f"curl -sS --max-time 30 -o /dev/null http://{world.world_ip}/bytes/{BYTES}")
             running.enter_context(http_server(guest, 80))
             network.expose(f"0.0.0.0:{8080 + number}:{('a', 'b', 'kernel')[number]}:80")
             assert fetched(world.world, f"http://{EXTERNAL}:{8080 + number}/") == world.world_ip

@@ -21,7 +21,7 @@ from arcbox_net.host.linux.netlink import (
     nested,
 )
 from tests.support.machine import Machine, udhcpc
-from tests.support.peers import refused
+from tests.support.peers import SILENCE_S, refused
 
 pytestmark = [pytest.mark.fault]
 
@@ -75,7 +75,7 @@ def test_k13_names_addresses_and_an_explanation_are_there_when_no_connection_is_
         if limit > LIMIT_MAX:
             pytest.skip(f"{limit} connections take too long to fill")
         assert machine.call(fill).used >= limit
-        assert refused(guest, machine.world_ip, 80) == "timeout"  # the fault itself
+        assert refused(guest, machine.world_ip, 80, timeout=SILENCE_S) == "timeout"  # the fault itself
 
         assert network.stats()["conntrack"] == {"used": limit, "max": limit}
         (warning,) = [w for w in network.status().warnings if w.code == "conntrack-full"]

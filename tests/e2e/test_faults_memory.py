@@ -12,6 +12,7 @@ import pytest
 
 from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.errors import ArcboxNetError
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine, cpu_share, is_running, udhcpc
 from tests.support.netns import wait_until
 from tests.support.peers import http_server
@@ -68,12 +69,12 @@ def test_k7_without_memory_the_network_refuses_what_is_new_and_goes_on(machine: 
         with no_more_memory(network.pid):
             flows = held_flows(machine)
             assert first_refusal(network) is not None
-            guest.run(f"ping -c 1 -W 5 {machine.world_ip}")
+            wait_for_echo(guest, machine.world_ip)
             assert cpu_share(network.pid) < 0.5
             assert is_running(network.pid)
         for flow in flows:
             flow.close()
         asked = "curl -sS --max-time 5 http://127.0.0.1:8080/"
-        wait_until(lambda: machine.run(asked, check=False).returncode == 0, timeout=20)
+        wait_until(lambda: machine.run(asked, check=False).returncode == 0)
         assert udhcpc(late)["ip"] == lease["ip"]
         network.register_dns("again.dev.internal", lease["ip"])

@@ -12,6 +12,7 @@ import pytest
 
 from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.errors import StateError
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine, cpu_share, udhcpc
 from tests.support.netns import wait_until
 from tests.support.peers import http_server, refused
@@ -71,7 +72,7 @@ def test_k4_full_disk_is_an_error_that_heals_without_restart(machine: Machine, s
         # D13: a known client keeps what it has, the guests' packets do not care.
         again = udhcpc(known, check=False)
         assert not again or again["ip"] == lease["ip"]
-        known.run(f"ping -c 1 -W 5 {machine.world_ip}")
+        wait_for_echo(known, machine.world_ip)
         assert network.state == "running"
 
         ballast.unlink()
@@ -133,7 +134,7 @@ def test_k5_no_descriptors_left_is_no_spin_and_heals(machine: Machine) -> None:
                     refused(machine, "127.0.0.1", 8080, timeout=0.1)
             assert cpu_share(network.pid, 2.0) < 0.5
         with http_server(guest):
-            wait_until(lambda: network.status().state == "running", timeout=20)
+            wait_until(lambda: network.status().state == "running")
             # A flow that comes while descriptors are still being given back is reset, as it shall be.
             asked = "curl -sS --max-time 5 http://127.0.0.1:8080/"
-            wait_until(lambda: machine.run(asked, check=False).returncode == 0, timeout=20)
+            wait_until(lambda: machine.run(asked, check=False).returncode == 0)

@@ -15,6 +15,7 @@ import pytest
 
 from arcbox_net import NetConfig, NetworkManager, NetworkMode
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound, ServiceError, SubnetConflict
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine, is_running, kill9, udhcpc, wait_gone
 from tests.support.netns import wait_until
 from tests.support.peers import http_server, refused
@@ -140,8 +141,8 @@ def test_two_managers_do_not_interfere(machine: Machine) -> None:
             assert one.status().subnet != two.status().subnet
             second = machine.guest(two)
             for guest in (first, second):
-                guest.run(f"ping -c 1 -W 5 {machine.world_ip}")
-        first.run(f"ping -c 1 -W 5 {machine.world_ip}")
+                wait_for_echo(guest, machine.world_ip)
+        wait_for_echo(first, machine.world_ip)
         assert machine.sysctl("net.ipv4.ip_forward") == "1"
         assert len(machine.network_pids()) == 1
 
@@ -347,7 +348,7 @@ def test_killed_network_is_adopted_by_up_with_leases_and_guests(machine: Machine
     kill9(manager.pid)
     with http_server(guest):
         assert refused(machine.world, machine.host_ip, 8080) is None  # packets do not need the process
-        guest.run(f"ping -c 1 -W 5 {machine.world_ip}")
+        wait_for_echo(guest, machine.world_ip)
         assert "dead" in machine.cli("ls").stdout
         machine.cli("up dev -p 0.0.0.0:8080:vm1:80")
         again = NetworkManager.connect("dev")

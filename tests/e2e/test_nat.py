@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net import DhcpConfig, DnsConfig, NetConfig, Reservation
+from tests.support.echo import wait_for_echo
 from tests.support.machine import SUPPORT, Machine, each_bridge_nf, udhcpc
 from tests.support.netns import wait_until
 from tests.support.peers import body_of, connect, http_server, iperf3_server, refused
@@ -70,9 +71,9 @@ def test_reservation_is_what_the_guest_gets(machine: Machine) -> None:
 def test_guest_that_is_configured_for_it_reaches_the_world(world: Machine) -> None:
     with world.network(config(world), name="dev") as network:
         guest = world.guest(network)
-        assert guest.run(f"curl -sS --max-time 10 http://{world.world_ip}/").stdout.strip() == world.host_ip
-        guest.run(f"ping -c 1 -W 5 {GATEWAY}")
-        guest.run(f"ping -c 1 -W 5 {world.world_ip}")
+        assert guest.run(f"curl -sS --max-time 30 http://{world.world_ip}/").stdout.strip() == world.host_ip
+        wait_for_echo(guest, GATEWAY)
+        wait_for_echo(guest, world.world_ip)
 
 
 def test_upload_and_download_arrive_unchanged(world: Machine, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_guests_reach_each_other(machine: Machine, bridge_nf: int) -> None:
     with machine.network(config(machine), name="dev") as network:
         one, two = machine.guest(network), machine.guest(network)
         with http_server(two):
-            assert one.run(f"curl -sS --max-time 10 http://{two.ip}/").stdout.strip() == one.ip
+            assert one.run(f"curl -sS --max-time 30 http://{two.ip}/").stdout.strip() == one.ip
 
 
 def test_detached_guest_is_gone_and_its_name_is_free(machine: Machine) -> None:

@@ -11,6 +11,7 @@ from ipaddress import IPv6Address
 
 import pytest
 
+from tests.support.echo import wait_for_echo
 from tests.support.machine import is_running, kill9, udhcpc, wait_gone
 from tests.support.netns import wait_until
 from tests.support.peers import body_of, udp_echo
@@ -68,7 +69,7 @@ def test_status_and_signals_of_the_command_are_those_of_run(site: Rootless, comm
 
 
 def test_a_private_network_ends_with_its_command(site: Rootless) -> None:
-    done = site.user.cli("run", "--", "curl", "-sS", "--max-time", "10", f"http://{site.world_ip}/bytes/100")
+    done = site.user.cli("run", "--", "curl", "-sS", "--max-time", "30", f"http://{site.world_ip}/bytes/100")
     assert len(done.stdout) == 100
     assert site.user.cli_json("ls") == []
     assert site.machine.network_pids() == []
@@ -76,10 +77,10 @@ def test_a_private_network_ends_with_its_command(site: Rootless) -> None:
 
 def test_a_private_network_ends_with_a_killed_run(site: Rootless) -> None:
     process = site.user.popen([str(CLI), "run", "--", "sleep", "1000"])
-    wait_until(lambda: any(row["ports"] == 1 for row in site.user.cli_json("ls")), timeout=20)
+    wait_until(lambda: any(row["ports"] == 1 for row in site.user.cli_json("ls")))
     process.kill()
     process.wait()
-    wait_until(lambda: site.machine.network_pids() == [], timeout=20)
+    wait_until(lambda: site.machine.network_pids() == [])
     assert site.user.cli_json("ls") == []
 
 
@@ -94,9 +95,9 @@ def test_a_guest_gets_online_by_dhcp_dns_http_ping_and_udp(site: Rootless) -> No
     body = guest.run(["sh", "-c", "curl -sS --max-time 30 http://web.test/bytes/4000000 | sha256sum"]).stdout
     assert body.split()[0] == digest(4_000_000)
     # The host's own socket made the connection: the world sees the host.
-    assert guest.run(f"curl -sS --max-time 10 http://{site.world_ip}/").stdout.strip() == site.host_ip
-    guest.run(f"ping -c 2 -W 2 {site.world_ip}")
-    guest.run(f"ping -c 1 -W 2 {GATEWAY}")
+    assert guest.run(f"curl -sS --max-time 30 http://{site.world_ip}/").stdout.strip() == site.host_ip
+    wait_for_echo(guest, site.world_ip)
+    wait_for_echo(guest, GATEWAY)
     with udp_echo(site.world, 7000):
         answer = guest.run(["sh", "-c", f"echo hello | socat -t 2 - UDP:{site.world_ip}:7000"]).stdout
     assert answer == f"{site.host_ip} hello\n"
@@ -106,10 +107,10 @@ def test_a_guest_gets_online_over_ipv6(site: Rootless) -> None:
     site.up()
     guest = site.guest("web")
     assert IPv6Address(guest.ip6()).is_private  # a ULA
-    wait_until(lambda: "default" in guest.run("ip -6 route").stdout, timeout=15)
+    wait_until(lambda: "default" in guest.run("ip -6 route").stdout)
     body = guest.run(["sh", "-c", f"curl -sS --max-time 30 'http://[{WORLD6}]/bytes/1000000' | sha256sum"])
     assert body.stdout.split()[0] == digest(1_000_000)
-    guest.run(f"ping -6 -c 2 -W 2 {WORLD6}")
+    wait_for_echo(guest, WORLD6)
 
 
 def test_guests_reach_each_other_by_name(site: Rootless) -> None:
@@ -117,7 +118,7 @@ def test_guests_reach_each_other_by_name(site: Rootless) -> None:
     web, other = site.guest("web"), site.guest("other")
     web.popen(["busybox", "httpd", "-f", "-p", "80", "-h", "/etc"])
     wait_until(lambda: ":80" in web.run("ss -Hltn").stdout)
-    assert "localhost" in other.run("curl -sS --max-time 10 http://web.dev.internal/hosts").stdout
+    assert "localhost" in other.run("curl -sS --max-time 30 http://web.dev.internal/hosts").stdout
 
 
 def test_a_server_on_a_privileged_port_of_the_guest_is_forwarded(site: Rootless) -> None:
@@ -186,9 +187,9 @@ def test_an_unprivileged_monitor_boots_a_vm_that_gets_online(site: Rootless) -> 
         fetched = guest.run("wget -q -O - http://web.test/bytes/4000000 | sha256sum")
         assert fetched.split()[0] == digest(4_000_000)
         guest.run("echo from the vm > /www/index.html; httpd -h /www")
-        got = site.machine.run("curl -sS --max-time 20 http://127.0.0.1:8080/").stdout
+        got = site.machine.run("curl -sS --max-time 30 http://127.0.0.1:8080/").stdout
         assert got == "from the vm\n"
-    wait_until(lambda: site.user.cli_json("show dev")["ports"] == [], timeout=20)
+    wait_until(lambda: site.user.cli_json("show dev")["ports"] == [])
 
 
 def test_after_kill_9_the_next_up_has_names_and_leases_again(site: Rootless) -> None:
@@ -210,7 +211,7 @@ def test_after_kill_9_the_next_up_has_names_and_leases_again(site: Rootless) -> 
     again = site.guest("web")
     assert (again.mac, again.ip) == (mac, ip)
     assert again.run(f"dig +short @{GATEWAY} printer.dev.internal").stdout.strip() == "192.168.64.99"
-    assert again.run(f"curl -sS --max-time 10 http://{site.world_ip}/").stdout.strip() == site.host_ip
+    assert again.run(f"curl -sS --max-time 30 http://{site.world_ip}/").stdout.strip() == site.host_ip
     site.user.cli("down dev")
     assert site.machine.network_pids() == []
 
@@ -254,7 +255,7 @@ def test_root_may_ask_for_the_relay_and_gets_it_without_a_user_namespace(site: R
     assert shown["egress"] == "relay"
     user_namespaces = {os.stat(f"/proc/{pid}/ns/user").st_ino for pid in (os.getpid(), shown["pid"])}
     assert len(user_namespaces) == 1
-    words = ["run", "dev", "--", "curl", "-sS", "--max-time", "10", f"http://{site.world_ip}/bytes/64"]
+    words = ["run", "dev", "--", "curl", "-sS", "--max-time", "30", f"http://{site.world_ip}/bytes/64"]
     assert len(site.machine.cli(*words).stdout) == 64
     assert "abx-dev" in site.machine.cli("enter", "dev", "--", "ip", "-br", "link").stdout
     site.machine.cli("down dev")

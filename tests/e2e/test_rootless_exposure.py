@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import answering
 from tests.support import segments
 from tests.support.netns import wait_until
-from tests.support.peers import exchange_udp, http_server, refused, udp_echo
+from tests.support.peers import exchange_udp, http_server, is_closed, refused, udp_echo
 from tests.support.rootless import HOST6, METADATA, METADATA6, WORLD6, Rootless, RunningGuest
 from tests.support.segments import SYN, Segment
 
@@ -43,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rootless]:
 def guest(site: Rootless) -> RunningGuest:
     made = site.guest("web")
     made.ip6()
-    wait_until(lambda: "default" in made.run("ip -6 route").stdout, timeout=15)
+    wait_until(lambda: "default" in made.run("ip -6 route").stdout)
     return made
 
 
@@ -127,7 +127,7 @@ def socket_in(site: Rootless, l4_port: int) -> socket.socket:
 
 def test_h1_an_address_that_the_host_gets_later_is_its_own_too(site: Rootless, guest: RunningGuest) -> None:
     site.machine.run(f"ip addr add {LATER_ADDRESS}/32 dev lo")
-    wait_until(lambda: refused(guest, LATER_ADDRESS, EVERYWHERE) is not None)
+    wait_until(lambda: is_closed(guest, LATER_ADDRESS, EVERYWHERE))
     assert exchange_udp(guest, LATER_ADDRESS, EVERYWHERE, b"hello", timeout=0.7) is None
 
 
@@ -198,9 +198,9 @@ def test_h5_a_neighbour_that_routes_to_the_subnet_reaches_nothing(
         with http_server(guest, 80):
             site.user.cli("forward", "add", "dev", "8184:web:80")
             assert len(site.machine.run("curl -sS -m 5 http://127.0.0.1:8184/bytes/8").stdout) == 8
-            assert refused(site.world, guest.ip, 80) is not None
-            assert refused(site.world, GATEWAY, ALLOWED) is not None
-            assert refused(site.world, site.host_ip, 8184) is not None
+            assert is_closed(site.world, guest.ip, 80)
+            assert is_closed(site.world, GATEWAY, ALLOWED)
+            assert is_closed(site.world, site.host_ip, 8184)
             site.user.cli("forward", "rm", "dev", "8184:web:80")
     finally:
         site.world.run("ip route del 192.168.64.0/24")

@@ -50,7 +50,7 @@ def test_a_guest_that_left_its_namespaces_has_no_power_over_the_next_run(site: R
     target.with_suffix(".new").write_text(str(inside_thread(site.network_pid())))
     target.with_suffix(".new").rename(target)
     done = site.user.home / "done"
-    wait_until(done.exists, timeout=20)
+    wait_until(done.exists)
     assert "evil" not in site.inside("ip -br link").stdout
     assert done.read_text().startswith("2 ")
     guest.kill()
@@ -105,14 +105,14 @@ def test_a_network_whose_runtime_directory_was_removed_can_be_reached_again(site
     assert site.user.cli_json("ls") == []
     site.user.runtime.mkdir(mode=0o700)
     os.chown(site.user.runtime, site.user.uid, site.user.gid)
-    wait_until(lambda: site.user.cli("show", "dev", check=False).returncode == 0, timeout=20)
+    wait_until(lambda: site.user.cli("show", "dev", check=False).returncode == 0)
     assert site.network_pid() == pid
     assert [port["name"] for port in site.user.cli_json("show dev")["ports"]] == ["web"]
-    assert guest.run(f"curl -sS --max-time 10 http://{site.world_ip}/").stdout.strip() == site.host_ip
+    assert guest.run(f"curl -sS --max-time 30 http://{site.world_ip}/").stdout.strip() == site.host_ip
     assert f"running already (pid {pid})" in site.user.cli("up", "dev", check=False).stderr
     moved = (site.user.runtime / "arcbox-net").rename(gone / "again")  # so that nobody remakes what goes
     shutil.rmtree(moved)
-    wait_until(lambda: site.user.cli("show", "dev", check=False).returncode == 0, timeout=20)
+    wait_until(lambda: site.user.cli("show", "dev", check=False).returncode == 0)
     site.user.cli("down dev")
     assert site.machine.network_pids() == []
     assert not (site.user.runtime / "arcbox-net" / "dev").exists()

@@ -223,7 +223,7 @@ def test_s3_hop_by_hop_options_start_no_storm_and_connections_go_on(
     site: Rootless, guest: RunningGuest
 ) -> None:
     own = guest.ip6()
-    route = wait_until(lambda: guest.json("ip -j -6 route show default"), timeout=15)
+    route = wait_until(lambda: guest.json("ip -j -6 route show default"))
     router = str(route[0]["gateway"])
     mac = segments.gateway_mac(guest, router)
     ethernet = bytes.fromhex(mac.replace(":", "") + guest.mac.replace(":", "")) + ETHERTYPE[6]

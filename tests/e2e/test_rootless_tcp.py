@@ -61,7 +61,7 @@ def test_t33_bytes_arrive_as_they_were_sent_both_ways(
 ) -> None:
     if address == "6":
         guest.ip6()
-        wait_until(lambda: "default" in guest.run("ip -6 route").stdout, timeout=15)
+        wait_until(lambda: "default" in guest.run("ip -6 route").stdout)
     size = 100 << 20
     url = f"http://{site.world_ip if address == '4' else f'[{WORLD6}]'}"
     wanted = hashlib.sha256(body_of(size)).hexdigest()
@@ -116,7 +116,7 @@ def test_t2_a_reset_by_the_guest_resets_the_peer(site: Rootless, guest: RunningG
 def test_t3_a_closed_port_is_refused(site: Rootless, guest: RunningGuest, address: str) -> None:
     if address == "6":
         guest.ip6()
-        wait_until(lambda: "default" in guest.run("ip -6 route").stdout, timeout=15)
+        wait_until(lambda: "default" in guest.run("ip -6 route").stdout)
     target = site.world_ip if address == "4" else WORLD6
     assert refused(guest, target, 9, timeout=WAIT_S) == "ECONNREFUSED"
 
@@ -223,7 +223,7 @@ def test_t16_keepalives_of_a_guest_are_answered(site: Rootless, guest: RunningGu
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)  # one without an answer ends it
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
-        wait_until(lambda: keepalives_sent(guest) >= before + 3, timeout=20)
+        wait_until(lambda: keepalives_sent(guest) >= before + 3)
         client.sendall(b"still here")
         assert server.recv(100) == b"still here"
 
@@ -303,7 +303,7 @@ def test_iperf3_runs_through_the_relay(site: Rootless, guest: RunningGuest, opti
     target = WORLD6 if "-6" in options else site.world_ip
     if "-6" in options:
         guest.ip6()
-        wait_until(lambda: "default" in guest.run("ip -6 route").stdout, timeout=15)
+        wait_until(lambda: "default" in guest.run("ip -6 route").stdout)
     with iperf3_server(site.world):
         done = guest.run(["iperf3", "-c", target, "-t", "1", "-J", *options], check=False)
     report = json.loads(done.stdout)

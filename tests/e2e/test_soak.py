@@ -19,6 +19,7 @@ import pytest
 
 from arcbox_net import DnsConfig, NetConfig, NetworkManager
 from arcbox_net.paths import log_file
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine, NetnsGuest, is_running, resident_bytes, udhcpc
 from tests.support.netns import wait_until
 from tests.support.peers import http_server
@@ -53,9 +54,9 @@ class Soak:
         assert udhcpc(self.client)["ip"] == self.lease["ip"]
         name = f"n{self._rng.randrange(1 << 30)}"
         self.client.run(f"dig +tries=3 +time=2 @{GATEWAY} {name}.test")
-        self.client.run(f"curl -sS --max-time 20 -o /dev/null http://{self.machine.world_ip}/bytes/1000000")
-        self.machine.run("curl -sS --max-time 20 -o /dev/null http://127.0.0.1:8081/bytes/1000000")
-        self.machine.world.run(f"curl -sS --max-time 20 http://{self.machine.host_ip}:8080/")
+        self.client.run(f"curl -sS --max-time 30 -o /dev/null http://{self.machine.world_ip}/bytes/1000000")
+        self.machine.run("curl -sS --max-time 30 -o /dev/null http://127.0.0.1:8081/bytes/1000000")
+        self.machine.world.run(f"curl -sS --max-time 30 http://{self.machine.host_ip}:8080/")
         self.network.register_dns(name, GATEWAY)
         self.network.expose(f"127.0.0.1:9000-9050:web:{9000}-{9050}")
         with self.network.attach_tap("tap"):
@@ -87,7 +88,7 @@ class Soak:
         pid = self.network.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
-        assert self.web.run(f"ping -c 1 -W 5 {self.machine.world_ip}").returncode == 0
+        wait_for_echo(self.web, self.machine.world_ip)
         os.kill(pid, signal.SIGCONT)
 
     def come_and_go(self) -> None:
@@ -121,7 +122,7 @@ def test_g7_work_and_faults_leave_no_memory_no_descriptor_and_no_complaint_behin
                 if (time.monotonic() >= until) if SOAK_S else number >= WORK:
                     break
             fault()
-            wait_until(soak.online, timeout=20, message="guests are online again")
+            wait_until(soak.online, message="guests are online again")
 
         faults = soak.faults()
         for _ in range(FAULTS):  # imports, pools and caches are what they will be

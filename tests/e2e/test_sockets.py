@@ -72,7 +72,7 @@ def test_vm_at_a_socket_gets_online_and_is_reachable_through_a_forward(
         assert guest.run("wget -q -O - http://web.test/").strip() == world.host_ip
         guest.run("wget -q -O /dev/null http://web.test/bytes/4000000")
         serve_hello(guest)
-        assert world.run("curl -sS --max-time 20 http://127.0.0.1:8080/").stdout == "hello\n"
+        assert world.run("curl -sS --max-time 30 http://127.0.0.1:8080/").stdout == "hello\n"
         shown = world.cli_json("show dev")["ports"][0]
         assert shown["rx_bytes"] > 4_000_000 > shown["tx_bytes"] > 0
     wait_until(lambda: state_of(world, "vm1") == "down")
@@ -97,12 +97,12 @@ def test_three_kinds_of_port_talk_to_each_other_and_out(world: Machine, tmp_path
         for guest in guests:
             serve_hello(guest)
             assert guest.run(f"wget -q -O - http://{world.world_ip}/").strip() == world.host_ip
-            wait_until(lambda guest=guest: has_ipv6(guest), timeout=30.0)  # its name has that address too
+            wait_until(lambda guest=guest: has_ipv6(guest))  # its name has that address too
         first, second = guests
         assert first.run("wget -q -O - http://second/") == "hello\n"
         assert second.run("wget -q -O - http://first/") == "hello\n"
         for address in addresses:
-            assert tap.run(f"curl -sS --max-time 20 http://{address}/").stdout == "hello\n"
+            assert tap.run(f"curl -sS --max-time 30 http://{address}/").stdout == "hello\n"
         tap.popen(["busybox", "httpd", "-f", "-p", "80", "-h", "/etc"])
         wait_until(lambda: ":80" in tap.run("ss -Hltn").stdout)
         assert "localhost" in first.run("wget -q -O - http://kernel/hosts")
@@ -139,7 +139,7 @@ def test_k15_killed_vm_is_started_again_and_has_the_port_address_and_forward_tha
         with Guest(stream(path, info["mac"])) as guest:
             assert guest.lease()["ip"] == info["ip"]
             serve_hello(guest)
-            assert world.run("curl -sS --max-time 20 http://127.0.0.1:8080/").stdout == "hello\n"
+            assert world.run("curl -sS --max-time 30 http://127.0.0.1:8080/").stdout == "hello\n"
         wait_until(lambda: state_of(world, "vm1") == "down")
 
 
@@ -159,7 +159,7 @@ def test_q8_after_a_kill_of_the_network_process_up_finds_the_guest_again(
         kill9(pid)
         world.cli("up dev -p 8080:vm1:80")
         wait_until(lambda: state_of(world, "vm1") == "up")
-        assert world.run("curl -sS --max-time 20 http://127.0.0.1:8080/").stdout == "hello\n"
+        assert world.run("curl -sS --max-time 30 http://127.0.0.1:8080/").stdout == "hello\n"
         assert guest.run(f"wget -q -O - http://{world.world_ip}/").strip() == world.host_ip
         assert world.cli_json("show dev")["ports"][0]["ip"] == info["ip"]
     world.cli("down dev")

@@ -12,6 +12,7 @@ import pytest
 
 import arcbox_net
 from arcbox_net import paths
+from tests.support.echo import wait_for_echo
 from tests.support.machine import CLI, Machine, kill9, udhcpc
 
 pytestmark = [pytest.mark.fault]
@@ -57,7 +58,7 @@ def test_k18_the_next_version_takes_a_live_network_over_and_the_way_back_is_refu
     later.cli("up dev")
     assert leased(machine) == before  # and the other way round
     assert udhcpc(guest)["ip"] == lease["ip"]
-    guest.run(f"ping -c 1 -W 5 {machine.world_ip}")
+    wait_for_echo(guest, machine.world_ip)
     later.cli("down dev")
 
     kept = paths.state_file("dev").read_bytes()

@@ -70,7 +70,7 @@ def test_g5_guest_that_floods_takes_no_answer_from_its_neighbour(site: Site) -> 
     flooder = site.attach("flooder")
     argv = [sys.executable, "-m", "tests.support.vhost_front_end", *map(str, flooder.values())]
     with site.guest("neighbour") as neighbour, subprocess.Popen(argv, stdin=subprocess.PIPE) as flood:
-        wait_until(lambda: site.port("flooder").tx_packets > ENOUGH, timeout=30)
+        wait_until(lambda: site.port("flooder").tx_packets > ENOUGH)
         for number in range(PINGS):
             neighbour.ping(number)
         assert flood.poll() is None

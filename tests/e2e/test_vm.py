@@ -35,7 +35,7 @@ def test_vm_on_a_tap_fd_gets_online_and_is_reachable_through_a_forward(world: Ma
             assert guest.run(digest).split()[0] == _digest(4_000_000)
 
             guest.run("echo hello from the guest >/www/index.html && httpd -h /www")
-            got = world.run("curl -sS --max-time 20 http://127.0.0.1:8080/").stdout
+            got = world.run("curl -sS --max-time 30 http://127.0.0.1:8080/").stdout
             assert got == "hello from the guest\n"
 
             # By the name it gave itself, and by the port's.
@@ -59,10 +59,10 @@ def test_s1_vm_configures_itself_by_ipv6_and_reaches_the_world(world: Machine) -
         Guest(tap_fd(tap.fd, tap.mac), fds=[tap.fd]) as guest,
     ):
         (port,) = network.ports()
-        wait_until(lambda: "via fe80::1" in guest.run("ip -6 route show default"), timeout=30.0)
+        wait_until(lambda: "via fe80::1" in guest.run("ip -6 route show default"))
         assert f"{port.ip6}/64" in guest.run("ip -6 addr show dev eth0")
         # Until its address is known to be nobody else's, the guest would send from its link-local one.
-        wait_until(lambda: "tentative" not in guest.run("ip -6 addr show dev eth0"), timeout=30.0)
+        wait_until(lambda: "tentative" not in guest.run("ip -6 addr show dev eth0"))
         assert guest.run("cat /proc/sys/net/ipv6/conf/eth0/mtu").strip() == "1400"
         assert guest.run("wget -q -O - http://six.test/").strip() == host6
 
@@ -77,10 +77,10 @@ def test_vm_survives_a_kill_of_the_network_process_and_up_brings_it_back(world: 
 
         # The kernel goes on without us: outbound, and inbound where the kernel forwards.
         assert guest.run(f"wget -q -O - http://{world.world_ip}/").strip() == world.host_ip
-        assert world.world.run(f"curl -sS --max-time 20 http://{world.host_ip}:8081/").stdout == "hello\n"
+        assert world.world.run(f"curl -sS --max-time 30 http://{world.host_ip}:8081/").stdout == "hello\n"
 
         world.cli("up dev -p 8080:vm1:80 -p 0.0.0.0:8081:vm1:80")
-        assert world.run("curl -sS --max-time 20 http://127.0.0.1:8080/").stdout == "hello\n"
+        assert world.run("curl -sS --max-time 30 http://127.0.0.1:8080/").stdout == "hello\n"
         assert world.world_ip in guest.run("nslookup -type=a web.test")
         # Asks again from nothing: the lease is remembered.
         guest.run("kill -USR2 $(cat /udhcpc.pid); : >/lease; kill -USR1 $(cat /udhcpc.pid)")

@@ -61,7 +61,7 @@ def test_guests_of_three_workers_reach_each_other_and_out_and_are_counted(
         transfer(guests[0], guests[1], guests[1].ip, BYTES)
         for guest in guests:
             assert reaches(guest, kernel.ip, PINGS)
-            asked = guest.run(f"curl -sS --max-time 20 http://{world.world_ip}/").stdout
+            asked = guest.run(f"curl -sS --max-time 30 http://{world.world_ip}/").stdout
             assert asked.strip() == world.host_ip
         for name, port in counted(world).items():
             if name != "kernel":
@@ -115,5 +115,5 @@ def test_after_a_kill_and_a_loss_of_the_uplink_guests_of_all_workers_are_online_
         assert uplink["linkinfo"]["info_data"]["numqueues"] == 3
         world.run(f"ip link del {uplink['ifname']}")
         for guest in guests:
-            wait_until(lambda guest=guest: reaches(guest, world.world_ip), timeout=20.0)
+            wait_until(lambda guest=guest: reaches(guest, world.world_ip))
             assert reaches(guests[0], guest.ip)

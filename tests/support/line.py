@@ -9,7 +9,7 @@ from arcbox_net.dataplane._testing_patch import Patch
 from arcbox_net.dataplane.port import Port
 from arcbox_net.dataplane.worker import Worker
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 class Line:

@@ -32,7 +32,8 @@ PREFIX = "abxt"
 NETNS_DIR = Path("/run/netns")
 ETC_DIR = Path("/etc/netns")
 WORLD_SUBNET = "203.0.113"  # TEST-NET-3: never a private range, so it never clashes with a network under test
-COMMAND_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 120.0
+PATIENCE_S = 30.0  # for what is expected to happen: it costs nothing when it does
 CLONE_NEWNET = 0x40000000
 
 requires_root = pytest.mark.skipif(
@@ -226,7 +227,7 @@ class Host(Namespace):
 
 
 def wait_until(
-    condition: Callable[[], T], *, timeout: float = 10.0, message: str = "", interval: float = 0.02
+    condition: Callable[[], T], *, timeout: float = PATIENCE_S, message: str = "", interval: float = 0.02
 ) -> T:
     """The first true value of *condition*; AssertionError after *timeout* seconds."""
     deadline = time.monotonic() + timeout

@@ -12,7 +12,7 @@ from arcbox_net.dataplane._testing_port import TestingPort
 from arcbox_net.dataplane.worker import Worker
 from arcbox_net.memory.pool import PacketPool
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 MINIMUM = 60
 
 

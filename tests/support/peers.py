@@ -12,13 +12,16 @@ import socket
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.netns import Namespace, wait_until
+from tests.support.netns import PATIENCE_S, Namespace, wait_until
 
 CHUNK = bytes(range(256)) * 256
+SILENCE_S = 1.0  # how long to listen for what is expected not to come
+REPEAT_S = 1.0  # between datagrams of which one is to be answered
 
 
 def body_of(size: int) -> bytes:
@@ -117,7 +120,7 @@ def listening(where: Namespace, l4_port: int, address: str = "0.0.0.0") -> Itera
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, l4_port))
         listener.listen(128)
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE_S)
         return listener
 
     with where.call(made) as listener:
@@ -203,7 +206,7 @@ def _serving(server: socketserver.BaseServer) -> Iterator[None]:
 
 
 def connect(
-    where: Namespace, address: str, port: int, *, timeout: float = 10.0, source: str = ""
+    where: Namespace, address: str, port: int, *, timeout: float = PATIENCE_S, source: str = ""
 ) -> socket.socket:
     """A TCP connection made from *where*, from its address *source*."""
     ours = (source, 0) if source else None
@@ -211,25 +214,30 @@ def connect(
 
 
 def exchange_udp(
-    where: Namespace, address: str, port: int, text: bytes, *, timeout: float = 2.0
+    where: Namespace, address: str, port: int, text: bytes, *, timeout: float = PATIENCE_S
 ) -> bytes | None:
-    """The answer to one datagram sent from *where*, or None."""
+    """The answer to a datagram that *where* repeats each second until there is one; None after *timeout*."""
 
     def ask() -> bytes | None:
+        deadline = time.monotonic() + timeout
         with socket.socket(family_of(address), socket.SOCK_DGRAM) as client:
-            client.settimeout(timeout)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             client.connect((address, port))
-            try:
-                client.send(text)
-                return client.recv(65536)
-            except OSError:
-                return None
+            while (left := deadline - time.monotonic()) > 0:
+                client.settimeout(min(left, REPEAT_S))
+                try:
+                    client.send(text)
+                    return client.recv(65536)
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return None
+        return None
 
     return where.call(ask)
 
 
-def refused(where: Namespace, address: str, port: int, *, timeout: float = 1.0) -> str | None:
+def refused(where: Namespace, address: str, port: int, *, timeout: float = PATIENCE_S) -> str | None:
     """Why a TCP connection from *where* fails (an errno name or "timeout"), None when it succeeds."""
     import errno
 
@@ -243,3 +251,8 @@ def refused(where: Namespace, address: str, port: int, *, timeout: float = 1.0) 
         return None
 
     return where.call(ask)
+
+
+def is_closed(where: Namespace, address: str, port: int) -> bool:
+    """Whether a TCP connection from *where* is not accepted, which is soon so or not at all."""
+    return refused(where, address, port, timeout=SILENCE_S) is not None

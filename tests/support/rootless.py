@@ -65,7 +65,7 @@ class RunningGuest(Namespace):
             ]
             return usable[0] if usable else None
 
-        return wait_until(address, timeout=15, message="an IPv6 address by SLAAC") or ""
+        return wait_until(address, message="an IPv6 address by SLAAC") or ""
 
     def close(self) -> None:
         if self._closed:
