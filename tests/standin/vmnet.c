@@ -42,6 +42,7 @@ KEY(enable_virtio_header);
 #endif
 
 enum { FAULTS_MAX = 16, FORWARDS_MAX = 32, VIRTIO_BYTES = 12, PACKET_MAX = 65562, TEXT_MAX = 4096, HELD_MAX = 16 };
+enum { CALL_BYTES_MAX = 256 * 1024 }; /* of one read or write */
 
 struct fault {
     char function[64];
@@ -300,6 +301,7 @@ static interface_ref begin(
     pthread_mutex_init(&interface->lock, NULL);
     socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &(int){1 << 20}, sizeof(int)); /* more than CALL_BYTES_MAX */
     interface->near = ends[0];
     interface->far = ends[1];
     interface->network = network;
@@ -385,13 +387,14 @@ vmnet_return_t vmnet_read(interface_ref interface, struct vmpktdesc *packets, in
 {
     uint64_t limit = interface->max_packet_bytes + (interface->virtio ? VIRTIO_BYTES : 0);
     vmnet_return_t status = fails("vmnet_read");
+    size_t total = 0;
     int i, wanted = *count;
     *count = 0;
     if (status != VMNET_SUCCESS)
         return status;
     if (wanted > (int)(read_max ? read_max : 256))
         return VMNET_TOO_MANY_PACKETS;
-    for (i = 0; i < within(wanted); i++) {
+    for (i = 0; i < within(wanted) && total + limit <= CALL_BYTES_MAX; i++) {
         struct msghdr message = {.msg_iov = packets[i].vm_pkt_iov, .msg_iovlen = packets[i].vm_pkt_iovcnt};
         ssize_t size;
         if (packets[i].vm_pkt_size < limit)
@@ -400,6 +403,7 @@ vmnet_return_t vmnet_read(interface_ref interface, struct vmpktdesc *packets, in
         if (size < 0)
             break;
         packets[i].vm_pkt_size = (size_t)size;
+        total += (size_t)size;
         packets[i].vm_flags = 0;
         ++*count;
     }
@@ -410,14 +414,21 @@ vmnet_return_t vmnet_write(interface_ref interface, struct vmpktdesc *packets, i
 {
     uint64_t limit = interface->max_packet_bytes + (interface->virtio ? VIRTIO_BYTES : 0);
     vmnet_return_t status = fails("vmnet_write");
+    size_t total = 0;
     int i, wanted = *count;
     *count = 0;
     if (status != VMNET_SUCCESS)
         return status;
     if (wanted > (int)(write_max ? write_max : 256))
         return VMNET_TOO_MANY_PACKETS;
+    for (i = 0; i < wanted; i++)
+        total += packets[i].vm_pkt_size;
+    if (total > CALL_BYTES_MAX)
+        return VMNET_TOO_MANY_PACKETS;
     for (i = 0; i < within(wanted); i++) {
         struct msghdr message = {.msg_iov = packets[i].vm_pkt_iov, .msg_iovlen = packets[i].vm_pkt_iovcnt};
+        if (packets[i].vm_pkt_iovcnt != 1) /* as QEMU's authors saw it */
+            return VMNET_INVALID_ARGUMENT;
         if (packets[i].vm_pkt_size > limit)
             return VMNET_PACKET_TOO_BIG;
         if (sendmsg(interface->near, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)

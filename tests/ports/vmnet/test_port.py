@@ -153,6 +153,18 @@ def test_super_frames_pass_as_they_are_between_interfaces_that_take_them(pair: P
     assert pair.ends[1].recv(1 << 17) == header + content
 
 
+def test_a_burst_of_more_bytes_than_one_call_takes_is_written_in_several(pair: Pair) -> None:
+    sender, receiver = pair.ends
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    header, content = tcp_super_frame(54_000)
+    with pair.line.worker.paused():
+        for _ in range(5):  # 270 kB
+            sender.send(header + content)
+    for _ in range(5):
+        assert receiver.recv(1 << 17) == header + content
+    assert not pair.drops(1)
+
+
 def test_super_frames_are_cut_for_an_interface_without_headers(bare: Pair) -> None:
     header, content = tcp_super_frame(14600)
     bare.ends[0].send(header + content)

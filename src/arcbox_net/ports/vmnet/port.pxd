@@ -4,13 +4,12 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from arcbox_net.abi.socket cimport iovec
 from arcbox_net.dataplane.port cimport Port, port
-from arcbox_net.ports.frames cimport FRAME_VECTORS_MAX
 from arcbox_net.ports.vmnet.interface cimport VmnetInterface
 from arcbox_net.abi.vmnet cimport abx_vmnet, abx_vmnet_packet
 
 cdef enum:
     VMNET_BATCH = 64  # packets in one call at most
-    VMNET_VECTORS_MAX = 1 + FRAME_VECTORS_MAX  # a virtio-net header ahead of the frame's
+    VMNET_WRITE_BYTES = 256 * 1024  # in one call at most; the system takes no more
     REPORT_VMNET_STATUS = 200
 
 cdef struct vmnet_port:
@@ -27,7 +26,8 @@ cdef struct vmnet_port:
     abx_vmnet_packet incoming[VMNET_BATCH]
     iovec incoming_vectors[VMNET_BATCH]
     abx_vmnet_packet outgoing[VMNET_BATCH]
-    iovec outgoing_vectors[VMNET_BATCH][VMNET_VECTORS_MAX]
+    iovec outgoing_vectors[VMNET_BATCH]
+    uint8_t *gathered  # VMNET_WRITE_BYTES: packets that came in pieces
 
 
 cdef class VmnetPort(Port):

@@ -2,16 +2,16 @@
 
 From macOS 15.4 on each packet has a virtio-net header, so super-frames and unfinished checksums pass as they are.
 Before, frames are bare: the worker cuts and completes them ahead of `tx_burst`, and what is read gets a header of
-zeros.
+zeros. The system refuses packets of more than one buffer (QEMU met VMNET_INVALID_ARGUMENT), so that a frame which is in
+pieces is copied into one.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.stdlib cimport posix_memalign
 
 from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ
-from arcbox_net.abi.socket cimport iovec
 from arcbox_net.abi.wakeup cimport abx_wakeup_clear
 from arcbox_net.dataplane.port cimport (
     PORT_DROP_FULL, PORT_DROP_KERNEL, PORT_DROP_TOO_BIG, PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN,
@@ -20,7 +20,7 @@ from arcbox_net.dataplane.port cimport (
 from arcbox_net.dataplane.worker cimport worker_report, worker_unwatch, worker_watch
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
 from arcbox_net.memory.pool cimport BUFFER_FRAME_OFFSET
-from arcbox_net.ports.frames cimport frame_received, frame_vectors
+from arcbox_net.ports.frames cimport frame_received
 from arcbox_net.ports.vmnet.interface cimport VmnetInterface, interface_read, interface_write
 from arcbox_net.wire.ethernet cimport ETHERNET_HEADER_BYTES
 
@@ -129,11 +129,14 @@ cdef class VmnetPort(Port):
         vmnet.base.ops = &vmnet_ops
         if posix_memalign(<void **>&vmnet.room, CACHE_LINE_BYTES, <size_t>vmnet.read_max * vmnet.slot_bytes) != 0:
             raise MemoryError
+        if posix_memalign(<void **>&vmnet.gathered, CACHE_LINE_BYTES, VMNET_WRITE_BYTES) != 0:
+            raise MemoryError
         _lay_out(vmnet)
 
     def __dealloc__(self):
         if self.base != NULL:
             free((<vmnet_port *>self.base).room)
+            free((<vmnet_port *>self.base).gathered)
 
 
 cdef int _set_limits(vmnet_port *vmnet, facts) except -1:
@@ -161,21 +164,21 @@ cdef void _lay_out(vmnet_port *vmnet) noexcept:
         vmnet.incoming[i].vectors = &vmnet.incoming_vectors[i]
         vmnet.incoming[i].vector_count = 1
     for i in range(<uint32_t>VMNET_BATCH):
-        vmnet.outgoing[i].vectors = vmnet.outgoing_vectors[i]
+        vmnet.outgoing[i].vectors = &vmnet.outgoing_vectors[i]
+        vmnet.outgoing[i].vector_count = 1
 
 
 cdef uint8_t *_slot(vmnet_port *vmnet, uint32_t i) noexcept nogil:
     return vmnet.room + <size_t>i * vmnet.slot_bytes + BUFFER_FRAME_OFFSET
 
 
-cdef uint32_t _send(vmnet_port *vmnet, port_frame **frames, uint32_t count) noexcept nogil:
-    """Send up to *count* frames; how many are done with, sent or dropped: at least one, or the batch was too large."""
+cdef uint32_t _send(vmnet_port *vmnet, port_frame **frames, uint32_t wanted) noexcept nogil:
+    """Send up to *wanted* frames; how many are done with, sent or dropped: at least one, or the batch was too large."""
     cdef port *self = &vmnet.base
     cdef uint32_t i, status
+    cdef uint32_t count = _describe(vmnet, frames, wanted)
     cdef int sent = <int>count
     cdef uint64_t total = 0
-    for i in range(count):
-        _describe(vmnet, i, frames[i])
     status = interface_write(vmnet.interface, vmnet.outgoing, &sent)
     sent = max(0, min(sent, <int>count))
     for i in range(<uint32_t>sent):
@@ -197,15 +200,33 @@ cdef uint32_t _send(vmnet_port *vmnet, port_frame **frames, uint32_t count) noex
     return count
 
 
-cdef void _describe(vmnet_port *vmnet, uint32_t i, const port_frame *f) noexcept nogil:
-    cdef iovec *vectors = vmnet.outgoing_vectors[i]
-    vmnet.outgoing[i].vector_count = frame_vectors(f, vectors)
-    vmnet.outgoing[i].size = f.size
-    vmnet.outgoing[i].flags = 0
-    if vmnet.virtio_headers:
-        vectors[0].iov_base = f.head.data - FRAME_VNET_BYTES
-        vectors[0].iov_len += FRAME_VNET_BYTES
-        vmnet.outgoing[i].size += FRAME_VNET_BYTES
+cdef uint32_t _describe(vmnet_port *vmnet, port_frame **frames, uint32_t wanted) noexcept nogil:
+    """Make packets of the first frames, as many as one call takes; how many these are: at least one."""
+    cdef uint32_t header = FRAME_VNET_BYTES if vmnet.virtio_headers else 0
+    cdef uint32_t i
+    cdef size_t size, total = 0
+    for i in range(wanted):
+        size = header + frames[i].size
+        if size > VMNET_WRITE_BYTES - total:
+            return i
+        vmnet.outgoing[i].size = vmnet.outgoing_vectors[i].iov_len = size
+        vmnet.outgoing[i].flags = 0
+        if frames[i].rest_count:
+            vmnet.outgoing_vectors[i].iov_base = vmnet.gathered + total
+            _gather(vmnet.gathered + total, frames[i], header)
+        else:
+            vmnet.outgoing_vectors[i].iov_base = frames[i].head.data - header
+        total += size
+    return wanted
+
+
+cdef void _gather(uint8_t *into, const port_frame *f, uint32_t header) noexcept nogil:
+    cdef uint32_t i
+    memcpy(into, f.head.data - header, header + f.head.size)
+    into += header + f.head.size
+    for i in range(f.rest_count):
+        memcpy(into, f.rest[i].iov_base, f.rest[i].iov_len)
+        into += f.rest[i].iov_len
 
 
 cdef void _failed(vmnet_port *vmnet, uint32_t status) noexcept nogil:
