@@ -114,7 +114,7 @@ def test_nic_is_lent_and_given_back_with_addresses_and_routes(machine: Machine) 
             assert f"default via {machine.world_ip}" in machine.run("ip route").stdout
             guest.run("ip addr add 203.0.113.9/24 dev eth0")
             guest.run("ip link set eth0 up")
-            wait_until(lambda: guest.run(f"ping -c 1 -W 1 {machine.world_ip}", check=False).returncode == 0)
+            wait_for_echo(guest, machine.world_ip)
             assert (
                 guest.run(f"curl -sS --max-time 30 http://{machine.world_ip}/").stdout.strip()
                 == "203.0.113.9"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine, kill9
 from tests.support.plugged import PluggedGuest
 from tests.support.rootless import Rootless
@@ -45,6 +46,7 @@ def test_ports_of_the_file_are_there_when_up_is_done_and_as_they_were_after_a_ki
     assert "db" in [record["name"].partition(".")[0] for record in world.cli_json("dns ls dev")]
     with PluggedGuest("vm1", ports["vm1"], GATEWAY) as guest:
         guest.plug()
+        wait_for_echo(guest, world.world_ip)
         guest.run(f"curl -sS --max-time 30 http://{world.world_ip}/")
         (pid,) = world.network_pids()
         kill9(pid)
@@ -54,6 +56,7 @@ def test_ports_of_the_file_are_there_when_up_is_done_and_as_they_were_after_a_ki
             n: (p["mac"], p["ip"]) for n, p in ports.items()
         }
         guest.plug()
+        wait_for_echo(guest, world.world_ip)
         guest.run(f"curl -sS --max-time 30 http://{world.world_ip}/")
     (pid,) = world.network_pids()
     kill9(pid)

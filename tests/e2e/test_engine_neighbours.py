@@ -9,6 +9,7 @@ import pytest
 from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.addresses import stable_mac
 from arcbox_net.config import Egress
+from tests.support.echo import is_echoed
 from tests.support.machine import Machine, NetnsGuest
 from tests.support.netns import Namespace, wait_until
 
@@ -65,7 +66,7 @@ def heal(machine: Machine) -> None:
 
 
 def reaches(guest: NetnsGuest, machine: Machine) -> bool:
-    return guest.run(f"ping -c 1 -W 1 {machine.world_ip}", check=False).returncode == 0
+    return is_echoed(guest, machine.world_ip)
 
 
 def is_refused(guest: NetnsGuest, machine: Machine) -> bool:

@@ -51,8 +51,12 @@ def test_coturns_natdiscovery_finds_them_too(machine: Machine, filtering: str) -
     with machine.world.popen(["turnserver", "-S", *listening, *numbers, *alone], **quiet) as server:
         wait_until(lambda: f":{PORTS[1]}" in machine.world.run("ss -Hlun").stdout)
         words = ["turnutils_natdiscovery", "-m", "-f", "-p", str(PORTS[0]), SERVERS[0]]
-        said = guest.run(words, check=False).stdout.lower()
+        found = ("endpoint independent mapping!", f"{filtering.replace('-', ' ')} filtering!")
+
+        def is_found() -> bool:
+            said = guest.run(words, check=False).stdout.lower()
+            return all(f"nat with {one}" in said for one in found)
+
+        wait_until(is_found, message=str(found))
         server.terminate()
-    assert "nat with endpoint independent mapping!" in said
-    assert f"nat with {filtering.replace('-', ' ')} filtering!" in said
     machine.cli("down dev")

@@ -76,7 +76,7 @@ def test_k9_an_uplink_that_was_down_for_a_while_carries_guests_again(world: Mach
     config = NetConfig(egress=Egress.ENGINE, uplink=world.uplink, external_ip=EXTERNAL)
     with world.network(config, name="dev") as network:
         guest = world.guest(network)
-        assert asks(guest, world) == EXTERNAL
+        wait_until(lambda: asks(guest, world) == EXTERNAL)
         world.run(f"ip link set {world.uplink} down")
         assert not asks(guest, world)
         world.run(f"ip link set {world.uplink} up")

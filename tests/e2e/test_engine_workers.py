@@ -8,6 +8,7 @@ from pathlib import Path
 
 from arcbox_net import NetworkManager
 from tests.support.datapath import transfer
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine
 from tests.support.netns import Namespace
 from tests.support.peers import http_server
@@ -35,6 +36,7 @@ def test_guests_of_both_workers_leave_by_the_engine_are_reached_there_and_reach_
             guests.append(guest)
         guests.append(world.guest(network, "kernel"))
         for number, guest in enumerate(guests):
+            wait_for_echo(guest, world.world_ip)
             assert fetched(guest, f"http://{world.world_ip}/") == EXTERNAL
             transfer(guest, world.world, world.world_ip, BYTES)
             guest.run(f"curl -sS --max-time 30 -o /dev/null http://{world.world_ip}/bytes/{BYTES}")

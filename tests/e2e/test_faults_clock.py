@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net import DnsConfig, NetConfig, NetworkManager
+from tests.support.dig import dig
 from tests.support.machine import CLI, Machine, kill9, udhcpc
 from tests.support.peers import dns_server
 
@@ -43,7 +44,7 @@ def test_k8_setting_the_wall_clock_ends_and_prolongs_nothing(
     ):
         guests = [machine.bare_guest(network, name) for name in ("vm1", "vm2")]
         addresses = {udhcpc(guest)["ip"] for guest in guests}
-        guests[0].run("dig +short @192.168.64.1 cached.test")
+        dig(guests[0], "192.168.64.1", "cached.test")
         asked = log.read_text().lower().count("cached.test")
         assert asked
         for jump in (YEAR_S, -YEAR_S, HOUR_S, -HOUR_S):
@@ -53,7 +54,7 @@ def test_k8_setting_the_wall_clock_ends_and_prolongs_nothing(
             assert all(LEASE_S - TOLERANCE_S < seconds <= LEASE_S for seconds in found.values())
             lease = udhcpc(guests[0], "-r", guests[0].ip)
             assert (lease["ip"], lease["lease"]) == (guests[0].ip, str(LEASE_S))
-        guests[0].run("dig +short @192.168.64.1 cached.test")
+        dig(guests[0], "192.168.64.1", "cached.test")
         assert log.read_text().lower().count("cached.test") == asked
 
 

@@ -13,6 +13,7 @@ import pytest
 from arcbox_net import NetConfig
 from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine
+from tests.support.netns import PATIENCE_S
 from tests.support.peers import http_server, listening, refused
 
 pytestmark = [pytest.mark.fault]
@@ -39,7 +40,7 @@ def test_k3_guests_go_on_while_the_network_process_is_stopped(machine: Machine) 
         listener = stack.enter_context(listening(guest, 90))
         flows = []
         for _ in range(FLOWS):
-            client = machine.call(lambda: socket.create_connection(("127.0.0.1", 9090), timeout=10))
+            client = machine.call(lambda: socket.create_connection(("127.0.0.1", 9090), timeout=PATIENCE_S))
             served, _ = listener.accept()
             flows.append((stack.enter_context(client), stack.enter_context(served)))
         leases = network.leases()
@@ -50,7 +51,7 @@ def test_k3_guests_go_on_while_the_network_process_is_stopped(machine: Machine) 
             for client, _ in flows:
                 client.sendall(b"x")
         for client, served in flows:
-            served.settimeout(10)
+            served.settimeout(PATIENCE_S)
             assert served.recv(1) == b"x"
             served.sendall(b"y")
             assert client.recv(1) == b"y"

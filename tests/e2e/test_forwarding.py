@@ -13,8 +13,9 @@ from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.errors import ArcboxNetError, ForwardExists, HostPortInUse
 from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine, each_bridge_nf, kill9
-from tests.support.netns import Namespace, wait_until
+from tests.support.netns import PATIENCE_S, Namespace, wait_until
 from tests.support.peers import (
+    answer_to,
     body_of,
     connect,
     drain_server,
@@ -81,9 +82,7 @@ def test_client_half_close_reaches_the_guest_and_the_answer_comes_back(
         guest = machine.guest(network, "sink")
         network.expose(f"{bound}:9000:sink:9000")
         with drain_server(guest, 9000):
-            answer = client.run(
-                ["sh", "-c", f"nc -N {address} 9000 <{source} | sha256sum"], timeout=30
-            ).stdout
+            answer = client.run(["sh", "-c", f"nc -N {address} 9000 <{source} | sha256sum"]).stdout
     wanted = hashlib.sha256(source.read_bytes()).hexdigest().encode() + b"\n" + body_of(1 << 20)
     assert answer.split()[0] == hashlib.sha256(wanted).hexdigest()
 
@@ -104,7 +103,7 @@ def test_guest_half_close_reaches_the_client_and_more_arrives_after_it(
             assert connection.makefile("rb").read() == b"greeting\n"  # to the guest's end
             connection.sendall(body_of(3_000_000))
             connection.shutdown(socket.SHUT_WR)
-            assert server.wait(timeout=20) == 0
+            assert server.wait(PATIENCE_S) == 0
     assert received.read_bytes() == body_of(3_000_000)
 
 
@@ -117,7 +116,7 @@ def test_reset_by_the_guest_reaches_the_client_of_a_loopback_forward(machine: Ma
             accepted, _ = listener.accept()
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             accepted.close()
-            client.settimeout(10)
+            client.settimeout(PATIENCE_S)
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
 
@@ -163,16 +162,14 @@ def test_removed_forward_is_closed_and_can_be_added_again(machine: Machine, path
 def test_h6_readded_udp_forward_reaches_the_new_guest_at_once(machine: Machine) -> None:
     with machine.network(NAT) as network:
         first, second = machine.guest(network, "first"), machine.guest(network, "second")
-        with udp_echo(first, 53), udp_echo(second, 54):
-            made = machine.world.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            with made as client:  # one socket: one source port, one conntrack entry
-                client.settimeout(5)
-                client.connect((machine.host_ip, 5300))
-                for guest, target in (("first", 53), ("second", 54)):
-                    network.expose(f"0.0.0.0:5300:{guest}:{target}/udp")
-                    client.send(guest.encode())
-                    assert client.recv(100).split()[1] == guest.encode()
-                    network.unexpose(f"0.0.0.0:5300:{guest}:{target}/udp")
+        made = machine.world.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        with made as client:  # one socket: one source port, one conntrack entry
+            client.connect((machine.host_ip, 5300))
+            for name, guest in (("first", first), ("second", second)):
+                network.expose(f"0.0.0.0:5300:{name}:53/udp")
+                with udp_echo(guest, 53):  # the other one is silent
+                    assert answer_to(client, name.encode()) == f"{machine.world_ip} {name}".encode()
+                network.unexpose(f"0.0.0.0:5300:{name}:53/udp")
 
 
 @each_bridge_nf
@@ -284,7 +281,7 @@ def test_forwards_given_to_up_work(machine: Machine) -> None:
     manager = NetworkManager.connect("dev")
     guest = machine.guest(manager, "first")
     with http_server(guest):
-        wait_until(lambda: machine.run("curl -sS --max-time 2 http://127.0.0.1:8080/", check=False).stdout)
+        wait_until(lambda: machine.run("curl -sS --max-time 5 http://127.0.0.1:8080/", check=False).stdout)
     machine.cli("down dev")
 
 

@@ -17,7 +17,7 @@ from arcbox_net import NetConfig, NetworkManager, NetworkMode
 from arcbox_net.errors import ArcboxNetError, InterfaceNotFound, ServiceError, SubnetConflict
 from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine, is_running, kill9, udhcpc, wait_gone
-from tests.support.netns import wait_until
+from tests.support.netns import COMMAND_TIMEOUT_S, PATIENCE_S, wait_until
 from tests.support.peers import http_server, refused
 
 OWNER = """
@@ -57,9 +57,15 @@ def test_stop_leaves_the_machine_exactly_as_it_was(machine: Machine, config: Net
 
 def test_a_network_whose_starter_is_gone_when_it_is_ready_ends(machine: Machine) -> None:
     before = machine.snapshot()
-    start = f"echo '{{}}' | {sys.executable} -m arcbox_net.network.main dev --ready-fd 3 3>&1 >&2 | :"
-    done = machine.run(["sh", "-c", start])
-    assert "whoever started it is gone" in done.stderr
+    answered, answer = os.pipe()
+    os.close(answered)
+    words = [sys.executable, "-m", "arcbox_net.network.main", "dev", "--ready-fd", str(answer)]
+    started = machine.popen(
+        words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[answer], text=True
+    )
+    os.close(answer)
+    _, said = started.communicate("{}", timeout=COMMAND_TIMEOUT_S)
+    assert "whoever started it is gone" in said
     assert machine.snapshot() == before
     assert machine.network_pids() == []
 
@@ -120,7 +126,7 @@ def test_library_owned_network_ends_with_its_parent(machine: Machine, end: str) 
         if end.startswith("SIG"):
             assert is_running(pid)
             owner.send_signal(getattr(signal, end))
-    owner.wait(timeout=10)
+    owner.wait(PATIENCE_S)
     wait_gone(pid)
     wait_until(lambda: machine.ours() == {"links": [], "tables": []})
     wait_until(lambda: machine.snapshot() == before)
@@ -424,7 +430,7 @@ def test_k17_second_start_at_the_same_time_has_one_winner(machine: Machine) -> N
     from tests.support.machine import CLI
 
     both = [machine.popen([str(CLI), "up", "dev"], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    ended = [(one.communicate(timeout=30)[1], one.returncode) for one in both]
+    ended = [(one.communicate(timeout=COMMAND_TIMEOUT_S)[1], one.returncode) for one in both]
     assert sorted(status for _, status in ended) == [0, 1], ended
     loser = next(said for said, status in ended if status == 1)
     assert re.search(r"\bdev\b", loser) and "Traceback" not in loser

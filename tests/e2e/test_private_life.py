@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.machine import Machine, kill9
-from tests.support.netns import wait_until
+from tests.support.netns import COMMAND_TIMEOUT_S, wait_until
 from tests.support.peers import http_server
 from tests.support.user import CLI, User
 
@@ -65,7 +65,7 @@ class Guest:
 
     def run(self, command: str) -> str:
         words = ["nsenter", f"--target={self.pid}", "--net", "sh", "-c", command]
-        return subprocess.run(words, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(words, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S).stdout
 
     def end(self) -> None:
         for pid in (self.process.pid, self.pid):
@@ -95,7 +95,7 @@ def test_after_kill_9_a_guest_that_is_still_there_is_attached_again(
     (port,) = user.cli_json("show dev")["ports"]
     assert (port["name"], port["state"]) == ("web", "up")
     with http_server(machine.world):
-        assert guest.run(f"curl -sS -m 10 http://{machine.world_ip}/").strip() == machine.host_ip
+        assert guest.run(f"curl -sS -m 30 http://{machine.world_ip}/").strip() == machine.host_ip
 
 
 def test_up_right_after_kill_9_waits_for_the_kernel_to_remove_the_guests_old_device(
@@ -170,7 +170,7 @@ def test_network_without_ipv6_gets_out(machine: Machine, user: User, switched_of
     user.cli("up", "dev", *options)
     assert "ip6 to" not in inside(user, "nft list ruleset").stdout
     with http_server(machine.world):
-        done = user.guest("dev", f"curl -sS -m 10 http://{machine.world_ip}/")
+        done = user.guest("dev", f"curl -sS -m 30 http://{machine.world_ip}/")
     assert done.stdout.strip() == machine.host_ip
 
 
@@ -261,7 +261,7 @@ def test_host_only_network_and_its_guests_in_namespaces_need_no_tun_device(
 ) -> None:
     user = User(machine, short_path, tun_mode=0o600)
     user.cli("up lab --mode host-only")
-    assert user.guest("lab", "ping -c 1 -W 2 10.0.0.1").returncode == 0
+    assert user.guest("lab", "ping -c 1 -w 30 10.0.0.1").returncode == 0
 
 
 def test_read_only_sysctls_of_a_container_are_named_with_the_fix(machine: Machine, user: User) -> None:
@@ -269,7 +269,7 @@ def test_read_only_sysctls_of_a_container_are_named_with_the_fix(machine: Machin
     words = user.argv([str(CLI), "up", "dev"])
     at = words.index("exec") + 2  # `ip netns exec NAME`, and then what becomes the user
     sealed = [*words[:at], "sh", "-c", script, "sh", *words[at:]]
-    done = subprocess.run(sealed, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(sealed, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
     assert done.returncode == 1
     assert "write sysctl net." in done.stderr
     assert "systempaths=unconfined" in done.stderr
@@ -311,4 +311,4 @@ def test_two_networks_of_two_users_do_not_meet(machine: Machine, user: User) -> 
     assert machine.cli_json("show dev")["owner"] == "root"
     assert network_pid(user) != machine.cli_json("show dev")["pid"]
     machine.cli("down dev")
-    assert user.guest("dev", "ping -c 1 -W 2 192.168.64.1").returncode == 0
+    assert user.guest("dev", "ping -c 1 -w 30 192.168.64.1").returncode == 0

@@ -11,10 +11,11 @@ from ipaddress import IPv6Address
 
 import pytest
 
+from tests.support.dig import dig
 from tests.support.echo import wait_for_echo
 from tests.support.machine import is_running, kill9, udhcpc, wait_gone
-from tests.support.netns import wait_until
-from tests.support.peers import body_of, udp_echo
+from tests.support.netns import COMMAND_TIMEOUT_S, wait_until
+from tests.support.peers import body_of, exchange_udp, udp_echo
 from tests.support.rootless import WORLD6, Rootless
 from tests.support.user import CLI
 
@@ -65,7 +66,7 @@ def test_status_and_signals_of_the_command_are_those_of_run(site: Rootless, comm
     site.up()
     direct = subprocess.run(["sh", "-c", command]).returncode
     process = site.user.popen([str(CLI), "run", "dev", "--", "sh", "-c", command])
-    assert process.wait(30) == direct
+    assert process.wait(COMMAND_TIMEOUT_S) == direct
 
 
 def test_a_private_network_ends_with_its_command(site: Rootless) -> None:
@@ -90,8 +91,8 @@ def test_a_guest_gets_online_by_dhcp_dns_http_ping_and_udp(site: Rootless) -> No
     guest.run("ip addr flush dev eth0 scope global")
     lease = udhcpc(guest)
     assert (lease["ip"], lease["router"], lease["dns"]) == (guest.ip, GATEWAY, GATEWAY)
-    assert guest.run(f"dig +short @{GATEWAY} any.test").stdout.strip() == site.world_ip
-    assert guest.run(f"dig +tcp +short @{GATEWAY} any.test").stdout.strip() == site.world_ip
+    assert dig(guest, GATEWAY, "any.test") == [site.world_ip]
+    assert dig(guest, GATEWAY, "+tcp", "any.test") == [site.world_ip]
     body = guest.run(["sh", "-c", "curl -sS --max-time 30 http://web.test/bytes/4000000 | sha256sum"]).stdout
     assert body.split()[0] == digest(4_000_000)
     # The host's own socket made the connection: the world sees the host.
@@ -99,8 +100,7 @@ def test_a_guest_gets_online_by_dhcp_dns_http_ping_and_udp(site: Rootless) -> No
     wait_for_echo(guest, site.world_ip)
     wait_for_echo(guest, GATEWAY)
     with udp_echo(site.world, 7000):
-        answer = guest.run(["sh", "-c", f"echo hello | socat -t 2 - UDP:{site.world_ip}:7000"]).stdout
-    assert answer == f"{site.host_ip} hello\n"
+        assert exchange_udp(guest, site.world_ip, 7000, b"hello") == f"{site.host_ip} hello".encode()
 
 
 def test_a_guest_gets_online_over_ipv6(site: Rootless) -> None:
@@ -126,7 +126,7 @@ def test_a_server_on_a_privileged_port_of_the_guest_is_forwarded(site: Rootless)
     words = [*["run", "dev", "--name", "web", "--"], *["busybox", "httpd", "-f", "-p", "80", "-h", "/etc"]]
     site.user.popen([str(CLI), *words])
     url = "http://127.0.0.1:8080/hosts"
-    wait_until(lambda: "localhost" in site.machine.run(["curl", "-sS", "-m", "2", url], check=False).stdout)
+    wait_until(lambda: "localhost" in site.machine.run(["curl", "-sS", "-m", "5", url], check=False).stdout)
 
 
 def test_the_guest_cannot_touch_the_networks_namespace(site: Rootless) -> None:
@@ -156,7 +156,7 @@ def test_enter_shows_the_private_namespace_and_reaches_guests(site: Rootless) ->
     assert site.machine.uplink not in links
     assert site.inside("id -u").stdout == f"{site.user.uid}\n"
     assert site.inside("getent ahostsv4 web.dev.internal").stdout.split()[0] == web.ip
-    site.inside(f"ping -c 1 -W 2 {web.ip}")
+    site.inside(f"ping -c 1 -w 30 {web.ip}")
     site.inside("ls /sys/class/net/abx-dev")
     assert site.user.cli("enter", "dev", "--", "sh", "-c", "exit 7", check=False).returncode == 7
 
@@ -210,7 +210,7 @@ def test_after_kill_9_the_next_up_has_names_and_leases_again(site: Rootless) -> 
     ]
     again = site.guest("web")
     assert (again.mac, again.ip) == (mac, ip)
-    assert again.run(f"dig +short @{GATEWAY} printer.dev.internal").stdout.strip() == "192.168.64.99"
+    assert dig(again, GATEWAY, "printer.dev.internal") == ["192.168.64.99"]
     assert again.run(f"curl -sS --max-time 30 http://{site.world_ip}/").stdout.strip() == site.host_ip
     site.user.cli("down dev")
     assert site.machine.network_pids() == []

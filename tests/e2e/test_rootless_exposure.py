@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import answering
 from tests.support import segments
 from tests.support.netns import wait_until
-from tests.support.peers import exchange_udp, http_server, is_closed, refused, udp_echo
+from tests.support.peers import connect, exchange_udp, http_server, is_closed, refused, udp_echo
 from tests.support.rootless import HOST6, METADATA, METADATA6, WORLD6, Rootless, RunningGuest
 from tests.support.segments import SYN, Segment
 
@@ -48,14 +48,15 @@ def guest(site: Rootless) -> RunningGuest:
 
 
 def fetched(guest: RunningGuest, address: str, l4_port: int) -> str:
+    """What comes from where nothing should."""
     host = f"[{address}]" if ":" in address else address
     words = ["curl", "-gsS", "--max-time", "3", f"http://{host}:{l4_port}/bytes/8"]
     return guest.run(words, check=False).stdout
 
 
 def test_h1_the_listed_port_of_the_hosts_loopback_is_reached_at_the_gateway(guest: RunningGuest) -> None:
-    assert len(fetched(guest, GATEWAY, ALLOWED)) == 8
-    assert len(guest.run(f"curl -sS -m 5 http://host.internal:{ALLOWED}/bytes/8").stdout) == 8
+    for host in (GATEWAY, "host.internal"):
+        assert len(guest.run(f"curl -sS -m 30 http://{host}:{ALLOWED}/bytes/8").stdout) == 8
 
 
 @pytest.mark.parametrize("l4_port", [LOOPBACK_ONLY, EVERYWHERE, EVERYWHERE6])
@@ -77,7 +78,7 @@ def test_h1_no_datagram_reaches_the_host(
 ) -> None:
     assert exchange_udp(guest, address, l4_port, b"hello", timeout=0.7) is None
     with udp_echo(site.world, l4_port):
-        assert exchange_udp(guest, site.world_ip, l4_port, b"hello", timeout=5) is not None
+        assert exchange_udp(guest, site.world_ip, l4_port, b"hello") is not None
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_h1_an_address_that_the_host_gets_later_is_its_own_too(site: Rootless, g
 @pytest.mark.parametrize("address", [*METADATA, *METADATA6])
 def test_h2_metadata_addresses_are_not_reached(site: Rootless, guest: RunningGuest, address: str) -> None:
     host = f"[{address}]" if ":" in address else address
-    asking = ["curl", "-gsS", "--max-time", "5", f"http://{host}/bytes/8"]
+    asking = ["curl", "-gsS", "--max-time", "30", f"http://{host}/bytes/8"]
     assert len(site.machine.run(asking).stdout) == 8  # the host itself does
     assert fetched(guest, address, 80) == ""
 
@@ -154,8 +155,8 @@ def test_h3_the_api_has_no_address(site: Rootless, guest: RunningGuest) -> None:
     inside = site.inside("ss -Hltn").stdout.splitlines()
     l4_ports = {int(line.split()[3].rpartition(":")[2]) for line in inside}
     assert 53 in l4_ports
-    reached = {number for number in l4_ports if refused(guest, GATEWAY, number) is None}
-    assert reached == {53}
+    connect(guest, GATEWAY, 53).close()
+    assert all(is_closed(guest, GATEWAY, number) for number in l4_ports - {53})
 
 
 def test_h4_a_forward_listens_on_loopback_unless_told_otherwise(site: Rootless, guest: RunningGuest) -> None:
@@ -167,9 +168,9 @@ def test_h4_a_forward_listens_on_loopback_unless_told_otherwise(site: Rootless, 
             assert wanted in listeners
         assert refused(site.world, site.host_ip, 8180) == "ECONNREFUSED"
         assert refused(site.world, site.host_ip, 8182) == "ECONNREFUSED"  # IPv6 only
-        local = site.machine.run("curl -sS -m 5 http://127.0.0.1:8180/").stdout.strip()
+        local = site.machine.run("curl -sS -m 30 http://127.0.0.1:8180/").stdout.strip()
         assert local == GATEWAY  # who called has no address that means it to the guest
-        remote = site.world.run(f"curl -sS -m 5 http://{site.host_ip}:8181/").stdout.strip()
+        remote = site.world.run(f"curl -sS -m 30 http://{site.host_ip}:8181/").stdout.strip()
         assert remote == site.world_ip
         shown = {row["rule"]: row["client_address_preserved"] for row in site.user.cli_json("forward ls dev")}
         assert shown["0.0.0.0:8181:web:80/tcp"] is True
@@ -182,7 +183,7 @@ def test_h4_an_ipv6_client_is_seen_by_an_ipv6_guest(site: Rootless, guest: Runni
     with http_server(guest, 80, "::"):
         site.user.cli("forward", "add", "dev", spec)
         try:
-            remote = site.world.run(f"curl -gsS -m 5 http://[{HOST6}]:8183/").stdout.strip()
+            remote = site.world.run(f"curl -gsS -m 30 http://[{HOST6}]:8183/").stdout.strip()
         finally:
             site.user.cli("forward", "rm", "dev", spec)
         assert remote == WORLD6
@@ -197,7 +198,7 @@ def test_h5_a_neighbour_that_routes_to_the_subnet_reaches_nothing(
     try:
         with http_server(guest, 80):
             site.user.cli("forward", "add", "dev", "8184:web:80")
-            assert len(site.machine.run("curl -sS -m 5 http://127.0.0.1:8184/bytes/8").stdout) == 8
+            assert len(site.machine.run("curl -sS -m 30 http://127.0.0.1:8184/bytes/8").stdout) == 8
             assert is_closed(site.world, guest.ip, 80)
             assert is_closed(site.world, GATEWAY, ALLOWED)
             assert is_closed(site.world, site.host_ip, 8184)

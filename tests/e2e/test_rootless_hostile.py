@@ -83,7 +83,7 @@ def test_a_network_that_somebody_else_pretends_to_run_is_told_nothing(site: Root
         )
         for name, kind in sockets
     ]
-    wait_until(lambda: all((folder / name).exists() for name, _ in sockets))
+    wait_until(lambda: all(str(folder / name) in site.machine.run("ss -Hlx").stdout for name, _ in sockets))
     env = {"XDG_RUNTIME_DIR": str(site.directory / "stranger")}
     done = site.user.run([str(CLI), *command.split()], check=False, env=env)
     if command != "ls":

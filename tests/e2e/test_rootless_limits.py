@@ -8,8 +8,8 @@ import socket
 from ipaddress import ip_address
 from pathlib import Path
 
-from tests.support.machine import cpu_share, resident_bytes
-from tests.support.netns import wait_until
+from tests.support.machine import resident_bytes, wait_for_rest
+from tests.support.netns import PATIENCE_S, wait_until
 from tests.support.peers import connect, is_closed, refused
 from tests.support.rootless import WORLD6, Rootless, RunningGuest
 from tests.support.user import CLI
@@ -32,7 +32,7 @@ def limit_of_descriptors(pid: int) -> int:
 
 
 def still_works(connection: socket.socket) -> bool:
-    connection.settimeout(10)
+    connection.settimeout(PATIENCE_S)
     connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
     return connection.recv(12) == b"HTTP/1.0 200"
 
@@ -42,7 +42,7 @@ def connect_many(site: Rootless, guest: RunningGuest, count: int) -> list[socket
     made: list[socket.socket] = []
     for _ in range(count):
         with contextlib.suppress(OSError):
-            made.append(connect(guest, site.world_ip, 80, timeout=2))
+            made.append(connect(guest, site.world_ip, 80))
     return made
 
 
@@ -56,12 +56,12 @@ def test_k5_without_descriptors_new_flows_are_refused_and_old_ones_live(site: Ro
     made = connect_many(site, guest, 2 * ROOM)
     assert len(made) < 2 * ROOM
     assert is_closed(guest, site.world_ip, 80)
-    assert cpu_share(pid) < 0.3  # it waits, and does not spin
+    wait_for_rest(pid, 0.3)  # it waits, and does not spin
     assert still_works(old)
     for connection in made:
         connection.close()
     site.user.run(f"prlimit --pid {pid} --nofile={soft}:")
-    wait_until(lambda: refused(guest, site.world_ip, 80, timeout=2) is None, timeout=20)
+    wait_until(lambda: refused(guest, site.world_ip, 80) is None)
     old.close()
 
 
@@ -76,7 +76,7 @@ def test_g2_sixteen_thousand_flows_or_what_descriptors_allow_live_side_by_side(s
         guests = [site.guest(f"web{index}") for index in range(4)]
         pid = site.network_pid()
         listener = stack.enter_context(site.world.call(lambda: socket.create_server(("", 9001), backlog=128)))
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE_S)
         pairs = [connect_pair(stack, site, guest, listener) for guest in guests]
         descriptors, rss = open_descriptors(pid), resident_bytes(pid)
         pairs += [connect_pair(stack, site, guest, listener) for guest in guests for _ in range(flows // 4)]
@@ -117,11 +117,11 @@ def test_g5_a_guest_with_many_ipv6_addresses_has_the_share_of_one(site: Rootless
         for source in (first, *more):
             for _ in range(256):
                 with contextlib.suppress(OSError):
-                    connection = connect(greedy, WORLD6, 80, timeout=2, source=source)
+                    connection = connect(greedy, WORLD6, 80, source=source)
                     stack.callback(connection.close)
                     made += 1
         assert 100 < made < 1024 / 3
-        for connection in (connect(modest, WORLD6, 80, timeout=10) for _ in range(100)):
+        for connection in (connect(modest, WORLD6, 80) for _ in range(100)):
             stack.callback(connection.close)
 
 

@@ -16,14 +16,13 @@ from scapy.layers.l2 import Ether
 from tests.support import segments
 from tests.support.hand_made import MSS, HandMade, hand_made
 from tests.support.machine import resident_bytes
-from tests.support.netns import Namespace, wait_until
+from tests.support.netns import PATIENCE_S, Namespace, wait_until
 from tests.support.peers import connect, listening
 from tests.support.rootless import WORLD6, Rootless, RunningGuest
 from tests.support.segments import ETHERTYPE, SYN, Segment
 
 GATEWAY = "192.168.64.1"
 L4_PORT = 9100
-WAIT_S = 10.0
 EXCESS = 256 << 10  # no window is as large: nothing here offers to scale it
 SACK_PERMITTED = b"\4\2\1\1"
 
@@ -48,7 +47,7 @@ def connected(
     syn = Segment(guest.ip, src_port, site.world_ip, L4_PORT, SYN, isn, options=options)
     with listening(site.world, L4_PORT) as listener, hand_made(guest, GATEWAY, syn) as made:
         server, _ = listener.accept()
-        server.settimeout(WAIT_S)
+        server.settimeout(PATIENCE_S)
         with server:
             yield made, server
 
@@ -113,7 +112,7 @@ def test_t13_what_a_guest_sends_beyond_our_window_costs_nothing_and_is_not_taken
 
         wait_until(drained)
         made.send(len(whole), b"end")
-        server.settimeout(WAIT_S)
+        server.settimeout(PATIENCE_S)
         assert server.recv(100) == b"end"
         assert received == whole
 
@@ -191,7 +190,7 @@ def test_t30_a_path_whose_mtu_shrinks_goes_on(site: Rootless, guest: RunningGues
         connect(guest, "198.51.100.2", L4_PORT) as client,
         listener.accept()[0] as server,
     ):
-        server.settimeout(WAIT_S)
+        server.settimeout(PATIENCE_S)
         client.sendall(b"before")
         assert exactly(server, 6) == b"before"
         site.world.run("ip link set far0 mtu 1000")
@@ -242,7 +241,7 @@ def test_s3_hop_by_hop_options_start_no_storm_and_connections_go_on(
                 link.send(frame)
                 sent += 1
         client.sendall(b"still here")
-        server.settimeout(WAIT_S)
+        server.settimeout(PATIENCE_S)
         assert exactly(server, 10) == b"still here"
         server.sendall(b"and back")
         assert exactly(client, 8) == b"and back"

@@ -6,8 +6,9 @@ import fcntl
 import struct
 
 from arcbox_net import NetConfig
+from tests.support.echo import wait_for_echo
 from tests.support.machine import Machine
-from tests.support.netns import Namespace, wait_until
+from tests.support.netns import wait_until
 
 SIOCSIFHWADDR = 0x8924
 ARPHRD_ETHER = 1
@@ -19,18 +20,14 @@ def set_mac(tap_fd: int, mac: str) -> None:
     fcntl.ioctl(tap_fd, SIOCSIFHWADDR, struct.pack("=16sH6s16x", b"", ARPHRD_ETHER, address))
 
 
-def reaches_gateway(guest: Namespace) -> bool:
-    return guest.run("ping -c 1 -W 1 192.168.64.1", check=False).returncode == 0
-
-
 def test_a_tap_that_takes_its_neighbours_mac_cuts_it_off_for_a_moment_only(machine: Machine) -> None:
     with machine.network(NetConfig(), name="dev") as network:
         victim = machine.guest(network, "victim")
         with network.attach_tap("evil") as tap:
             set_mac(tap.fd, victim.mac)
             wait_until(lambda: victim.mac not in machine.run(f"ip link show {tap.ifname}").stdout)
-            wait_until(lambda: reaches_gateway(victim))
+            wait_for_echo(victim, "192.168.64.1")
             assert {port.name for port in network.ports()} == {"victim", "evil"}
             set_mac(tap.fd, victim.mac)
             wait_until(lambda: {port.name for port in network.ports()} == {"victim"})
-            wait_until(lambda: reaches_gateway(victim))
+            wait_for_echo(victim, "192.168.64.1")

@@ -20,11 +20,11 @@ def test_what_the_driver_sends_comes_in_whole(tmp_path: Path) -> None:
         guest.command("start")
         wait_until(lambda: port.counters.rx_frames > ENOUGH)
         sent = guest.finish()["TX"]
+        wait_until(lambda: not port.is_up)
         counted = port.counters
         # What it put in the ring last may be behind what it counts.
         assert sent <= counted.rx_frames < sent + ENOUGH
         assert counted.rx_bytes == 64 * counted.rx_frames
-        wait_until(lambda: not port.is_up)
 
 
 @pytest.mark.parametrize("queues", [1, 2])

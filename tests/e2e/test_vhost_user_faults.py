@@ -16,7 +16,7 @@ from arcbox_net import NetworkManager
 from arcbox_net.addresses import bridge_mac
 from arcbox_net.network.messages import PortInfo
 from tests.support.machine import Machine
-from tests.support.netns import wait_until
+from tests.support.netns import COMMAND_TIMEOUT_S, wait_until
 from tests.support.vhost_front_end import PythonGuest
 
 PINGS = 30
@@ -74,10 +74,10 @@ def test_g5_guest_that_floods_takes_no_answer_from_its_neighbour(site: Site) -> 
         for number in range(PINGS):
             neighbour.ping(number)
         assert flood.poll() is None
-        assert site.port("flooder").tx_packets > 2 * ENOUGH
+        wait_until(lambda: site.port("flooder").tx_packets > 2 * ENOUGH)
         assert flood.stdin is not None
         flood.stdin.close()
-        assert flood.wait(timeout=30) == 0
+        assert flood.wait(COMMAND_TIMEOUT_S) == 0
 
 
 def test_g6_guest_that_takes_no_frames_loses_its_own_and_gets_the_next_when_it_does(site: Site) -> None:
@@ -85,13 +85,24 @@ def test_g6_guest_that_takes_no_frames_loses_its_own_and_gets_the_next_when_it_d
         slow = PythonGuest(**site.attach("slow"))
         site.machine.run(f"ip neigh replace {slow.ip} lladdr {slow.mac} dev abx-dev nud permanent")
         with site.machine.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
-            for _ in range(UNREAD):
-                sender.sendto(b"unread", (slow.ip, 9))
-            wait_until(lambda: site.port("slow").drops.get("full", 0) > UNREAD // 2)
+
+            def send(text: bytes) -> None:
+                sender.sendto(text, (slow.ip, 9))
+
+            def has_lost() -> bool:
+                for _ in range(UNREAD):
+                    send(b"unread")
+                return site.port("slow").drops.get("full", 0) > UNREAD // 2
+
+            wait_until(has_lost)
             neighbour.ping(1)
             slow.listen()
-            sender.sendto(b"wanted", (slow.ip, 9))
-            wait_until(lambda: any(b"wanted" in bytes(one) for one in slow.frames()))
+
+            def gets() -> bool:
+                send(b"wanted")
+                return any(b"wanted" in bytes(one) for one in slow.frames())
+
+            wait_until(gets)
         slow.close()
 
 

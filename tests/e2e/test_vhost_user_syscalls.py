@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,15 +63,16 @@ class Wire:
     @contextlib.contextmanager
     def injected(self, fault: str) -> Iterator[None]:
         """System calls of the worker fail, or wait, as strace's *fault* says, until the block ends."""
-        argv = ["strace", "-qq", "-o", "/dev/null", "-p", str(self.thread), "-e", f"inject={fault}"]
-        tracer = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-        try:
-            status = Path(f"/proc/self/task/{self.thread}/status")
-            wait_for(lambda: f"TracerPid:\t{tracer.pid}\n" in status.read_text(), "strace")
-            yield
-        finally:
-            tracer.kill()
-            tracer.wait()
+        with tempfile.NamedTemporaryFile() as calls:
+            argv = ["strace", "-qq", "-o", calls.name, "-p", str(self.thread), "-e", f"inject={fault}"]
+            tracer = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+            try:
+                # It is attached some time before it stops the worker's calls.
+                wait_for(lambda: os.path.getsize(calls.name) > 0, "a call that strace saw")
+                yield
+            finally:
+                tracer.kill()
+                tracer.wait()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from arcbox_net import DnsConfig, NetConfig, NetworkManager
+from tests.support.dig import dig
 from tests.support.guest import Guest, tap_fd
 from tests.support.machine import CLI, Machine, kill9
 from tests.support.netns import wait_until
@@ -40,10 +41,8 @@ def test_vm_on_a_tap_fd_gets_online_and_is_reachable_through_a_forward(world: Ma
 
             # By the name it gave itself, and by the port's.
             asking = world.guest(network, "asking")
-            wait_until(
-                lambda: asking.run(f"dig +short @{GATEWAY} box.dev.internal").stdout.strip() == lease["ip"]
-            )
-            assert asking.run(f"dig +short @{GATEWAY} vm1").stdout.strip() == lease["ip"]
+            wait_until(lambda: dig(asking, GATEWAY, "box.dev.internal") == [lease["ip"]])
+            assert dig(asking, GATEWAY, "vm1") == [lease["ip"]]
 
 
 def test_s1_vm_configures_itself_by_ipv6_and_reaches_the_world(world: Machine) -> None:

@@ -19,7 +19,9 @@ from scapy.packet import Packet
 from arcbox_net.config import NetConfig
 from arcbox_net.config_dns import DnsConfig
 from arcbox_net.manager import NetworkManager
-from tests.support.netns import wait_until
+from tests.support.dig import dig
+from tests.support.echo import is_echoed
+from tests.support.netns import PATIENCE_S, wait_until
 from tests.support.vmnet_network import Mac
 from tests.support.vmnet_tap import TapGuest
 
@@ -90,18 +92,18 @@ def test_udhcpc_and_dig_are_served_and_the_system_hears_arp_alone(monkeypatch: p
         assert (lease.state, lease.port, lease.hostname) == ("allocated", "vm", "box")
 
         answers = {
-            name: guest.run(f"dig +short +tries=2 +time=3 @{GATEWAY} {name}").stdout.strip()
+            name: dig(guest, GATEWAY, name)
             for name in ("box.dev.internal", "fixed.dev.internal", "gateway.dev.internal")
         }
         assert answers == {
-            "box.dev.internal": "192.168.64.10",
-            "fixed.dev.internal": "192.168.64.99",
-            "gateway.dev.internal": GATEWAY,
+            "box.dev.internal": ["192.168.64.10"],
+            "fixed.dev.internal": ["192.168.64.99"],
+            "gateway.dev.internal": [GATEWAY],
         }
-        assert guest.run(f"dig +short -x 192.168.64.10 @{GATEWAY}").stdout.split()
+        assert dig(guest, GATEWAY, "-x", "192.168.64.10")
 
         client.terminate()
-        client.wait(10)
+        client.wait(PATIENCE_S)
         wait_until(lambda: network.stats()["dhcp"]["rx_release"] == 1)
         assert any(ARP in packet for packet in system.heard)
         assert not system.ports(UDP) & {53, 67}
@@ -124,6 +126,6 @@ def test_a_question_by_tcp_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_guest_that_takes_another_address_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     with started(monkeypatch) as (network, guest, system):
         guest.run("ip addr add 192.168.64.77/24 dev tap0")
-        guest.run(f"ping -c 1 -W 1 {GATEWAY}", check=False)
-        assert network.ports()[0].drops.get("arp", 0) > 0
+        assert not is_echoed(guest, GATEWAY)
+        wait_until(lambda: network.ports()[0].drops.get("arp", 0) > 0)
         assert not any(ARP in packet for packet in system.heard)

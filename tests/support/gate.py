@@ -16,7 +16,7 @@ from scapy.packet import Packet
 from arcbox_net.relay.doors import Door
 from arcbox_net.relay.egress import EgressRelay
 from tests.support import packets
-from tests.support.netns import Host
+from tests.support.netns import PATIENCE_S, Host
 from tests.support.relay import wait_until
 
 WORLD6, HOST6 = "fd00:db8:2::1", "fd00:db8:2::2"
@@ -59,7 +59,7 @@ class GateBed:
             self.host.run("nft -f -", stdin=HOST_RULES)
             ours, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self.tun = self._stack.enter_context(ours)
-            self.tun.settimeout(10)
+            self.tun.settimeout(PATIENCE_S)
             self.tun.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
             door = Door(tun.detach(), -1, -1, GATEWAY4, GATEWAY6)
             self.relay = EgressRelay([door], **options)

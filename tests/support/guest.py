@@ -30,8 +30,8 @@ from tests.support.once import make_once
 
 IMAGE_DIR = Path(__file__).parents[2] / "build" / "guest"
 NIC = "virtio-net-pci,romfile="
-BOOT_TIMEOUT_S = 90.0
-COMMAND_TIMEOUT_S = 60.0
+BOOT_TIMEOUT_S = 300.0
+COMMAND_TIMEOUT_S = 240.0
 MODULES = ("virtio_pci", "virtio_net")
 MEMORY_MB = 160
 READY = "guest is ready"
@@ -119,7 +119,7 @@ class Guest:
         match, before = self.expect(re.escape(mark) + r"(\d+)\r?\n", timeout=timeout)
         return int(match.group(1)), before.replace("\r\n", "\n")
 
-    def lease(self, *, timeout: float = 30.0) -> dict[str, str]:
+    def lease(self, *, timeout: float = 120.0) -> dict[str, str]:
         """The newest lease: ip, mask, router, dns, domain, mtu, lease, server."""
         deadline = time.monotonic() + timeout
         while True:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tests.support import segments
-from tests.support.netns import Namespace
+from tests.support.netns import PATIENCE_S, Namespace
 from tests.support.segments import ACK, SYN, Segment
 
 MSS = 1400
@@ -55,7 +55,7 @@ class HandMade:
         """The sequence number of *offset* in the peer's stream."""
         return (self._peer_first + offset) % 2**32
 
-    def heard(self, wanted: Callable[[Segment], bool], *, timeout: float = 10.0) -> Segment:
+    def heard(self, wanted: Callable[[Segment], bool], *, timeout: float = PATIENCE_S) -> Segment:
         """The next segment of the peer for which *wanted* holds; TimeoutError: there is none."""
         deadline = time.monotonic() + timeout
         while True:

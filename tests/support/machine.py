@@ -28,6 +28,8 @@ CLI = Path(sys.executable).with_name("arcbox-net")
 SUPPORT = Path(__file__).parent
 # Counters and tables that move on their own.
 VOLATILE_SYSCTLS = ("nf_conntrack_count",)
+# How far the kernel is with a carrier.
+CARRIER_FLAGS = {"LOWER_UP", "NO-CARRIER"}
 
 
 each_bridge_nf = pytest.mark.parametrize("bridge_nf", [0, 1], ids=["plain-bridge", "br-netfilter"])
@@ -67,10 +69,10 @@ class Machine(Host):
             os.environ.pop(key, None)
         super().close()
 
-    def cli(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `arcbox-net WORDS`; one string is split at spaces."""
         arguments = words[0].split() if len(words) == 1 else list(words)
-        return self.run([str(CLI), *arguments], check=check, timeout=timeout)
+        return self.run([str(CLI), *arguments], check=check)
 
     def cli_json(self, *words: str) -> Any:
         arguments = words[0].split() if len(words) == 1 else list(words)
@@ -145,7 +147,12 @@ class Machine(Host):
         routes = self.run("ip route show table all").stdout.replace("linkdown ", "").splitlines()
         return {
             "links": {
-                name: (link.get("master"), sorted(link["flags"]), link["mtu"], link["address"])
+                name: (
+                    link.get("master"),
+                    sorted({*link["flags"]} - CARRIER_FLAGS),
+                    link["mtu"],
+                    link["address"],
+                )
                 for name, link in self.links().items()
             },
             "addresses": self.run("ip -o addr show scope global").stdout,
@@ -175,13 +182,12 @@ class Machine(Host):
         return self.call(read)
 
 
-def udhcpc(guest: Namespace, *options: str, timeout: float = 20.0, check: bool = True) -> dict[str, str]:
+def udhcpc(guest: Namespace, *options: str, check: bool = True) -> dict[str, str]:
     """The lease that busybox udhcpc gets, and sets, on eth0: its script's variables. Empty for none."""
     script = SUPPORT / "udhcpc.script"
     done = guest.run(
-        ["udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "5", "-T", "1", "-s", str(script), *options],
+        ["udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "20", "-T", "1", "-s", str(script), *options],
         check=False,
-        timeout=timeout,
     )
     lease = dict(
         line.removeprefix("lease:").split("=", 1)
@@ -201,8 +207,8 @@ def is_running(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_gone(pid: int, *, timeout: float = 10.0) -> None:
-    wait_until(lambda: not is_running(pid), timeout=timeout, message=f"process {pid} ends")
+def wait_gone(pid: int) -> None:
+    wait_until(lambda: not is_running(pid), message=f"process {pid} ends")
 
 
 def kill9(pid: int) -> None:
@@ -218,11 +224,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def cpu_share(pid: int, window_s: float = 1.0) -> float:
-    """The share of one core that *pid* uses over the next *window_s*."""
-    before = cpu_seconds(pid)
-    time.sleep(window_s)
-    return (cpu_seconds(pid) - before) / window_s
+def wait_for_rest(pid: int, share: float = 0.5) -> None:
+    """Until *pid* uses less than *share* of a core for a second: one that spins never does."""
+
+    def used() -> float:
+        before = cpu_seconds(pid)
+        time.sleep(1.0)
+        return cpu_seconds(pid) - before
+
+    wait_until(lambda: used() < share, message=f"process {pid} rests")
 
 
 def resident_bytes(pid: int) -> int:

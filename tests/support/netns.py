@@ -257,7 +257,7 @@ def _pids(name: str) -> list[int]:
 
 
 def _remove(name: str) -> None:
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + PATIENCE_S
     while (left := _pids(name)) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):

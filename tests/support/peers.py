@@ -219,22 +219,29 @@ def exchange_udp(
     """The answer to a datagram that *where* repeats each second until there is one; None after *timeout*."""
 
     def ask() -> bytes | None:
-        deadline = time.monotonic() + timeout
         with socket.socket(family_of(address), socket.SOCK_DGRAM) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             client.connect((address, port))
-            while (left := deadline - time.monotonic()) > 0:
-                client.settimeout(min(left, REPEAT_S))
-                try:
-                    client.send(text)
-                    return client.recv(65536)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    return None
-        return None
+            return answer_to(client, text, timeout=timeout)
 
     return where.call(ask)
+
+
+def answer_to(client: socket.socket, text: bytes, *, timeout: float = PATIENCE_S) -> bytes | None:
+    """As `exchange_udp`, by a socket that is connected. An answer to an earlier text is passed over."""
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        client.settimeout(min(left, REPEAT_S))
+        try:
+            client.send(text)
+            while text not in (answer := client.recv(65536)):
+                pass
+            return answer
+        except TimeoutError:
+            continue
+        except OSError:  # refused, for now
+            time.sleep(min(left, REPEAT_S))
+    return None
 
 
 def refused(where: Namespace, address: str, port: int, *, timeout: float = PATIENCE_S) -> str | None:

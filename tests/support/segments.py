@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from tests.support.netns import Namespace
+from tests.support.echo import wait_for_echo
+from tests.support.netns import PATIENCE_S, Namespace
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 ETH_P_ALL = 3
@@ -44,7 +45,7 @@ def exchange(
     segment: Segment,
     wanted: Callable[[Segment], bool],
     *,
-    timeout: float = 5.0,
+    timeout: float = PATIENCE_S,
 ) -> Segment | None:
     """The first segment for which *wanted* holds that arrives after *segment* was sent; None: there is none."""
 
@@ -75,7 +76,7 @@ def link_of(interface: str) -> socket.socket:
 
 def gateway_mac(guest: Namespace, gateway: str) -> str:
     """The MAC that *guest* found for its gateway."""
-    guest.run(f"ping -c 1 -W 2 {gateway}")
+    wait_for_echo(guest, gateway)
     return str(guest.json(f"ip -j neigh show {gateway}")[0]["lladdr"])
 
 

@@ -14,7 +14,7 @@ from arcbox_net.dataplane.port import Port
 from arcbox_net.dataplane.worker import Worker
 from arcbox_net.dataplane.worker_views import PortCounters, WorkerEvent
 from arcbox_net.ports.socket_port import PEER_CONNECT
-from tests.support.netns import wait_until
+from tests.support.netns import PATIENCE_S, wait_until
 
 LENGTH_BYTES = 4
 
@@ -39,7 +39,7 @@ class StreamPeer:
     def send(self, *frames: bytes) -> None:
         self.connection.sendall(framed(*frames))
 
-    def receive(self, count: int, timeout: float = 10.0) -> list[bytes]:
+    def receive(self, count: int, timeout: float = PATIENCE_S) -> list[bytes]:
         """The next *count* frames."""
         self.connection.settimeout(timeout)
         frames = []
@@ -56,7 +56,7 @@ class StreamPeer:
         taken, self._received = self._received[:size], self._received[size:]
         return taken
 
-    def is_disconnected(self, timeout: float = 10.0) -> bool:
+    def is_disconnected(self, timeout: float = PATIENCE_S) -> bool:
         """Whether the port hangs up within *timeout*, whatever comes before."""
         self.connection.settimeout(timeout)
         with contextlib.suppress(TimeoutError):

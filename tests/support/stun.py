@@ -18,7 +18,7 @@ from tests.support.netns import Namespace
 
 PORTS = (3478, 3479)
 TRIES = 5
-ANSWER_S = 4.0
+ANSWER_S = 5.0
 ENDPOINT_INDEPENDENT = "endpoint-independent"
 ADDRESS_DEPENDENT = "address-dependent"
 ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"

@@ -8,17 +8,18 @@ import socket
 import pytest
 
 from tests.support import netns
+from tests.support.echo import wait_for_echo
 
 pytestmark = [pytest.mark.e2e, netns.requires_root]
 
 
 def test_a_host_reaches_its_world_and_leaves_nothing() -> None:
     with netns.Host() as host:
-        host.run(f"ping -c1 -W2 {host.world_ip}")
+        wait_for_echo(host, host.world_ip)
         sleeper = host.popen("sleep 600")
         netns.wait_until(host.pids)
         names = [host.name, host.world.name]
-    assert sleeper.wait(5) != 0
+    assert sleeper.wait(netns.PATIENCE_S) != 0
     assert not [name for name in names if os.path.exists(netns.NETNS_DIR / name)]
 
 

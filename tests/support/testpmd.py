@@ -28,7 +28,7 @@ MEMORY_MB = 192
 BUFFERS = 4096
 FOREIGN = ("libc6", "libdpdk-dev", "zlib1g")  # every machine has these, or does not need them
 PROMPT = "testpmd> "
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 COUNTER = re.compile(r"(RX|TX)-packets: (\d+)")
 
 
@@ -98,7 +98,7 @@ class Testpmd:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
-    def finish(self, *, timeout: float = 30.0) -> dict[str, int]:
+    def finish(self, *, timeout: float = 120.0) -> dict[str, int]:
         """Stop forwarding and quit: the packets that its device received ("RX") and sent ("TX")."""
         rest, _ = self.process.communicate("stop\nshow port stats all\nquit\n", timeout=timeout)
         self.output += rest

@@ -87,7 +87,9 @@ class User:
         """Run the Python program *text* with the tests' own interpreter and packages."""
         return self.run([sys.executable, "-c", text, *arguments], **options)
 
-    def cli(self, *words: str, check: bool = True, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *words: str, check: bool = True, timeout: float = COMMAND_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run `arcbox-net WORDS`; one string is split at spaces."""
         arguments = words[0].split() if len(words) == 1 else list(words)
         return self.run([str(CLI), *arguments], check=check, timeout=timeout)

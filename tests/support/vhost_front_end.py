@@ -22,7 +22,7 @@ from arcbox_net.ports.vhost_user import messages, port_messages
 from arcbox_net.ports.vhost_user.messages import NEED_REPLY, VERSION, Request
 from arcbox_net.ports.vhost_user.port_messages import PortMessage
 from tests.ports.vhost_user.guest import USUAL, Guest
-from tests.support.netns import wait_until
+from tests.support.netns import PATIENCE_S, wait_until
 from tests.support.vhost_user import number_in, one_region, packed, state, u64
 from tests.support.virtqueue import HEADER
 
@@ -38,7 +38,7 @@ class PortAtSocket:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE_S)
         self.socket.connect(str(path))
 
     def message(self, kind: int, payload: bytes = b"") -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from arcbox_net import network_process
+from tests.support.netns import PATIENCE_S
 from tests.support.vmnet import ROOT, build
 
 MAIN = "tests.support.vmnet_main"
@@ -61,12 +62,12 @@ class Mac:
             _, ancillary, *_ = connection.recvmsg(16, socket.CMSG_LEN(fds.itemsize))
             fds.frombytes(ancillary[0][2])
         end = socket.socket(fileno=fds[0])
-        end.settimeout(10)
+        end.settimeout(PATIENCE_S)
         return end
 
     def _call(self, *words: object) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE_S)
         connection.connect(str(self.place / "control"))
         connection.sendall(json.dumps(words).encode())
         return connection
@@ -77,7 +78,7 @@ class DgramGuest:
 
     def __init__(self, socket_path: str, own_path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(10)
+        self.socket.settimeout(PATIENCE_S)
         self.socket.bind(own_path)
         self.socket.connect(socket_path)
         self.socket.send(b"VFKT")

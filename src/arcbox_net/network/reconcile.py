@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from arcbox_net.network.ports import Port, PortTable
     from arcbox_net.network.state import State
 
-OLD_DEVICE_S = 2.0  # a network namespace's devices go some time after its last process
+# A network namespace's devices go some time after its last process: seconds where the kernel removes many of them.
+OLD_DEVICE_S = 10.0
 OLD_DEVICE_POLL_S = 0.02
 log = logging.getLogger("arcbox_net.reconcile")
 
@@ -47,12 +48,13 @@ def adopt_ports(site: Site, state: State, ports: PortTable, leftovers: Sequence[
 
 def attach_again(site: Site, state: State, ports: PortTable) -> None:
     """Give the namespaces of guests that outlived a private network their devices back; forget all other guests."""
+    deadline = time.monotonic() + OLD_DEVICE_S
     for name, row in sorted(state.items("ports").items(), key=lambda item: item[1]["attached_ns"]):
         port = ports.restore(name, row)
         try:
             if port.kind == TAP:
                 raise NamespaceNotFound(f"a {port.kind} ends with its network", namespace=None)
-            _connect(site, port)
+            _connect(site, port, deadline)
         except ArcboxNetError as error:
             log.info("port %s of the earlier run is gone: %s", name, error)
             state.delete("ports", name)
@@ -61,9 +63,8 @@ def attach_again(site: Site, state: State, ports: PortTable) -> None:
         log.info("port %s: attached again", name)
 
 
-def _connect(site: Site, port: Port) -> None:
+def _connect(site: Site, port: Port, deadline: float) -> None:
     """`connect`, as often as it takes the kernel to remove the device that the guest had before."""
-    deadline = time.monotonic() + OLD_DEVICE_S
     while True:
         try:
             connect(site, port)
