@@ -46,6 +46,7 @@ class Unanswered:
             self._server = subprocess.Popen(argv, pass_fds=[theirs.fileno()], cwd=ROOT)
             theirs.close()
             _, (self.fd,), _, _ = socket.recv_fds(ours, 1, 1)
+            assert ours.recv(1)  # killed while it closes its own, it would wait for its answer for ever
 
     def end(self) -> None:
         if self._server.poll() is None:
@@ -99,6 +100,7 @@ def main(number: int, folder: str) -> None:
         file = os.open(Path(folder) / NAME, os.O_RDWR)
         socket.send_fds(parent, [b"x"], [file])
         os.close(file)
+        parent.send(b"x")
     server.join()
 
 
