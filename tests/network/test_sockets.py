@@ -327,6 +327,37 @@ def test_k16_a_client_that_says_nothing_does_not_keep_its_place(tmp_path, monkey
     assert asyncio.run(scenario()) == b""
 
 
+def test_an_attachment_under_way_when_the_server_stops_is_finished_and_its_descriptors_are_closed(tmp_path):
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        asked, made = asyncio.Event(), asyncio.Event()
+        end, queue = os.pipe2(os.O_NONBLOCK)
+
+        async def attach(_request):
+            asked.set()
+            await made.wait()
+            return TapReply(port=PORT), [queue]
+
+        server = FdServer(listen(tmp_path / "fd.sock", socket.SOCK_SEQPACKET), attach)
+        server.start()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as client:
+            await loop.sock_connect(client, str(tmp_path / "fd.sock"))
+            await loop.sock_sendall(client, b'{"op": "attach-tap"}')
+            await asked.wait()
+            await loop.sock_sendall(client, b'{"op": "attach-tap"}')  # one that comes too late
+            stopping = asyncio.ensure_future(server.stop())
+            said = await loop.sock_recv(client, 1)
+            is_waited_for = not stopping.done()
+            made.set()
+            await stopping
+        with open(end, "rb", buffering=0) as pipe:
+            return said, is_waited_for, pipe.read()  # None while the other end is open
+
+    said, is_waited_for, rest = asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert is_waited_for
+    assert (said, rest) == (b"", b"")
+
+
 @pytest.mark.parametrize(
     ("handler", "message", "said"),
     [

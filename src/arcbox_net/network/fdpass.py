@@ -56,16 +56,18 @@ class FdServer:
     def __init__(self, listener: socket.socket, handler: Handler) -> None:
         self._listener = listener
         self._handler = handler
-        self._clients: set[asyncio.Task[None]] = set()
+        self._clients: dict[asyncio.Task[None], socket.socket] = {}
 
     def start(self) -> None:
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def stop(self) -> None:
+        """Hang up on every client. A request that is being answered is waited for: its fds would be nobody's."""
         asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
-        for task in list(self._clients):
-            task.cancel()
+        for connection in self._clients.values():
+            with contextlib.suppress(OSError):  # it hung up itself
+                connection.shutdown(socket.SHUT_RDWR)
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     def _accept(self) -> None:
@@ -79,13 +81,13 @@ class FdServer:
             return
         connection.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._serve(connection))
-        self._clients.add(task)
+        self._clients[task] = connection
         task.add_done_callback(self._ended)
         if len(self._clients) >= CLIENTS_MAX:  # further ones wait in the backlog
             asyncio.get_running_loop().remove_reader(self._listener)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._clients.discard(task)
+        del self._clients[task]
         self._resume()
 
     def _pause(self, delay_s: float) -> None:
@@ -94,8 +96,12 @@ class FdServer:
         loop.call_later(delay_s, self._resume)
 
     def _resume(self) -> None:
-        if self._listener.fileno() >= 0 and len(self._clients) < CLIENTS_MAX:
+        if not self._is_closed and len(self._clients) < CLIENTS_MAX:
             asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._listener.fileno() < 0
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -103,7 +109,7 @@ class FdServer:
             while True:
                 async with asyncio.timeout(IDLE_S):
                     message = await loop.sock_recv(connection, MESSAGE_BYTES_MAX)
-                if not message:
+                if not message or self._is_closed:
                     return
                 reply, fds = await self._answer(connection, message)
                 try:
