@@ -76,6 +76,7 @@ def test_a_wrong_spec_is_refused_with_the_part_that_is_wrong(spec: str) -> None:
         parse_forward(spec)
     assert str(caught.value).startswith("forward: ")
     assert caught.value.field
+    assert str(caught.value).count("forward") == 1
 
 
 def test_h4_the_host_side_is_loopback_unless_an_address_is_given() -> None:

@@ -17,6 +17,7 @@ from arcbox_net.errors import ConfigError
 PROTOCOLS = ("tcp", "udp")
 L4_PORT_MAX = 65535
 LOOPBACK = "127.0.0.1"
+EXPECTED = "expected [host_ip:]host_port[-end]:[guest:]guest_port[-end][/tcp|udp]"
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _GUEST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
@@ -90,12 +91,12 @@ def parse_forward(spec: str) -> ForwardRule:
     if len(parts) == 1 and _RANGE.fullmatch(parts[0]):
         parts = [parts[0], parts[0]]  # "8080" is "8080:8080", as in podman's reverse reading of EXPOSE
     if not 2 <= len(parts) <= 4:
-        raise _bad("forward", spec, "expected [host_ip:]host_port[-end]:[guest:]guest_port[-end][/tcp|udp]")
+        raise _bad("forward", spec, EXPECTED)
     host_ip = LOOPBACK
     if not _RANGE.fullmatch(parts[0]):
         host_ip = parts.pop(0)
     if len(parts) not in (2, 3):
-        raise _bad("forward", spec, "expected [host_ip:]host_port[-end]:[guest:]guest_port[-end][/tcp|udp]")
+        raise _bad("forward", spec, EXPECTED)
     guest = parts[1] if len(parts) == 3 else None
     host_port, host_port_end = _parse_range(parts[0], spec)
     guest_port, guest_port_end = _parse_range(parts[-1], spec)
@@ -140,4 +141,5 @@ def _is_guest(text: str) -> bool:
 
 
 def _bad(field: str, value: object, why: str) -> ConfigError:
-    return ConfigError(f"forward: {field} {value!r}: {why}", field=field, value=value)
+    what = "" if field == "forward" else f"{field} "
+    return ConfigError(f"forward: {what}{value!r}: {why}", field=field, value=value)
