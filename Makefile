@@ -102,6 +102,8 @@ $(VENV)/.stamp-install: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python scripts/requires.py | $(PIP) install -q -r /dev/stdin
 	$(PIP) install -q --no-build-isolation -e '.[test]'
+	@mkdir -p $(VENV)/share/man/man1  # what an editable install leaves out
+	@ln -sf $(CURDIR)/docs/man/arcbox-net.1 $(VENV)/share/man/man1/
 	@touch $@
 
 # pip has just built everything once; this rebuilds what changed since.
