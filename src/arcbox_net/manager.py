@@ -152,7 +152,7 @@ class NetworkManager:
         self, ip: str | IPv4Address | None = None, *, mac: str | None = None, hostname: str | None = None
     ) -> IPv4Address:
         """A free guest address, or *ip* itself; DHCP gives it to nobody else, and to *mac* if given."""
-        request = AllocateRequest(ip=str(ip) if ip is not None else None, mac=mac, hostname=hostname)
+        request = AllocateRequest(ip=_text(ip), mac=mac, hostname=hostname)
         return IPv4Address(self._post("/addresses", request, LeaseInfo).ip)
 
     def release_ip(self, ip: str | IPv4Address) -> None:
@@ -188,7 +188,7 @@ class NetworkManager:
         owner_uid: int | None = None,
     ) -> TapAttachment:
         """A TAP for a VM. With *persist* it stays until `detach` and is opened by name by *owner_uid*; no fds then."""
-        address = str(ip) if ip is not None else None
+        address = _text(ip)
         fds: list[int] = []
         if persist:
             request = AttachRequest(
@@ -202,7 +202,7 @@ class NetworkManager:
             )
             port = self._post("/ports", request, PortInfo)
         else:
-            self._require_running()
+            self._refuse_mode_none()
             wanted = AttachTap(name=name, mac=mac, ip=address, hostname=hostname, queues=queues)
             reply, fds = self._client.request_fds(wanted)
             assert reply.port is not None
@@ -211,7 +211,7 @@ class NetworkManager:
 
     def open_tap(self, name: str) -> TapAttachment:
         """The queues of the attached TAP *name* once more, such as for a monitor that was restarted."""
-        self._require_running()
+        self._refuse_mode_none()
         reply, fds = self._client.request_fds(OpenTap(name=name))
         assert reply.port is not None
         return TapAttachment.of(reply.port, fds)
@@ -232,7 +232,7 @@ class NetworkManager:
             kind="netns",
             name=name,
             mac=mac,
-            ip=str(ip) if ip is not None else None,
+            ip=_text(ip),
             hostname=hostname,
             netns=target if isinstance(target, str) else None,
             pid=target if isinstance(target, int) else None,
@@ -354,7 +354,7 @@ class NetworkManager:
     # -- plumbing --------------------------------------------------------------------------------------------
 
     def _call(self, method: str, path: str, body: Any = None, **query: str) -> Any:
-        self._require_running()
+        self._refuse_mode_none()
         return self._client.call(method, path, body, **query)
 
     def _get(self, path: str, kind: type[T]) -> T:
@@ -363,7 +363,7 @@ class NetworkManager:
     def _post(self, path: str, body: Any, kind: type[T]) -> T:
         return msgspec.convert(self._call("POST", path, body), kind)
 
-    def _require_running(self) -> None:
+    def _refuse_mode_none(self) -> None:
         if self.config.mode is NetworkMode.NONE:
             raise Unsupported(
                 "a network of mode NONE has no addresses, ports or services",
