@@ -90,6 +90,11 @@ def test_the_engine_has_an_uplink_and_an_address_there(options: dict[str, Any]) 
         ({**ENGINE, "external_ip6": "2001:db8::9", "subnet6": "none"}, "external_ip6"),
         ({**ENGINE, "next_hop": "203.0.113.1/24"}, "next_hop"),
         ({**ENGINE, "next_hop6": "203.0.113.1"}, "next_hop6"),
+        ({**ENGINE, "external_ip": "127.0.0.5"}, "external_ip"),
+        ({**ENGINE, "external_ip": "224.0.0.5/24"}, "external_ip"),
+        ({**ENGINE, "external_ip": "255.255.255.255/24"}, "external_ip"),
+        ({**ENGINE, "external_ip6": "::"}, "external_ip6"),
+        ({**ENGINE, "next_hop": "0.0.0.0"}, "next_hop"),
         ({**ENGINE, "filtering": "none"}, "filtering"),
     ],
 )

@@ -50,6 +50,7 @@ def test_a_mac_is_kept_as_it_is_compared() -> None:
         (STREAM | {"socket": "vm1.sock"}, "ports.socket"),
         (STREAM | {"socket": "/" + "a" * 107}, "ports.socket"),
         (STREAM | {"remote": "/run/a"}, "ports.remote"),
+        (STREAM | {"kind": "dgram", "remote": SOCKET}, "ports.remote"),
         (STREAM | {"queues": 2}, "ports.queues"),
         (STREAM | {"kind": "dgram", "connect": True}, "ports.connect"),
         (STREAM | {"kind": "vhost-user", "queues": PAIRS_MAX + 1}, "queues"),

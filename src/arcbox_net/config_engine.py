@@ -39,13 +39,16 @@ def check_engine(config: NetConfig, *, has_engine: bool) -> None:
         ("next_hop6", 6, ipaddress.IPv6Address),
     ):
         value = getattr(config, field)
+        if value is None:
+            continue
         try:
-            if value is not None:
-                parse(value)
+            parsed = parse(value)
         except ValueError:
             raise ConfigError(
                 f"{field} {value!r} is not an IPv{version} address", field=field, value=value
             ) from None
+        if not _is_hosts(getattr(parsed, "ip", parsed)):
+            raise ConfigError(f"{field} {value} is no host's address", field=field, value=value)
     if config.external_ip6 is not None and not config.has_ipv6:
         raise ConfigError(
             "external_ip6 is for guests with IPv6, and this network has none",
@@ -66,6 +69,12 @@ def check_engine(config: NetConfig, *, has_engine: bool) -> None:
             field="filtering",
             value=config.filtering,
         )
+
+
+def _is_hosts(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if address.version == 4 and address.is_reserved:  # 240.0.0.0/4, the broadcast address in it
+        return False
+    return not (address.is_multicast or address.is_loopback or address.is_unspecified)
 
 
 def uplink_of(text: str) -> tuple[str, bool]:

@@ -62,6 +62,7 @@ class PortConfig:
         for field in ("socket", "remote"):
             if getattr(self, field) is not None:
                 check_socket_path(f"ports.{field}", getattr(self, field))
+        check_remote("ports.remote", self.socket, self.remote)
         if self.mac is not None:
             object.__setattr__(self, "mac", format_mac(parse_mac(self.mac)))
         if self.ip is not None:
@@ -105,11 +106,29 @@ def ports_from(value: Any, where: str) -> tuple[PortConfig, ...]:
 
 
 def check_socket_path(field: str, path: str | None) -> None:
-    if not path or not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > PATH_BYTES_MAX:
+    if not path or not path.startswith("/") or "\0" in path:
+        raise ConfigError(f"{field} {path!r}: expected an absolute path", field=field, value=path)
+    check_path_size(field, path)
+
+
+def check_path_size(field: str, path: str) -> None:
+    size = len(os.fsencode(path))
+    if size > PATH_BYTES_MAX:
         raise ConfigError(
-            f"{field} {path!r}: expected an absolute path of at most {PATH_BYTES_MAX} bytes",
+            f"{path}: {size} bytes, and a unix socket's path has at most {PATH_BYTES_MAX}",
+            fix="choose a directory with a shorter name",
             field=field,
             value=path,
+        )
+
+
+def check_remote(field: str, path: str | None, remote: str | None) -> None:
+    if remote is not None and remote == path:
+        raise ConfigError(
+            f"{field} {remote} is our own socket",
+            fix="name the one that the guest's monitor binds, or leave it out for who sends first",
+            field=field,
+            value=remote,
         )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from arcbox_net import NetConfig
+from arcbox_net import NetConfig, NetworkManager
 from arcbox_net.config import Egress
+from arcbox_net.errors import AddressInUse, ArcboxNetError, ConfigError
 from arcbox_net.host.plan import leg_ifname
 from tests.support.machine import Machine, NetnsGuest
 from tests.support.netns import wait_until
@@ -70,6 +72,28 @@ def test_a_tap_of_the_host_is_an_uplink(
         arrange(world)
         wait_until(lambda: asks(guest, world), message="the engine opens the TAP anew")
     assert LAN in world.links(), "it is the host's"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"uplink": "lo", "external_ip": f"{EXTERNAL}/24"}, ConfigError, "no Ethernet"),
+        ({"external_ip": "203.0.113.255"}, ConfigError, "no host's address"),
+        ({"external_ip": "192.168.64.9/24", "subnet": "192.168.64.0/24"}, ConfigError, "guests' own subnet"),
+        ({"next_hop": EXTERNAL}, ConfigError, "engine's own"),
+        ({"external_ip": Machine.host_ip}, AddressInUse, "this host's own"),
+        ({"external_ip": Machine.world_ip}, AddressInUse, "on up0 has that address"),
+    ],
+    ids=["no-ethernet", "broadcast", "in-the-subnet", "next-hop-is-ours", "the-hosts", "the-worlds"],
+)
+def test_an_uplink_or_address_that_cannot_be_the_engines_is_refused_at_the_start(
+    world: Machine, options: dict[str, Any], error: type[ArcboxNetError], words: str
+) -> None:
+    manager = NetworkManager(
+        NetConfig(egress=Egress.ENGINE, **{"uplink": world.uplink, "external_ip": EXTERNAL} | options)
+    )
+    with pytest.raises(error, match=words):
+        world.call(manager.start)
 
 
 def test_k9_an_uplink_that_was_down_for_a_while_carries_guests_again(world: Machine) -> None:

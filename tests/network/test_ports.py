@@ -157,6 +157,8 @@ def test_socket_path_is_absolute_and_one_the_kernel_takes(table):
         at_socket(table, "dgram", remote="guest.sock")
     with pytest.raises(ConfigError, match="remote"):
         at_socket(table, "stream", remote="/run/guest.sock")
+    with pytest.raises(ConfigError, match="our own socket"):
+        at_socket(table, "dgram", remote="/run/vm1.sock")
 
 
 def test_two_ports_never_share_a_socket(table):

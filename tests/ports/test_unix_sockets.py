@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -37,3 +38,16 @@ def test_what_somebody_put_in_the_sockets_place_is_not_given_away(
     with socket.socket(socket.AF_UNIX) as other, pytest.raises(ConfigError, match="something else"):
         BoundSocket(str(path), socket.SOCK_STREAM, os.geteuid() + 1)
     assert os.stat(path).st_uid == os.geteuid()
+
+
+def test_a_user_to_whom_no_socket_can_be_given_is_refused_by_name_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_such_user(path: str, uid: int, gid: int, **_: bool) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "chown", no_such_user)
+    with pytest.raises(ConfigError) as caught:
+        BoundSocket(str(tmp_path / "vm.sock"), socket.SOCK_STREAM, os.geteuid() + 1)
+    assert caught.value.field == "owner_uid"
+    assert not list(tmp_path.iterdir())

@@ -189,6 +189,6 @@ def _report_socket(info: PortInfo) -> None:
         click.echo(
             "    (vectors=0 keeps QEMU before 10 from a crash where there is no KVM; elsewhere leave it out)"
         )
-    if info.kind == "dgram":
+    if info.kind == "dgram" and info.remote is None:  # these choose a path of their own
         click.echo(f"    vfkit … --device virtio-net,unixSocketPath={info.socket},mac={info.mac}")
         click.echo(f"    krunkit … --device virtio-net,type=unixgram,path={info.socket},mac={info.mac}")

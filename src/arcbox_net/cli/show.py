@@ -118,7 +118,7 @@ def ports_table(ports: list[PortInfo]) -> None:
 
 def _report_drops(port: PortInfo) -> None:
     if port.trouble:
-        click.echo(f"  {port.name}: the last guest at {port.socket} had to go: {port.trouble}")
+        click.echo(f"  {port.name}, socket {port.socket}: {port.trouble}")
     if port.drops:
         click.echo(f"  {port.name}: frames dropped: {_drops_text(port.drops)}")
 

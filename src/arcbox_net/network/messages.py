@@ -13,7 +13,7 @@ class PortInfo(msgspec.Struct, kw_only=True, frozen=True):
 
     `ip6`: the address that the guest makes of its MAC, unless it is set up to make others. `socket`: where the guest
     connects, or with `connects`, where it listens. `remote`: where its own socket for datagrams is.
-    `trouble`: why the last peer had to go. `drops`: frames by reason.
+    `trouble`: why the last peer had to go, or one was not let in. `drops`: frames by reason.
     """
 
     name: str

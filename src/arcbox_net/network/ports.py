@@ -22,6 +22,7 @@ from arcbox_net.config_ports import (
     TAP,
     check_owner,
     check_queues,
+    check_remote,
     check_socket_path,
 )
 from arcbox_net.config_values import check_ifname, check_port_name
@@ -285,6 +286,7 @@ class PortTable:
                 )
         if request.remote is not None and request.kind != "dgram":
             raise ConfigError("remote goes with kind dgram", field="remote", value=request.remote)
+        check_remote("remote", request.socket, request.remote)
         assert request.socket is not None
         queues = self._queues(request) if request.kind == "vhost-user" else 1
         return Socket(request.socket, request.connect, request.remote, request.owner_uid, queues, request.pid)

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 
-from arcbox_net.config_ports import PATH_BYTES_MAX
+from arcbox_net.config_ports import check_path_size
 from arcbox_net.credentials import UCRED_BYTES, unpack_ucred
 from arcbox_net.errors import ConfigError
 
@@ -24,16 +24,9 @@ def open_socket(kind: int) -> socket.socket:
 
 def check_path(path: str) -> str:
     """Raises ConfigError for a path that no socket can have."""
-    size = len(os.fsencode(path))
-    if not size or "\0" in path:
+    if not path or "\0" in path:
         raise ConfigError(f"{path!r} is no path of a socket", field="socket", value=path)
-    if size > PATH_BYTES_MAX:
-        raise ConfigError(
-            f"{path}: {size} bytes, and a unix socket's path has at most {PATH_BYTES_MAX}",
-            fix="choose a directory with a shorter name",
-            field="socket",
-            value=path,
-        )
+    check_path_size("socket", path)
     return path
 
 
@@ -51,13 +44,25 @@ class BoundSocket:
             bind_private(self.socket, path)
             self._inode = inode_of(path)
             if owner_uid is not None and owner_uid != os.geteuid():
-                _give_to(path, owner_uid)
+                self._give_to(owner_uid)
         except OSError as error:
             self.socket.close()
             raise _unusable(path, error.strerror or "cannot be bound") from None
         except ConfigError:
             self.socket.close()
             raise
+
+    def _give_to(self, uid: int) -> None:
+        try:
+            _give_to(self.path, uid)
+        except OSError as error:
+            self.close()
+            raise ConfigError(
+                f"owner_uid {uid}: {self.path} cannot be given to that user: {error.strerror}",
+                fix="leave owner_uid out: only a network of root's has guests of other users",
+                field="owner_uid",
+                value=uid,
+            ) from None
 
     def close(self) -> None:
         """Remove the file too, unless somebody has put another there."""

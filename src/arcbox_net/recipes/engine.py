@@ -8,10 +8,11 @@ from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING
 
 from arcbox_net.addresses import stable_mac
-from arcbox_net.config import MTU_IPV6_MIN, MTU_MAX
-from arcbox_net.config_engine import uplink_of
+from arcbox_net.config import MTU_IPV6_MIN, MTU_MAX, NetConfig
+from arcbox_net.config_engine import TAP, uplink_of
 from arcbox_net.errors import AddressInUse, ConfigError, InterfaceNotFound
 from arcbox_net.host.plan import ROUTER, LegPlan, leg_ifname
+from arcbox_net.recipes.address_probe import find_holder
 from arcbox_net.recipes.site import Layout, Site
 
 if TYPE_CHECKING:
@@ -52,6 +53,32 @@ def leg_plan(site: Site, layout: Layout) -> LegPlan:
     )
 
 
+def check_uplink(site: Site) -> None:
+    """Before the network starts: nobody on the link has the external address. Raises what `engine_uplink` does."""
+    uplink = engine_uplink(site)
+    holder = None if uplink.is_tap else find_holder(uplink.ifname, uplink.external.ip)
+    if holder is not None:
+        raise AddressInUse(
+            f"external_ip {uplink.external.ip}: {holder} on {uplink.ifname} has that address",
+            fix="choose one that nobody has",
+            address=str(uplink.external.ip),
+            holder=holder,
+        )
+
+
+def check_external(config: NetConfig, layout: Layout) -> None:
+    """The external addresses are none of the guests' own. Raises ConfigError."""
+    for field, inside in (("external_ip", layout.subnet), ("external_ip6", layout.subnet6)):
+        text = getattr(config, field)
+        if text is not None and inside is not None and ip_interface(text).ip in inside:
+            raise ConfigError(
+                f"{field} {text} is in the guests' own subnet {inside}",
+                fix="choose another subnet",
+                field=field,
+                value=text,
+            )
+
+
 def engine_uplink(site: Site) -> EngineUplink:
     """What the configuration names, as the host has it now. Raises InterfaceNotFound, AddressInUse, ConfigError."""
     config, links = site.config, site.surroundings
@@ -62,6 +89,13 @@ def engine_uplink(site: Site) -> EngineUplink:
             f"no TAP {ifname}", fix=f"ip tuntap add dev {ifname} mode tap", interface=ifname
         )
     mtu = min(links.mtu(ifname), MTU_MAX)
+    if not links.is_ethernet(ifname):
+        raise ConfigError(
+            f"uplink {ifname} is no Ethernet interface, and the engine has a MAC address of its own there",
+            fix=f"name another one, or a TAP: {TAP}NAME",
+            field="uplink",
+            value=config.uplink,
+        )
     external = IPv4Interface(_external(links, ifname, "external_ip", config.external_ip))
     external6 = None
     if config.external_ip6 is not None and mtu >= MTU_IPV6_MIN:
@@ -70,6 +104,7 @@ def engine_uplink(site: Site) -> EngineUplink:
     next_hop6 = None
     if external6 is not None:
         next_hop6 = config.next_hop6 or _next_hop(links, ifname, external6, is_tap=is_tap)
+    _check_next_hops(config, {external.ip} | ({external6.ip} if external6 else set()))
     next_hops = tuple(ip_address(hop) for hop in (next_hop, next_hop6) if hop)
     return EngineUplink(
         ifname,
@@ -94,7 +129,7 @@ def _external(links: Links, ifname: str, field: str, text: str) -> str:
             holder="host",
         )
     if "/" in text:
-        return text
+        return _usable(field, external)
     on_link = next((one for one in links.addresses(ifname, family) if external.ip in one.network), None)
     if on_link is None:
         raise ConfigError(
@@ -103,7 +138,30 @@ def _external(links: Links, ifname: str, field: str, text: str) -> str:
             field=field,
             value=str(external.ip),
         )
-    return f"{external.ip}/{on_link.network.prefixlen}"
+    return _usable(field, ip_interface(f"{external.ip}/{on_link.network.prefixlen}"))
+
+
+def _usable(field: str, external: IPv4Interface | IPv6Interface) -> str:
+    """It as text. Raises ConfigError if it is the network's own or its broadcast address."""
+    network = external.network
+    ends = (network.network_address, network.broadcast_address)
+    if external.version == 4 and network.num_addresses > 2 and external.ip in ends:
+        raise ConfigError(
+            f"{field} {external.ip} is no host's address in {network}", field=field, value=str(external.ip)
+        )
+    return str(external)
+
+
+def _check_next_hops(config: NetConfig, external: set[IPv4Address | IPv6Address]) -> None:
+    for field in ("next_hop", "next_hop6"):
+        hop = getattr(config, field)
+        if hop is not None and ip_address(hop) in external:
+            raise ConfigError(
+                f"{field} {hop} is the engine's own address",
+                fix="name the router of the uplink's network",
+                field=field,
+                value=hop,
+            )
 
 
 def _is_resolved(links: Links, ifname: str, hop: IPv4Address | IPv6Address) -> bool:

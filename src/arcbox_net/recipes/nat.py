@@ -13,7 +13,7 @@ from __future__ import annotations
 from arcbox_net.config import Egress
 from arcbox_net.errors import PermissionDenied, Unsupported
 from arcbox_net.host.linux import sysctl
-from arcbox_net.recipes.engine import engine_uplink
+from arcbox_net.recipes.engine import check_external, check_uplink
 from arcbox_net.recipes.gateway import apply_gateway, choose_gateway, remove_gateway
 from arcbox_net.recipes.site import Contents, Layout, Site
 
@@ -24,8 +24,9 @@ class NatRecipe:
     def choose(self, site: Site, previous: Layout | None) -> Layout:
         egress = choose_egress(site.config.egress, has_power=not site.is_private)
         if egress is Egress.ENGINE:
-            engine_uplink(site)  # or else the first guest would be told what is wrong with it
+            check_uplink(site)  # or else the first guest would be told what is wrong with it
         layout = choose_gateway(site, previous, egress=egress.value, routed=True)
+        check_external(site.config, layout)
         if site.config.external_ip6 is not None and layout.address6 is None:
             raise Unsupported(
                 "external_ip6 is for guests with IPv6, which this host has switched off",

@@ -18,7 +18,7 @@ from arcbox_net.host.linux import bridges, guest_links, routes
 from arcbox_net.host.linux.kernel import Kernel
 from arcbox_net.host.linux.ownership import OwnedLink, describe, fits, is_ours
 from arcbox_net.host.linux.routes import RouteClash
-from arcbox_net.host.linux.rtnl import LinkStats
+from arcbox_net.host.linux.rtnl import ARPHRD_ETHER, LinkStats
 from arcbox_net.host.plan import BridgePlan, PortPlan, RelayPlan, SwitchedPlan, TapPlan, TunPlan, VethPlan
 
 __all__ = ["LinkStats", "Links", "OwnedLink", "RouteClash"]
@@ -144,6 +144,10 @@ class Links:
         """Whether there is a TAP of that name."""
         link = self._kernel.rt.link(ifname)
         return link is not None and link.kind == "tun" and bool(link.mac)
+
+    def is_ethernet(self, ifname: str) -> bool:
+        """Whether frames there have MAC addresses. Raises InterfaceNotFound."""
+        return self._kernel.rt.need_link(ifname).arp_type == ARPHRD_ETHER
 
     def link_state(self, ifname: str) -> str:
         """up, down (also without carrier) or gone."""
