@@ -1,5 +1,6 @@
 """Forwards when a step of them fails: all of one is there, or nothing."""
 
+import contextlib
 import os
 import socket
 from ipaddress import IPv4Address, IPv6Address
@@ -15,10 +16,11 @@ from arcbox_net.errors import (
     KernelError,
     PermissionDenied,
 )
-from arcbox_net.recipes import host_ports
+from arcbox_net.recipes import host_ports, port_forward
 from arcbox_net.recipes.port_forward import CLIENTS_OWN, GATEWAYS, Forward, PortForwards
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import parse_forward
+from tests.support.netns import PATIENCE_S
 
 GUEST = IPv4Address("192.168.64.2")
 
@@ -173,6 +175,73 @@ def test_forward_that_the_kernel_refuses_does_not_keep_others_from_their_guest(f
     forwards.guests_changed({public: GUEST, local: GUEST})
     assert forwards.get(public).guest_ip == GUEST
     assert len(firewall.elements) == 1
+
+
+HERE, THERE = IPv4Address("127.0.0.2"), IPv4Address("127.0.0.3")
+
+
+@pytest.fixture
+def guests():
+    """A server for each protocol at HERE and THERE, all at one port: `[protocol, address]`, and the port."""
+    kinds = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+    guest_port = free_ports()
+    with contextlib.ExitStack() as open_ones:
+        servers = {}
+        for protocol, kind in kinds.items():
+            for address in (HERE, THERE):
+                server = open_ones.enter_context(socket.socket(socket.AF_INET, kind))
+                server.settimeout(PATIENCE_S)
+                server.bind((str(address), guest_port))
+                if protocol == "tcp":
+                    server.listen()
+                servers[protocol, address] = server
+        yield servers, guest_port
+
+
+def reach(server, protocol, host_port):
+    """Return once what a client says to the forwarded port has come to *server*."""
+    kind = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}[protocol]
+    with socket.socket(socket.AF_INET, kind) as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(("127.0.0.1", host_port))
+        client.sendall(b"?")
+        taker = server.accept()[0] if protocol == "tcp" else server
+        assert taker.recv(1) == b"?"
+        if taker is not server:
+            taker.close()
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_forward_keeps_its_host_port_while_its_guest_moves_and_is_away(
+    forwards, relay, guests, protocol, monkeypatch
+):
+    servers, guest_port = guests
+    port = free_ports(5) + 4
+    rule = parse_forward(f"{port}:{guest_port}/{protocol}")
+    forwards.add(rule, HERE)
+
+    def refuse(_rule):
+        raise AssertionError("the port is held already")
+
+    monkeypatch.setattr(port_forward, "hold", refuse)
+    reach(servers[protocol, HERE], protocol, port)
+    forwards.guests_changed({rule: THERE})
+    reach(servers[protocol, THERE], protocol, port)
+    forwards.guests_changed({rule: None})
+    assert relay.stats()["rules"] == 0
+    assert not is_free(port, servers[protocol, HERE].type)
+    forwards.guests_changed({rule: HERE})
+    reach(servers[protocol, HERE], protocol, port)
+
+
+def test_nobody_is_let_wait_at_a_tcp_forward_whose_guest_is_away(forwards, guests):
+    _, guest_port = guests
+    port = free_ports(6) + 5
+    rule = parse_forward(f"{port}:{guest_port}")
+    forwards.add(rule, HERE)
+    forwards.guests_changed({rule: None})
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S)
 
 
 @pytest.fixture

@@ -71,6 +71,13 @@ def listen(held: socket.socket) -> None:
         raise _refusal("tcp", host_ip, host_port, error) from None
 
 
+def stop_listening(sockets: Iterable[socket.socket]) -> None:
+    """Refuse who connects from now on. The ports stay bound, and `listen` may follow."""
+    for held in sockets:
+        if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            held.shutdown(socket.SHUT_RD)
+
+
 def close(sockets: Iterable[socket.socket]) -> None:
     for held in sockets:
         held.close()

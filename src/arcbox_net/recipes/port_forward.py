@@ -22,7 +22,7 @@ from arcbox_net.config import HostAccess
 from arcbox_net.errors import ArcboxNetError, ForwardExists, ForwardNotFound
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import Dnat, HostAccessRedirect
-from arcbox_net.recipes.host_ports import bind, close, hold, listen
+from arcbox_net.recipes.host_ports import bind, close, hold, listen, stop_listening
 from arcbox_net.relay.splice import SpliceRelay
 from arcbox_net.rules import ForwardRule
 
@@ -154,7 +154,11 @@ class PortForwards:
                 )
         forward = Forward(rule, self._outside(partial(hold, rule)), self._is_private, self._routed)
         forward.dials = lambda: self._dials(forward)
-        self._activate(forward, guest_ip)
+        try:
+            self._activate(forward, guest_ip)
+        except BaseException:
+            close(forward.sockets)
+            raise
         self._forwards[rule] = forward
         return forward
 
@@ -168,8 +172,8 @@ class PortForwards:
     def guests_changed(self, resolved: Mapping[ForwardRule, GuestIP | None]) -> None:
         """*resolved* is where each rule's guest is now: pending forwards become active, those of a lost guest pending.
 
-        A forward that cannot be served (its host port was taken by somebody else in between) stays pending, and is
-        tried again next time.
+        The host ports are held all along. A forward that cannot be served (somebody else came to listen at its port
+        while it was pending) stays pending, and is tried again next time.
         """
         for rule, forward in self._forwards.items():
             guest_ip = resolved.get(rule)
@@ -177,9 +181,10 @@ class PortForwards:
                 continue
             try:
                 self._deactivate(forward)
-                close(forward.sockets)
-                forward.sockets = []
-                forward.sockets = self._outside(partial(hold, rule))
+                if not forward.sockets:
+                    forward.sockets = self._outside(partial(hold, rule))
+                if guest_ip is None:
+                    stop_listening(forward.sockets)
                 self._activate(forward, guest_ip)
             except (ArcboxNetError, OSError) as error:
                 log.error("forward %s is not served: %s", rule, error)
@@ -223,6 +228,7 @@ class PortForwards:
                 self._firewall.add_dnats(dnats)
         except BaseException:
             self._end(forward)
+            stop_listening(forward.sockets)
             raise
 
     def _deactivate(self, forward: Forward) -> None:
@@ -232,7 +238,10 @@ class PortForwards:
         self._end(forward)
 
     def _end(self, forward: Forward) -> None:
-        self._relay.remove_many(forward.relay_ids)
+        """End the flows; the sockets are the forward's again."""
+        if forward.relay_ids:
+            fds = self._relay.release_many(forward.relay_ids)
+            forward.sockets = [socket.socket(fileno=fd) for fd in fds]
         forward.relay_ids = []
         forward.guest_ip = None
 

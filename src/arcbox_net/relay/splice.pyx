@@ -197,13 +197,23 @@ cdef class SpliceRelay:
 
     def remove_many(self, rule_ids):
         """`remove` for many at once."""
+        for fd in self.release_many(rule_ids):
+            os.close(fd)
+
+    def release_many(self, rule_ids):
+        """Remove rules and reset their flows; their listening sockets, in order, are the caller's again."""
+        cdef _Rule rule
         with self.lock:
             gone = {rule_id: self.rules[rule_id] for rule_id in rule_ids}
             if gone:
                 self._ask(REQUEST_REMOVE, list(gone.values()))
                 self._keep_counts(gone.values())
-            for rule_id in gone:
+            fds = []
+            for rule_id, rule in gone.items():
                 del self.rules[rule_id]
+                fds.append(rule.fd)
+                rule.fd = -1
+            return fds
 
     def stats(self, rule_id=None):
         """Counters of one rule, or of the whole relay since it was made, with `wakeups` and `rules`."""
