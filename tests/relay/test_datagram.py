@@ -10,7 +10,7 @@ import resource
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from tests.support.netns import WORLD_SUBNET, Host, Namespace, wait_until
 
 pytestmark = pytest.mark.e2e
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 UDP_SEGMENT = 103
 UDP_GRO = 104
 IP_MTU_DISCOVER, IPV6_MTU_DISCOVER = 10, 23
@@ -176,7 +176,7 @@ def test_n8_an_address_that_was_not_sent_to_is_not_heard(bed: EgressBed) -> None
             with udp(bed.world, bed.world_ip) as neighbour:  # another port of a known address is heard
                 neighbour.sendto(b"asked", source)
                 assert client.recvfrom(10) == (b"asked", neighbour.getsockname())
-    assert bed.stat("udp_drop_stranger") == dropped + 1
+    wait_until(lambda: bed.stat("udp_drop_stranger") == dropped + 1)
 
 
 def test_peers_past_the_limit_are_forgotten_in_the_order_they_came(bed: EgressBed) -> None:
@@ -422,7 +422,7 @@ def test_endpoints_end_after_silence_and_their_descriptors_are_given_back() -> N
             for _ in range(50):
                 stack.enter_context(udp(bed.guest)).sendto(b"x", server.getsockname())
                 server.recvfrom(10)
-            assert bed.stat("udp_endpoints") == 50
+            assert bed.stat("udp_opened") == 51
         wait_until(lambda: bed.stat("udp_endpoints") == 0)
         assert bed.stat("udp_expired") == 51
         assert open_descriptors() == before
@@ -506,36 +506,41 @@ def test_k5_without_descriptors_known_endpoints_go_on_and_new_ones_come_back() -
 def test_k5_endpoints_leave_descriptors_to_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
     with EgressBed() as bed, udp(bed.world, bed.world_ip) as server:
-        _spray(bed, server, 1024, 1054)
-        wait_until(lambda: bed.stat("udp_endpoints") == 30)
-        _spray(bed, server, 1054, 1055)
-        wait_until(lambda: bed.stat("udp_drop_limit") == 1)
+        _spray_until(bed, server, range(1024, 1054), lambda: bed.stat("udp_endpoints") == 30)
+        _spray_until(bed, server, range(1054, 1055), lambda: bed.stat("udp_drop_limit") > 0)
+        assert bed.stat("udp_endpoints") == 30
 
 
 def test_more_endpoints_than_one_turn_ends_end_together() -> None:
     with EgressBed(udp_idle_s=1) as bed, udp(bed.world, bed.world_ip) as server:
-        _spray(bed, server, 1024, 3024)
-        wait_until(lambda: bed.stat("udp_opened") > 300)  # more than end in one turn
+        _spray_until(bed, server, range(1024, 3024), lambda: bed.stat("udp_endpoints") > 300)  # more than end in a turn
         wait_until(lambda: bed.stat("udp_endpoints") == 0)
         assert bed.stat("udp_expired") == bed.stat("udp_opened")
 
 
-def _spray(bed: EgressBed, server: socket.socket, first: int, end: int) -> None:
-    """A datagram of the guest from each of these ports."""
+def _spray_until(
+    bed: EgressBed, server: socket.socket, ports: Iterable[int], enough: Callable[[], bool]
+) -> None:
+    """Datagrams of the guest from each of these ports, again until there were *enough*: a relay that is kept from its
+    core loses some.
+    """
     raw = bed.guest.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW))
-    with raw:
-        for port in range(first, end):
-            packet = _packet(GUEST4, bed.world_ip, port, server.getsockname()[1], b"x" * 64)
+    packets = [_packet(GUEST4, bed.world_ip, port, server.getsockname()[1], b"x" * 64) for port in ports]
+
+    def spray() -> bool:
+        for packet in packets:
             raw.sendto(packet, (bed.world_ip, 0))
+        return enough()
+
+    with raw:
+        wait_until(spray)
 
 
 def test_a_flood_of_new_endpoints_does_not_make_memory_grow() -> None:
     with EgressBed(udp_flows_max=256) as bed, udp(bed.world, bed.world_ip) as server:
-        _spray(bed, server, 1024, 9216)
+        _spray_until(bed, server, range(1024, 9216), lambda: bed.stat("udp_drop_limit") > 4000)
         before = _resident_pages()
-        for _ in range(5):
-            _spray(bed, server, 1024, 9216)
-        wait_until(lambda: bed.stat("udp_drop_limit") > 20000)
+        _spray_until(bed, server, range(1024, 9216), lambda: bed.stat("udp_drop_limit") > 20000)
         assert _resident_pages() - before < 1024
         assert bed.stat("udp_endpoints") == 256
 

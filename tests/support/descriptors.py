@@ -22,6 +22,7 @@ class no_descriptors:
         self._extra: list[int] = []
 
     def __enter__(self) -> None:
+        gc.collect()  # or garbage gives back what was used up
         self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         top = max(int(fd) for fd in os.listdir("/dev/fd"))
         resource.setrlimit(resource.RLIMIT_NOFILE, (top + 1 + self._spare, self._limit[1]))
