@@ -27,7 +27,8 @@ from arcbox_net.host.plan import (
 from tests.support.netns import Host, Namespace
 
 REFUSED_S = 0.4  # how long silence must last to be taken for a drop; every such test has a positive control
-ANSWER_S = 5.0
+ANSWER_S = 30.0
+REPEAT_S = 1.0  # a datagram may be lost, so that one is sent again
 ETH_P_ALL = 3
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 _marks = itertools.count(1)
@@ -200,14 +201,26 @@ def ask(
 
 
 def ask_on(sock: socket.socket, address: object, port: int, *, timeout: float = ANSWER_S) -> str | None:
-    sock.settimeout(timeout)
     try:
+        sock.settimeout(timeout)
         sock.connect((str(address), port))
-        if sock.type == socket.SOCK_DGRAM:
-            sock.send(b"?")
-        return sock.recv(100).decode() or None
+        if sock.type == socket.SOCK_STREAM:
+            return sock.recv(100).decode() or None
+        for left in seconds_left(timeout):
+            sock.settimeout(min(left, REPEAT_S))
+            with contextlib.suppress(TimeoutError):
+                sock.send(b"?")
+                return sock.recv(100).decode() or None
     except OSError:
-        return None
+        pass
+    return None
+
+
+def seconds_left(timeout: float) -> Iterator[float]:
+    """What is left of *timeout*, as long as something is."""
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        yield left
 
 
 def silent(ns: Namespace, address: object, port: int, protocol: str = "tcp") -> bool:
@@ -227,19 +240,22 @@ def silent(ns: Namespace, address: object, port: int, protocol: str = "tcp") -> 
 
 
 def ping(ns: Namespace, address: object, timeout: float = ANSWER_S) -> bool:
+    """Whether *address* answers an echo request, which is repeated."""
     sock = ns.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+    with sock, contextlib.suppress(OSError):
+        return any(_echoed(sock, str(address), min(left, REPEAT_S)) for left in seconds_left(timeout))
+    return False
+
+
+def _echoed(sock: socket.socket, address: str, timeout: float) -> bool:
     number = next(_marks)
-    with sock:
-        sock.settimeout(timeout)
-        sock.sendto(icmp_echo(number), (str(address), 0))
-        deadline = time.monotonic() + timeout
-        try:
-            while time.monotonic() < deadline:
-                packet, peer = sock.recvfrom(2048)
-                if packet[20:21] == b"\0" and packet[24:28] == struct.pack("!HH", 7, number):
-                    return peer[0] == str(address)
-        except OSError:
-            return False
+    sock.sendto(icmp_echo(number), (address, 0))
+    with contextlib.suppress(TimeoutError):
+        for left in seconds_left(timeout):
+            sock.settimeout(left)
+            packet, peer = sock.recvfrom(2048)
+            if packet[20:21] == b"\0" and packet[24:28] == struct.pack("!HH", 7, number):
+                return peer[0] == address
     return False
 
 

@@ -35,7 +35,7 @@ NAME = "lab"
 SUBNET = IPv4Network("192.168.64.0/24")
 SUBNET6 = IPv6Network("fd12:3456:789a::/64")
 GATEWAY, GATEWAY6 = SUBNET[1], SUBNET6[1]
-ANSWER_S = 5.0
+ANSWER_S = 30.0
 SILENCE_S = 0.3  # only beside a positive control
 SYN, RST, ACK = 0x02, 0x04, 0x10
 IPV6_TRANSPARENT = 75
@@ -161,6 +161,13 @@ class RelayLab:
     def redirect(self, *redirects: HostAccessRedirect) -> None:
         self.host.call(lambda: self.firewall.add_redirects(redirects))
 
+    def syn(self, sock: socket.socket, dst: str) -> Packet:
+        """The SYN of *sock*, which dials *dst*. Another's may be there too: who waits for a second repeats it."""
+        while (packet := self.read(6, dst=dst)) is not None:
+            if packet.ports[0] == sock.getsockname()[1]:
+                return packet
+        raise AssertionError(f"no SYN to {dst}")
+
     def read(self, protocol: int, *, dst: str, timeout: float = ANSWER_S) -> Packet | None:
         """The next packet of *protocol* to *dst* on any TUN; the kernel's own multicast is passed over."""
         deadline = time.monotonic() + timeout
@@ -171,6 +178,11 @@ class RelayLab:
                 if packet.protocol == protocol and packet.dst == dst:
                     return packet
         return None
+
+    def drain(self) -> None:
+        """Pass over what is in the TUNs."""
+        while ready := select.select(self.tuns, [], [], 0)[0]:
+            os.read(ready[0], 1 << 17)
 
     def write(self, shard: int, packet: bytes) -> None:
         os.write(self.tuns[shard], bytes(TUN_VNET_HDR_BYTES) + packet)

@@ -11,7 +11,7 @@ import pytest
 
 from arcbox_net.host.linux import conntrack, sysctl
 from arcbox_net.host.plan import Dnat
-from tests.host.firewall_lab import Guest, Lab, ask, ask_on, client, ping, server
+from tests.host.firewall_lab import ANSWER_S, Guest, Lab, ask, ask_on, client, ping, server
 from tests.support.netns import Host
 
 pytestmark = pytest.mark.e2e
@@ -152,7 +152,7 @@ def test_connection_older_than_the_network_does_not_lead_into_it(host: Host) -> 
             assert ask_on(sock, guest.ip, 80, timeout=0.4) is None
 
 
-# -- idle times: what is left of one, read at once
+# -- idle times: what is left of one, read within a minute
 
 
 def timeouts(host: Host) -> dict[tuple[str, str], int]:
@@ -177,22 +177,22 @@ def test_n5_n18_idle_times_are_at_the_floors(host: Host, network: Lab, alice: Gu
         with client(alice.ns, "udp") as unanswered:
             unanswered.sendto(b"?", ("203.0.113.200", 9))
         left = timeouts(host)
-        assert 7430 <= left["tcp=7001", "ESTABLISHED"] <= 7440
-        assert 290 <= left["udp=7000", ""] <= 300
-        assert 290 <= left["udp=9", "UNREPLIED"] <= 300
+        assert 7380 <= left["tcp=7001", "ESTABLISHED"] <= 7440
+        assert 240 <= left["udp=7000", ""] <= 300
+        assert 240 <= left["udp=9", "UNREPLIED"] <= 300
         assert left["udp=53", ""] <= 120  # a question and its answer; 4787-5a allows less for this port
         sock.close()
         listener.close()
         left = timeouts(host)
         (closing,) = [seconds for (flow, state), seconds in left.items() if flow == "tcp=7001"]
-        assert 230 <= closing <= 240
+        assert 180 < closing <= 240
 
 
 def test_inbound_connections_have_the_same_idle_times(host: Host, network: Lab, alice: Guest) -> None:
     network.forward(Dnat("udp", None, 5000, alice.ip, 80))
     with server(alice.ns, 80, "udp"):
         assert ask(host.world, host.host_ip, 5000, "udp")
-    assert 290 <= timeouts(host)["udp=5000", ""] <= 300
+    assert 240 <= timeouts(host)["udp=5000", ""] <= 300
 
 
 def test_n23_icmp_lives_for_a_minute_while_a_network_forwards(
@@ -200,7 +200,7 @@ def test_n23_icmp_lives_for_a_minute_while_a_network_forwards(
 ) -> None:
     host.call(lambda: sysctl.enable_forwarding("lab", [network.bridge], tmp_path))
     assert ping(alice.ns, host.world_ip)
-    assert 50 <= timeouts(host)["icmp", ""] <= 60
+    assert 30 < timeouts(host)["icmp", ""] <= 60
     host.call(lambda: sysctl.restore_forwarding("lab", tmp_path))
     assert host.sysctl("net.netfilter.nf_conntrack_icmp_timeout") == "30"
 
@@ -208,7 +208,7 @@ def test_n23_icmp_lives_for_a_minute_while_a_network_forwards(
 def test_icmp_error_of_a_translated_connection_reaches_the_guest(host: Host, alice: Guest) -> None:
     assert ping(alice.ns, host.world_ip)
     with client(alice.ns, "udp") as sock:
-        sock.settimeout(5)
+        sock.settimeout(ANSWER_S)
         sock.connect((host.world_ip, 7999))
         sock.send(b"?")
         with pytest.raises(ConnectionRefusedError):

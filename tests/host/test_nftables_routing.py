@@ -13,6 +13,7 @@ import pytest
 from arcbox_net.host.linux.nftables import Firewall
 from arcbox_net.host.plan import Dnat, HostAccessRedirect
 from tests.host.firewall_lab import (
+    ANSWER_S,
     Guest,
     Lab,
     apply_anew,
@@ -24,7 +25,7 @@ from tests.host.firewall_lab import (
     server,
     silent,
 )
-from tests.support.netns import Host, wait_until
+from tests.support.netns import Host
 
 pytestmark = pytest.mark.e2e
 
@@ -133,7 +134,7 @@ def test_h1_guest_does_not_reach_the_host_s_loopback(
     received: list[bytes] = []
     host.sysctl(f"net.ipv4.conf.{network.bridge}.route_localnet", 1)
     with host.call(lambda: _bound_udp(9000)) as listener:
-        listener.settimeout(5)
+        listener.settimeout(ANSWER_S)
         send_raw(alice, network, address, 9000, b"no")
         with client(host, "udp") as control:
             control.sendto(b"control", ("127.0.0.1", 9000))
@@ -321,7 +322,7 @@ def test_change_after_a_foreign_flush_brings_everything_back(host: Host) -> None
         assert host.call(network.firewall.intact)
         with server(guest.ns, 80):
             assert ask(host.world, host.host_ip, 8080)
-            wait_until(lambda: ping(guest.ns, host.world_ip, timeout=0.5))
+            assert ping(guest.ns, host.world_ip)
 
 
 def _bound_udp(port: int) -> socket.socket:

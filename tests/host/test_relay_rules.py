@@ -34,6 +34,7 @@ from tests.host.relay_lab import (
     udp_socket,
 )
 from tests.support import netns
+from tests.support.echo import wait_for_echo
 from tests.support.netns import Host, wait_until
 
 pytestmark = [pytest.mark.e2e, netns.requires_root]
@@ -47,6 +48,12 @@ def network() -> Iterator[RelayLab]:
         created = RelayLab(host)
         yield created
         created.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits(network: RelayLab) -> None:
+    """What an earlier test's sockets repeated is not this one's."""
+    network.drain()
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +78,8 @@ def test_t5_a_syn_waits_in_the_tun_and_the_guest_hears_nothing(
     network: RelayLab, guest: RelayGuest, version: int
 ) -> None:
     with dialling(guest, WORLD[version], 80) as sock:
-        syn = network.read(6, dst=WORLD[version])
-        assert syn is not None and syn.src == guest.address(version) and syn.ports[1] == 80
+        syn = network.syn(sock, WORLD[version])
+        assert syn.src == guest.address(version) and syn.ports[1] == 80
         assert select.select([], [sock], [], SILENCE_S)[1] == []
         _, connection = network.let_in(syn)
         with connection:
@@ -86,8 +93,7 @@ def test_a_syn_that_comes_back_is_a_connection_of_that_shards_listener(
     shards = set()
     for _ in range(64):
         with dialling(guest, WORLD[version], 443) as sock:
-            syn = network.read(6, dst=WORLD[version])
-            assert syn is not None
+            syn = network.syn(sock, WORLD[version])
             shard, connection = network.let_in(syn)
             with connection:
                 assert shard == syn.shard
@@ -104,8 +110,7 @@ def test_an_established_connection_carries_data_and_both_ends(
     network: RelayLab, guest: RelayGuest, version: int
 ) -> None:
     with dialling(guest, WORLD[version], 80) as sock:
-        syn = network.read(6, dst=WORLD[version])
-        assert syn is not None
+        syn = network.syn(sock, WORLD[version])
         _, connection = network.let_in(syn)
         connected(sock)
         with connection:
@@ -123,8 +128,7 @@ def test_an_established_connection_carries_data_and_both_ends(
 @both
 def test_t2_a_reset_reaches_the_guest(network: RelayLab, guest: RelayGuest, version: int) -> None:
     with dialling(guest, WORLD[version], 80) as sock:
-        syn = network.read(6, dst=WORLD[version])
-        assert syn is not None
+        syn = network.syn(sock, WORLD[version])
         _, connection = network.let_in(syn)
         connected(sock)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -144,8 +148,7 @@ def test_n16_a_source_port_that_is_used_again_within_a_minute_gets_through(
             sock.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 sock.connect((WORLD[version], 80))
-            syn = network.read(6, dst=WORLD[version])
-            assert syn is not None and syn.ports[0] == 7777
+            syn = network.syn(sock, WORLD[version])
             _, connection = network.let_in(syn)
             connected(sock)
             connection.close()  # first, so that TIME_WAIT is on our side
@@ -157,8 +160,7 @@ def test_t3_a_reset_written_to_the_tun_refuses_a_dial(
     network: RelayLab, guest: RelayGuest, version: int
 ) -> None:
     with dialling(guest, WORLD[version], 81) as sock:
-        syn = network.read(6, dst=WORLD[version])
-        assert syn is not None
+        syn = network.syn(sock, WORLD[version])
         ack = struct.unpack_from("!L", syn.transport, 4)[0] + 1
         refusal = tcp_packet(syn.dst, 81, syn.src, syn.ports[0], RST | ACK, ack)
         network.write(syn.shard, refusal)
@@ -191,8 +193,7 @@ def test_a_segment_whose_connection_was_missed_reaches_it_by_way_of_the_relay(
 ) -> None:
     """A rule stands for the moment in which the kernel does not find a connection that is there."""
     with dialling(guest, WORLD[version], 80) as sock:
-        syn = network.read(6, dst=WORLD[version])
-        assert syn is not None
+        syn = network.syn(sock, WORLD[version])
         _, connection = network.let_in(syn)
         connected(sock)
         chain = f"inet {table_name(lab.NAME)} {'from_guests' if version == 4 else 'from_guests6'}"
@@ -392,7 +393,7 @@ def test_the_gateway_answers_pings_and_its_other_ports_are_silent(
     network: RelayLab, guest: RelayGuest, version: int
 ) -> None:
     gateway = str(GATEWAY if version == 4 else GATEWAY6)
-    assert guest.ns.run(f"ping -c1 -W5 {gateway}").returncode == 0
+    wait_for_echo(guest.ns, gateway)
     secret = network.host.call(lambda: socket.create_server((gateway, 0), family=family(version)))
     with secret:
         before = network.drops("not a service of the gateway")
@@ -440,8 +441,7 @@ def test_host_access_is_redirected_to_the_relays_listener_and_only_there(
                 assert wait_until(lambda: network.drops("not a service of the gateway") > before)
             # Relayed connections go on untracked beside it.
             with dialling(guest, WORLD[version], 80) as sock:
-                syn = network.read(6, dst=WORLD[version])
-                assert syn is not None
+                syn = network.syn(sock, WORLD[version])
                 _, connection = network.let_in(syn)
                 with connection:
                     connected(sock).sendall(b"x")

@@ -513,7 +513,8 @@ def test_k5_endpoints_leave_descriptors_to_connections(monkeypatch: pytest.Monke
 
 def test_more_endpoints_than_one_turn_ends_end_together() -> None:
     with EgressBed(udp_idle_s=1) as bed, udp(bed.world, bed.world_ip) as server:
-        _spray_until(bed, server, range(1024, 3024), lambda: bed.stat("udp_endpoints") > 300)  # more than end in a turn
+        # More than end in one turn.
+        _spray_until(bed, server, range(1024, 3024), lambda: bed.stat("udp_endpoints") > 300)
         wait_until(lambda: bed.stat("udp_endpoints") == 0)
         assert bed.stat("udp_expired") == bed.stat("udp_opened")
 

@@ -73,7 +73,7 @@ def follow(host: Host, steps: list[tuple[Callable[[], object], bool]], *, before
             assert egress.available is before
             for step, after in steps:
                 step()
-                assert await asyncio.wait_for(told.get(), 10.0) is after
+                assert await asyncio.wait_for(told.get(), netns.PATIENCE_S) is after
                 assert egress.available is after
             assert told.empty()
         finally:

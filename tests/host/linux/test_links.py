@@ -18,6 +18,7 @@ from arcbox_net.host.plan import alias, bridge_ifname
 from tests.host.linux.plans import GATEWAY, bridge_plan, tap_plan, veth_plan
 from tests.support import netns
 from tests.support.descriptors import open_descriptors
+from tests.support.echo import wait_for_echo
 from tests.support.netns import Host
 
 pytestmark = [pytest.mark.e2e, netns.requires_root]
@@ -184,7 +185,7 @@ def test_a_veth_guest_is_configured_and_reaches_the_gateway(host: Host, links: L
     flags = outside["linkinfo"]["info_slave_data"]
     assert (flags["isolated"], flags["learning"], flags["flood"]) == (True, False, False)
     assert host.sysctl(f"net.ipv6.conf.{plan.ifname}.disable_ipv6") == "1"
-    guest.run("ping -c1 -W2 192.168.64.1")
+    wait_for_echo(guest, "192.168.64.1")
     assert links.link_stats()[plan.ifname].rx_packets > 0
     links.remove(plan.ifname)
     assert "eth0" not in guest.links()

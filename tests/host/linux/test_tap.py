@@ -99,12 +99,12 @@ def received(host: Host, plan: TapPlan, fd: int) -> bytes:
 
     host.call(send)
     wanted = bytes.fromhex(plan.mac.replace(":", ""))
-    while select.select([fd], [], [], 5)[0]:
+    while select.select([fd], [], [], netns.PATIENCE_S)[0]:
         frame = os.read(fd, 65536)
         start = tap.VNET_HDR_BYTES if plan.vnet_hdr else 0
         if frame[start : start + 6] == wanted:
             return frame
-    raise AssertionError("no frame within 5 s")
+    raise AssertionError("no frame came")
 
 
 def udp_checksum_is_right(frame: bytes) -> bool:
