@@ -22,7 +22,7 @@ import pytest
 from arcbox_net.network.state import State
 from arcbox_net.services.dhcp.client import ClientSocket, ClientState, DhcpClient, lease_in_this_namespace
 from arcbox_net.services.dhcp.clock import system_clock
-from tests.support.netns import Host, Namespace, wait_until
+from tests.support.netns import PATIENCE_S, Host, Namespace, wait_until
 
 pytestmark = pytest.mark.e2e
 SERVER = Path(__file__).with_name("serve.py")
@@ -75,7 +75,7 @@ class Network:
                 os.kill(int(pid), number)
             if not children:
                 self.process.send_signal(number)
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     def stats(self) -> dict[str, int]:
@@ -100,7 +100,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
         found.stop(signal.SIGKILL)
 
 
-def lease(guest: Namespace, timeout_s: float = 10.0, **more: Any) -> Any:
+def lease(guest: Namespace, timeout_s: float = PATIENCE_S, **more: Any) -> Any:
     return guest.call(lambda: lease_in_this_namespace("eth0", timeout_s, **more))
 
 
@@ -138,10 +138,10 @@ def test_busybox_udhcpc_gets_renews_and_releases_a_lease(network: Network, tmp_p
     client.send_signal(signal.SIGUSR1)
     wait_until(lambda: "renew 10.77.0.2" in log.read_text())
     client.send_signal(signal.SIGTERM)
-    client.wait(10)
+    client.wait(PATIENCE_S)
     wait_until(lambda: any(not event.get("active", True) for event in network.events))
     stats = network.stats()
-    assert stats["rx_release"] == 1 and stats["tx_ack"] == 2 and network.leases() == {}
+    assert stats["rx_release"] == 1 and stats["tx_ack"] >= 2 and network.leases() == {}
 
 
 @needs("dhclient")
@@ -164,7 +164,9 @@ def test_d10_the_broadcast_flag_is_honoured_on_the_wire(network: Network) -> Non
     def ask() -> IPv4Address | None:
         with ClientSocket("eth0") as sock:
             client = DhcpClient(sock.mac, random.Random(1), broadcast=True)
-            sock.exchange(client, client.discover(), lambda: client.lease is not None, time.monotonic() + 10)
+            sock.exchange(
+                client, client.discover(), lambda: client.lease is not None, time.monotonic() + PATIENCE_S
+            )
             return client.lease.ip if client.lease else None
 
     assert str(guest.call(ask)) == "10.77.0.2"
@@ -185,7 +187,7 @@ def test_renewal_by_unicast_is_answered_and_draws_no_icmp(network: Network) -> N
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.bind(("10.77.0.2", 68))
             sock.connect(("10.77.0.1", 67))  # so that a port-unreachable would be an error of recv
-            sock.settimeout(10)
+            sock.settimeout(PATIENCE_S)
             sock.send(payload)
             answer = sock.recv(2000)
             message = parse(answer, kinds=frozenset((ACK,)), op=BOOTREPLY)
@@ -217,7 +219,9 @@ def test_d6_an_address_that_somebody_squats_is_not_given_to_another(network: Net
     def release() -> None:
         with ClientSocket("eth0") as sock:
             client = DhcpClient(sock.mac, random.Random(1), hostname="squatter")
-            sock.exchange(client, client.discover(), lambda: client.lease is not None, time.monotonic() + 10)
+            sock.exchange(
+                client, client.discover(), lambda: client.lease is not None, time.monotonic() + PATIENCE_S
+            )
             sock.send(client.release())
 
     squatter.call(release)
@@ -263,21 +267,21 @@ def test_d13_a_disk_that_fails_every_sync_serves_renewals_only(network: Network)
     inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync")
     network.start(under=(*inject, "-e", "inject=fdatasync,fsync:error=EIO:when=40+"))
     guest = network.guest("a")
-    told: list[tuple[int, bool]] = []
+    acknowledged: list[int] = []
 
     def clients() -> None:
         with ClientSocket("eth0") as sock:
             for number in range(60):
                 client = DhcpClient(sock.mac, random.Random(number), client_id=b"\0" + bytes((number,)))
-                deadline = time.monotonic() + (5 if all(done for _, done in told) else 0.2)
-                done = sock.exchange(
+                deadline = time.monotonic() + (5 if acknowledged else PATIENCE_S)
+                if not sock.exchange(
                     client, client.discover(), lambda c=client: c.lease is not None, deadline
-                )
-                told.append((number, done))
+                ):
+                    return
+                acknowledged.append(number)
 
     guest.call(clients)
-    assert told[0][1] and not told[-1][1]
-    acknowledged = [number for number, done in told if done]
+    assert 0 < len(acknowledged) < 60
     network.stop(signal.SIGKILL)
     state = State.open(network.path)
     stored = {lease.client_id for lease in state.leases() if lease.is_bound(system_clock())}
@@ -306,7 +310,10 @@ def test_d11_kill_9_loses_no_lease_that_was_acknowledged(network: Network) -> No
                         network.stop(signal.SIGKILL)
                         break
                     done = sock.exchange(
-                        client, client.discover(), lambda c=client: c.lease is not None, time.monotonic() + 10
+                        client,
+                        client.discover(),
+                        lambda c=client: c.lease is not None,
+                        time.monotonic() + PATIENCE_S,
                     )
                     assert done and client.lease is not None
                     found[client.lease.ip] = n
@@ -344,7 +351,10 @@ def test_d13_a_full_disk_serves_renewals_and_space_brings_new_clients_back(
                 client = DhcpClient(sock.mac, random.Random(1), hostname=hostname)
                 client.lease = first
                 sock.exchange(
-                    client, client.renew(), lambda: client.state is ClientState.BOUND, time.monotonic() + 5
+                    client,
+                    client.renew(),
+                    lambda: client.state is ClientState.BOUND,
+                    time.monotonic() + PATIENCE_S,
                 )
                 return client.state, client.lease.lease_s if client.lease else 0
 

@@ -37,7 +37,7 @@ def pair() -> object:
     ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     ours.bind(("127.0.0.1", 0))
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    client.settimeout(5)
+    client.settimeout(30)
     client.connect(ours.getsockname())
     yield client, ours
     client.close()
@@ -53,7 +53,7 @@ def test_a_guest_is_served_over_ipv6_and_known_by_its_address() -> None:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client,
     ):
         ours.bind(("::1", 0))
-        client.settimeout(5)
+        client.settimeout(30)
         client.connect(ours.getsockname())
         client.send(question("www.example.com"))
         assert path.serve(ours.fileno(), 2.0) == []

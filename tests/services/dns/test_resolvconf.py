@@ -12,7 +12,7 @@ import pytest
 from arcbox_net.services.dns import resolvconf
 from arcbox_net.services.dns.resolvconf import NAMESERVERS_MAX, ResolvConf, directories, parse, read
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from arcbox_net.services.ra.server import RaSettings
 from arcbox_net.services.ra.shell import RaService
 from tests.host.linux.plans import bridge_plan
 from tests.support import netns
-from tests.support.netns import Host, Namespace, wait_until
+from tests.support.echo import wait_for_echo
+from tests.support.netns import PATIENCE_S, Host, Namespace, wait_until
 
 pytestmark = [pytest.mark.e2e, netns.requires_root]
 
@@ -92,7 +93,7 @@ def link() -> Iterator[Link]:
 async def until(condition: Callable[[], T], message: str) -> T:
     """`wait_until` while the loop runs."""
     return await asyncio.get_running_loop().run_in_executor(
-        None, lambda: wait_until(condition, timeout=15.0, message=message)
+        None, lambda: wait_until(condition, message=message)
     )
 
 
@@ -109,7 +110,7 @@ def routers(guest: Namespace) -> list[str]:
 def listen(guest: Namespace) -> socket.socket:
     """What the guest's kernel hears of ICMPv6, too."""
     heard = guest.call(lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))
-    heard.settimeout(10.0)
+    heard.settimeout(PATIENCE_S)
     return heard
 
 
@@ -127,8 +128,8 @@ async def test_s1_a_kernel_configures_itself_and_gets_a_default_route(link: Link
         expected = str(eui64_address(SUBNET, parse_mac(MAC)))
         await until(lambda: expected in addresses(link.guest), "an address")
         await until(lambda: routers(link.guest) == ["fe80::1"], "a default route")
-        assert link.guest.sysctl("net.ipv6.conf.eth0.mtu") == "1400"
-        link.guest.run(f"ping -6 -c 1 -W 5 {GATEWAY}")
+        await until(lambda: link.guest.sysctl("net.ipv6.conf.eth0.mtu") == "1400", "an MTU")
+        wait_for_echo(link.guest, str(GATEWAY))
         assert service.stats()["solicitations"] >= 1
     await until(lambda: routers(link.guest) == [], "the route goes with the router")
     assert expected in addresses(link.guest)
