@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.datapath import transfer
+from tests.support.echo import is_echoed, wait_for_echo
 from tests.support.engine_egress import EXTERNAL, FAR, GUEST, NEXT_HOP, EngineEgress, engine_egress
 from tests.support.line import DEADLINE_S
-from tests.support.netns import Namespace, requires_root
+from tests.support.netns import Namespace, requires_root, wait_until
 
 pytestmark = [pytest.mark.e2e, requires_root]
 
@@ -60,7 +61,7 @@ def test_a_forward_leads_in(egress: EngineEgress) -> None:
 
 def test_ping_and_what_needs_fragments_pass(egress: EngineEgress) -> None:
     for size in (56, 4000):
-        egress.guest.run(f"ping -c 2 -i 0.2 -W 5 -s {size} {FAR}")
+        wait_for_echo(egress.guest, FAR, "-s", str(size))
 
 
 def test_a_closed_port_answers_with_icmp(egress: EngineEgress) -> None:
@@ -73,9 +74,13 @@ def test_a_closed_port_answers_with_icmp(egress: EngineEgress) -> None:
 
 
 def test_the_external_address_is_the_routers_on_the_link(egress: EngineEgress) -> None:
-    egress.outside.run(f"ping -c 1 -W 1 {EXTERNAL}", check=False)  # asks, and is not answered by a guest
-    (neighbour,) = [one for one in egress.outside.json("ip -j neigh") if one["dst"] == EXTERNAL]
-    assert neighbour["lladdr"] == "02:00:00:00:01:00"
+
+    def answered() -> str | None:
+        assert not is_echoed(egress.outside, EXTERNAL)  # asks, and is not answered by a guest
+        (neighbour,) = [one for one in egress.outside.json("ip -j neigh") if one["dst"] == EXTERNAL]
+        return neighbour.get("lladdr")
+
+    assert wait_until(answered) == "02:00:00:00:01:00"
 
 
 @pytest.mark.parametrize("filtering", list(REACHED))

@@ -45,7 +45,8 @@ def test_frames_are_counted_where_they_come_in_and_go_out() -> None:
     with patched() as wire:
         wire.left.put(numbered(3, 100))
         collect(wire.right, 3)
-        counted = wire.worker.counters()
+        with wire.worker.paused():  # the turn has ended
+            counted = wire.worker.counters()
         left, right = counted[wire.left_number], counted[wire.right_number]
         assert (left.rx_frames, left.rx_bytes, left.tx_frames, left.drops) == (3, 300, 0, {})
         assert (right.tx_frames, right.tx_bytes, right.rx_frames, right.drops) == (3, 300, 0, {})

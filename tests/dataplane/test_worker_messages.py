@@ -13,7 +13,7 @@ from arcbox_net.dataplane._testing_port import DIE, DOWN, REPORT, UP, TestingPor
 from arcbox_net.dataplane.worker import ANSWER, DEAD, EVENTS_MAX, PAYLOAD_MAX, POSTS, Worker
 from arcbox_net.dataplane.worker_views import WorkerEvent
 from arcbox_net.errors import ConfigError, LimitReached
-from tests.support.patched import collect, eventually, numbered, patched
+from tests.support.patched import PATIENCE_S, collect, eventually, numbered, patched
 
 SENDERS = 4
 SENDS = 200
@@ -24,7 +24,7 @@ def report(kind: int, value: int) -> bytes:
 
 
 def wait_for_event(worker: Worker) -> list[WorkerEvent]:
-    assert select.select([worker.event_fd], [], [], 10)[0], "no event came"
+    assert select.select([worker.event_fd], [], [], PATIENCE_S)[0], "no event came"
     return worker.events()
 
 

@@ -24,6 +24,8 @@ def test_another_process_reads_the_counters_of_a_running_worker() -> None:
     with patched() as wire:
         wire.left.put(numbered(7))
         collect(wire.right, 7)
+        with wire.worker.paused():  # the turn has ended
+            pass
         fd = wire.worker.counters_fd
         done = subprocess.run(
             [sys.executable, "-c", READER, str(fd)], pass_fds=[fd], capture_output=True, text=True, check=True

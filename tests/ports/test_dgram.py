@@ -11,7 +11,7 @@ from arcbox_net.dataplane.port import PortDrop
 from arcbox_net.errors import ConfigError
 from arcbox_net.ports.dgram import DgramPort
 from arcbox_net.ports.socket_port import PEER_ERROR
-from tests.support.netns import wait_until
+from tests.support.netns import PATIENCE_S, wait_until
 from tests.support.sockets import Wire, frame
 
 FRAME_BYTES_MAX = 65_550
@@ -26,7 +26,7 @@ def wire() -> Iterator[Wire]:
 
 def connect(wire: Wire) -> socket.socket:
     peer = wire.connect(socket.SOCK_DGRAM)
-    peer.settimeout(10)
+    peer.settimeout(PATIENCE_S)
     return peer
 
 
@@ -51,7 +51,7 @@ def test_datagrams_that_are_no_frames_are_dropped_and_the_next_arrives() -> None
         for size in (0, 4, 13, 1515, LARGE, 1514):
             peer.send(frame(size))
         assert wire.arrived(1) == [frame(1514)]
-        assert wire.counters().drops == {PortDrop.PORT_DROP_SHORT: 3, PortDrop.PORT_DROP_LONG: 2}
+        wait_until(lambda: wire.counters().drops == {PortDrop.PORT_DROP_SHORT: 3, PortDrop.PORT_DROP_LONG: 2})
 
 
 @pytest.mark.parametrize("size", [60, LARGE])
@@ -75,7 +75,7 @@ def test_frame_that_the_kernel_does_not_send_for_its_size_is_dropped_and_the_nex
         wire.hand_over(ours)
         wire.far.put([frame(FRAME_BYTES_MAX), frame(60, 1)])  # UDP carries 65,507 bytes
         assert receive(theirs, 1) == [frame(60, 1)]
-        assert wire.counters().drops == {PortDrop.PORT_DROP_KERNEL: 1}
+        wait_until(lambda: wire.counters().drops == {PortDrop.PORT_DROP_KERNEL: 1})
 
 
 def test_peer_that_is_gone_is_reported_and_the_next_finds_the_port_q8_k15(wire: Wire) -> None:
@@ -101,6 +101,6 @@ def udp_pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
     for one in (ours, theirs):
         one.bind(("127.0.0.1", 0))
-        one.settimeout(10)
+        one.settimeout(PATIENCE_S)
     ours.connect(theirs.getsockname())
     return ours, theirs

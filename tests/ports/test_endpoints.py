@@ -17,6 +17,7 @@ from arcbox_net.errors import ConfigError
 from arcbox_net.ports.endpoint import SocketEndpoint
 from arcbox_net.ports.endpoints import DgramEndpoint, StreamEndpoint
 from arcbox_net.ports.unix_sockets import is_served
+from tests.support.netns import PATIENCE_S
 from tests.support.sockets import StreamPeer, Wire, frame
 
 
@@ -74,7 +75,7 @@ class Place:
         path = self.folder / name
         path.unlink(missing_ok=True)
         made.bind(str(path))
-        made.settimeout(10)
+        made.settimeout(PATIENCE_S)
         return made
 
     async def passes(self, send: Callable[[bytes], object], receive: Callable[[], bytes]) -> None:
@@ -102,7 +103,7 @@ class Place:
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.005)
 

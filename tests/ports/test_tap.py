@@ -18,7 +18,7 @@ from arcbox_net.ports.socket_port import PEER_CONNECT
 from arcbox_net.ports.stream import StreamPort
 from arcbox_net.ports.tap import TapPort
 from tests.support.datapath import QueueLine, checksum_errors, open_tap, transfer, two_hosts
-from tests.support.line import wait_for
+from tests.support.line import DEADLINE_S, wait_for
 from tests.support.netns import Namespace, requires_root
 
 pytestmark = [pytest.mark.e2e, requires_root]
@@ -113,7 +113,7 @@ def test_datagrams_of_a_burst_are_joined_and_the_kernel_gets_each_of_them(
         client.call(lambda: socket.socket(family, socket.SOCK_DGRAM)) as sender,
     ):
         receiver.bind((other, 5000))
-        receiver.settimeout(10.0)
+        receiver.settimeout(DEADLINE_S)
         sender.connect((other, 5000))
         sender.send(b"first")  # and the neighbour is known
         assert receiver.recv(2048) == b"first"

@@ -14,6 +14,7 @@ from arcbox_net.errors import PermissionDenied
 from arcbox_net.recipes import relay
 from arcbox_net.recipes.relay import RelayEgress
 from arcbox_net.recipes.site import Layout
+from tests.support.descriptors import open_descriptors
 
 ADDRESS6 = IPv6Interface("fd00:1:2:3::1/64")
 
@@ -113,10 +114,10 @@ def test_network_without_ipv6_has_no_ipv6_listener() -> None:
 
 
 def test_door_that_cannot_be_opened_leaves_no_descriptor_open() -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with pytest.raises(PermissionDenied):
         egress(FakeLinks(refused=1)).open()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_relay_is_told_of_the_host_before_it_starts_and_of_each_change_once() -> None:

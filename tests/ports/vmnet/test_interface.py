@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import pytest
 from arcbox_net import errors
 from arcbox_net.ports.vmnet.options import VmnetForward, VmnetMode, VmnetOptions, VmnetReservation
 from arcbox_net.ports.vmnet.status import VmnetStatus, raise_for
+from tests.support.descriptors import open_descriptors
 from tests.support.line import wait_for
 from tests.support.vmnet import ROOT, Standin
 
@@ -87,13 +87,13 @@ def test_without_offloads_packets_are_bare(standin: Standin) -> None:
 
 @pytest.mark.parametrize("status", REFUSALS, ids=lambda s: s.name)
 def test_a_refused_start_says_why_and_leaves_nothing(standin: Standin, status: VmnetStatus) -> None:
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = open_descriptors()
     standin.fail("vmnet_start_interface", status)
     with pytest.raises(errors.ArcboxNetError) as caught:
         start()
     assert caught.value.fix
     assert caught.value.facts["status"] == status.name
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert open_descriptors() == fds
 
 
 def test_privileges_are_named_where_they_are_missing(standin: Standin) -> None:
@@ -137,12 +137,12 @@ def test_a_start_that_is_completed_after_it_was_given_up_is_stopped(standin: Sta
 
 def test_a_stop_that_is_not_answered_after_a_refused_callback_is_told(standin: Standin) -> None:
     """A callback may come yet, so what it writes to stays open."""
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = open_descriptors()
     standin.fail("vmnet_interface_set_event_callback", VmnetStatus.FAILURE)
     standin.hold("vmnet_stop_interface")
     with pytest.raises(errors.ServiceError, match="did not answer"):
         start()
-    assert len(os.listdir("/proc/self/fd")) == fds + 1
+    assert open_descriptors() == fds + 1
 
 
 def test_an_interface_is_not_stopped_under_a_call_of_another_thread(standin: Standin) -> None:
