@@ -276,6 +276,24 @@ def test_our_own_changes_and_those_of_other_tables_are_not(
     assert watched.seen == 1
 
 
+def test_a_flush_while_a_change_of_ours_is_looked_at_is_noticed(
+    host: Host, network: Lab, alice: Guest, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_own_change = network.firewall.is_own_change
+    looked: list[int] = []
+
+    def look(number: int) -> bool:
+        if not looked:
+            host.run("nft flush ruleset")
+            wait_until(lambda: watched._monitor._suspects)
+        looked.append(number)
+        return is_own_change(number)
+
+    monkeypatch.setattr(network.firewall, "is_own_change", look)
+    network.forward(Dnat("tcp", None, 8080, alice.ip, 80))
+    watched.wait(1)
+
+
 def test_flush_is_repaired_at_once_and_the_repair_is_not_taken_for_a_change(host: Host, network: Lab) -> None:
     guest = network.guest()
     watched = Watched(host, network.firewall, repair=True)

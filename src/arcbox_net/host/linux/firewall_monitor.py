@@ -92,7 +92,7 @@ class FirewallMonitor:
             except OSError:  # ENOBUFS: the kernel dropped messages
                 self._missed = True
         if (self._suspects or self._missed) and self._check is None:
-            self._check = asyncio.get_running_loop().create_task(self._check_soon())
+            self._check = asyncio.get_running_loop().create_task(self._check_suspects())
 
     def _read(self, packet: bytes) -> None:
         for message in parse(packet):
@@ -104,14 +104,17 @@ class FirewallMonitor:
             elif not self._touched:
                 self._touched = generation.table_of(message.payload) == self._table
 
-    async def _check_soon(self) -> None:
-        await asyncio.sleep(self._debounce_s)
-        suspects, self._suspects = self._suspects, []
-        missed, self._missed = self._missed, False
-        changed = await self._run(self._is_changed, suspects, missed)
-        self._check = None
-        if changed:
-            self._on_change()
+    async def _check_suspects(self) -> None:
+        """Those that come meanwhile too: nobody else looks at them."""
+        try:
+            while self._suspects or self._missed:
+                await asyncio.sleep(self._debounce_s)
+                suspects, self._suspects = self._suspects, []
+                missed, self._missed = self._missed, False
+                if await self._run(self._is_changed, suspects, missed):
+                    self._on_change()
+        finally:
+            self._check = None
 
     def _is_changed(self, suspects: list[int], missed: bool) -> bool:
         if not all(self._firewall.is_own_change(number) for number in suspects):
