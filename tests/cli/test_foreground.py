@@ -18,17 +18,25 @@ import pytest
 
 PROGRAM = """
 import os, sys
-from arcbox_net.cli.foreground import end_like, signals_held, wait_for
+from arcbox_net.cli.foreground import FORWARDED, end_like, signals_held, wait_for
 with signals_held():
     pid = os.fork()
     if pid == 0:
         import signal
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in FORWARDED:  # whoever runs the tests may ignore some, which no shell can trap then
+            signal.signal(number, signal.SIG_DFL)
         os.execvp(sys.argv[1], sys.argv[1:])
     status = wait_for(pid)
 sys.exit(end_like(status))
 """
+# Sends itself the signal that its last argument says, once the command has ended.
+LATE = PROGRAM.replace(
+    "    status = ",
+    """    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    os.kill(os.getpid(), int(sys.argv.pop()))
+    status = """,
+)
 COUNT_INTERRUPTS = """
 trap 'n=$((n+1)); echo "interrupt $n"' INT
 echo ready
@@ -37,9 +45,9 @@ echo "counted ${n:-0}"; exit 3
 """
 
 
-def run(*command: str) -> subprocess.Popen[str]:
+def run(*command: str, program: str = PROGRAM) -> subprocess.Popen[str]:
     """In a group of its own, in a session where there is another: it can be stopped."""
-    words = [sys.executable, "-c", PROGRAM, *command]
+    words = [sys.executable, "-c", program, *command]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, process_group=0)
 
 
@@ -77,7 +85,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
-    def expect(self, pattern: str, timeout_s: float = 20.0) -> None:
+    def expect(self, pattern: str, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not (found := re.search(pattern, self.seen)):
             left = deadline - time.monotonic()
@@ -155,6 +163,13 @@ def test_a_stop_sent_to_us_stops_the_command_first() -> None:
     (command,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert Path(f"/proc/{command}/stat").read_text().split()[2] == "T"
     os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGINT, signal.SIGHUP])
+def test_what_a_terminal_sent_before_the_command_ended_is_not_for_us(number: signal.Signals) -> None:
+    process = run("sh", "-c", "exit 7", str(number.value), program=LATE)
+    assert os.waitstatus_to_exitcode(os.waitpid(process.pid, os.WUNTRACED)[1]) == 7
     process.wait()
 
 

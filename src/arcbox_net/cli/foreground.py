@@ -32,6 +32,8 @@ def signals_held() -> Iterator[None]:
     try:
         yield
     finally:
+        while one_of({*FROM_TERMINAL}, 0.0):
+            pass  # the command had it too, and has ended: a Ctrl-Z that it ignored is not for us
         with contextlib.suppress(KeyboardInterrupt):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
