@@ -79,10 +79,12 @@ class Lab:
             host.sysctl("net.ipv6.conf.all.forwarding", 1)
         self._index = itertools.count()
 
-    def guest(self, *, ips: int = 1, anti_spoof: bool = True) -> Guest:
+    def guest(self, *, ips: int = 1, anti_spoof: bool = True, speaks_ipv6: bool = True) -> Guest:
         index = next(self._index)
         ip = self.subnet.network_address + 2 + index
         ns = self.host.namespace(f"{self.name}-guest{index}")
+        if not speaks_ipv6:
+            ns.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
         plan = PortPlan(
             network=self.name,
             port=f"vm{index}",
@@ -99,7 +101,7 @@ class Lab:
         ns.run(f"ip link set eth0 address {plan.mac} up")
         ns.run(f"ip addr add {ip}/{self.subnet.prefixlen} dev eth0")
         ns.run(f"ip route add default via {self.gateway}")
-        if self.plan.subnet6 is None or self.plan.gateway6 is None:
+        if self.plan.subnet6 is None or self.plan.gateway6 is None or not speaks_ipv6:
             return Guest(ns, plan, ip)
         ip6 = self.plan.subnet6[0x100 + index]
         ns.run(f"ip -6 addr add {ip6}/64 dev eth0 nodad")

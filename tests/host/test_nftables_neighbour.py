@@ -40,9 +40,7 @@ def bob(network: Lab) -> Guest:
 
 def quiet(network: Lab) -> Guest:
     """A guest whose own kernel speaks no IPv6."""
-    guest = network.guest()
-    guest.ns.sysctl("net.ipv6.conf.eth0.disable_ipv6", 1)
-    return guest
+    return network.guest(speaks_ipv6=False)
 
 
 def fresh() -> str:

@@ -150,7 +150,7 @@ def test_wait_lets_other_threads_run_and_ends_with_the_first_item() -> None:
 @pytest.mark.parametrize("burst", [1, 3, 32, 64])
 def test_two_threads_without_the_gil_move_every_item_in_order(burst: int) -> None:
     ring = LockFreeRing(256)
-    count = 100_000 if _testing.DEBUG else 1_000_000
+    count = 100_000 if _testing.DEBUG else 250_000
     found: list[tuple[int, int]] = []
     consumer = threading.Thread(target=lambda: found.append(_testing.consume(ring, count, burst)))
     consumer.start()

@@ -14,15 +14,15 @@ from arcbox_net.memory.ring cimport LockFreeRing, ring_dequeue, ring_end, ring_e
 DEBUG = bool(ABX_DEBUG)
 
 
-def produce(ring, count, burst=1, timeout_s=10.0):
+def produce(ring, count, burst=1, timeout_s=120.0):
     return put_numbers(ring, count, burst, timeout_s)
 
 
-def consume(ring, count, burst=1, timeout_s=10.0):
+def consume(ring, count, burst=1, timeout_s=120.0):
     return take_numbers(ring, count, burst, timeout_s)
 
 
-def send_buffers(PoolCache cache, LockFreeRing ring, uint64_t count, double timeout_s=10.0):
+def send_buffers(PoolCache cache, LockFreeRing ring, uint64_t count, double timeout_s=120.0):
     """Acquire *count* buffers, number them, and put their addresses into *ring*; how many were sent before the end."""
     cdef ring_end *end = ring.producer
     cdef uint64_t deadline = deadline_in(timeout_s)
@@ -46,7 +46,7 @@ def send_buffers(PoolCache cache, LockFreeRing ring, uint64_t count, double time
     return done
 
 
-def take_buffers(PoolCache cache, LockFreeRing ring, uint64_t count, double timeout_s=10.0):
+def take_buffers(PoolCache cache, LockFreeRing ring, uint64_t count, double timeout_s=120.0):
     """Release *count* buffers that come by *ring*; how many came, and how many held another number than the next."""
     cdef ring_end *end = ring.consumer
     cdef uint64_t deadline = deadline_in(timeout_s)
@@ -82,7 +82,7 @@ def churn(PoolCache cache, uint32_t size_class, uint64_t rounds, uint32_t burst=
     return monotonic_ns() - started
 
 
-def echo(LockFreeRing arriving, LockFreeRing leaving, uint64_t count, double timeout_s=10.0):
+def echo(LockFreeRing arriving, LockFreeRing leaving, uint64_t count, double timeout_s=120.0):
     """Send *count* items back at once; how many."""
     cdef uint64_t deadline = deadline_in(timeout_s)
     cdef uint64_t done = 0
@@ -98,7 +98,7 @@ def echo(LockFreeRing arriving, LockFreeRing leaving, uint64_t count, double tim
     return done
 
 
-def round_trips(LockFreeRing leaving, LockFreeRing arriving, uint64_t[::1] took_ns, double timeout_s=10.0):
+def round_trips(LockFreeRing leaving, LockFreeRing arriving, uint64_t[::1] took_ns, double timeout_s=120.0):
     """How long each item took to the echo and back; how many came back."""
     cdef uint64_t deadline = deadline_in(timeout_s)
     cdef uint64_t started, item
