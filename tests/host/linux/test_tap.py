@@ -97,14 +97,18 @@ def received(host: Host, plan: TapPlan, fd: int) -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"x" * 100, ("192.168.64.9", 9))
 
-    host.call(send)
     wanted = bytes.fromhex(plan.mac.replace(":", ""))
-    while select.select([fd], [], [], netns.PATIENCE_S)[0]:
-        frame = os.read(fd, 65536)
-        start = tap.VNET_HDR_BYTES if plan.vnet_hdr else 0
-        if frame[start : start + 6] == wanted:
-            return frame
-    raise AssertionError("no frame came")
+    start = tap.VNET_HDR_BYTES if plan.vnet_hdr else 0
+
+    def frame() -> bytes | None:
+        host.call(send)  # lost, while the kernel has not noted that the bridge has a port that is up
+        while select.select([fd], [], [], 1.0)[0]:
+            found = os.read(fd, 65536)
+            if found[start : start + 6] == wanted:
+                return found
+        return None
+
+    return netns.wait_until(frame, message="a frame") or b""
 
 
 def udp_checksum_is_right(frame: bytes) -> bool:
