@@ -16,7 +16,7 @@ from arcbox_net.errors import ConfigError
 
 PROTOCOLS = ("tcp", "udp")
 L4_PORT_MAX = 65535
-LOOPBACK = "127.0.0.1"
+LOOPBACK, LOOPBACK6 = "127.0.0.1", "::1"
 EXPECTED = "expected [host_ip:]host_port[-end]:[guest:]guest_port[-end][/tcp|udp]"
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _GUEST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

@@ -56,7 +56,9 @@ class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ForwardInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """A port forward. `path`: nft (kernel) or splice (relay). `state`: active, or pending until its guest is known.
+    """A port forward. `path`: nft (kernel) or splice (relay); on macOS vmnet (the system) or relay (a listener).
+
+    `state`: active, or pending until its guest is known.
 
     `client_address`: whose address the guest sees, "client's own" or "gateway's", then with the reason why. A client
     on the host's own loopback is always seen as the gateway. `dials_…`: connections and UDP flows of the relay.

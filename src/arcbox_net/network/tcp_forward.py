@@ -1,104 +1,192 @@
-"""TCP connections to ports of the host, passed on to a guest on the event loop: for hosts without splice(2)."""
+"""TCP connections to ports of the host, passed on to a guest on the event loop: for hosts without splice(2).
+
+A flow has two ends. What one receives the other sends before more is received, so each holds CHUNK_BYTES at most. The
+end of a stream is passed on when all before it was sent, and the other way goes on. A reset is passed on at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Callable
+import struct
 
-from arcbox_net.recipes.host_ports import close, hold, listen
+from arcbox_net.network.listening import Listening
+from arcbox_net.recipes.host_ports import LISTEN_BACKLOG, listen
 from arcbox_net.rules import ForwardRule
 
-CONNECTIONS_MAX = 256
-CHUNK_BYTES = 256 * 1024
+FLOWS_MAX = 256
+CHUNK_BYTES = 64 * 1024
 DIAL_S = 10.0
+IDLE_S = 7440.0  # RFC 5382: at least 2 hours and 4 minutes
+_RESET = struct.pack("ii", 1, 0)  # what is not sent yet is given up
 log = logging.getLogger("arcbox_net.forwards")
 
 
-class TcpForward:
-    """Holds the host's ports from `open` on, listens while it is aimed at a guest."""
+class TcpForward(Listening["_Flow", "_Flow"]):
+    """What was accepted while nobody is there, or while FLOWS_MAX flows live, is reset."""
 
-    def __init__(self, rule: ForwardRule) -> None:
-        self._rule = rule
-        self._held: list[socket.socket] = []
+    def __init__(
+        self,
+        rule: ForwardRule,
+        *,
+        flows_max: int = FLOWS_MAX,
+        idle_s: float = IDLE_S,
+        dial_s: float = DIAL_S,
+    ) -> None:
+        super().__init__(rule, flows_max, idle_s)
+        self.dial_s = dial_s
+        self.chunk = memoryview(bytearray(CHUNK_BYTES))
         self._servers: list[asyncio.Server] = []
-        self._flows: set[asyncio.Task[None]] = set()
-        self._guest: str | None = None
-
-    async def open(self) -> None:
-        """Raises HostPortInUse, PermissionDenied, ConfigError."""
-        self._held = hold(self._rule)
 
     async def aim(self, guest: str | None) -> None:
-        """Lead connections to *guest* from now on; those that are there stay. None: the next one is reset.
-
-        Raises HostPortInUse, and listens to the others the next time.
-        """
-        self._guest = guest
+        """Flows that are there stay. Raises HostPortInUse, and listens to the others the next time."""
+        self.guest = guest
         if guest is None:
             return
-        pairs = list(zip(self._held, self._rule.pairs(), strict=True))
-        for held, (_, guest_port) in pairs[len(self._servers) :]:
+        loop = asyncio.get_running_loop()
+        for held, guest_port in self._held_for()[len(self._servers) :]:
             listen(held)
             self._servers.append(
-                await asyncio.start_server(self._accepting(guest_port), sock=held, limit=CHUNK_BYTES)
+                await loop.create_server(
+                    lambda port=guest_port: _Flow(self, port).client,  # type: ignore[misc]
+                    sock=held,
+                    backlog=LISTEN_BACKLOG,
+                )
             )
 
     async def close(self) -> None:
-        """End every flow and free the host's ports."""
         for server in self._servers:
             server.close()
-        for flow in list(self._flows):
-            flow.cancel()
-        await asyncio.gather(*self._flows, return_exceptions=True)
         self._servers.clear()
-        close(self._held)
-        self._held = []
+        await super().close()
+
+
+class _Flow:
+    """A client's connection and the one to the guest, which is dialled before anything of the client is read."""
+
+    def __init__(self, forward: TcpForward, guest_port: int) -> None:
+        self.forward = forward
+        self.client = _End(self, "bytes_in")
+        self.guest = _End(self, "bytes_out")
+        self.client.other, self.guest.other = self.guest, self.client
+        self._guest_port = guest_port
+        self._dialling: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        forward = self.forward
+        if forward.guest is None or forward.flows.is_full:
+            forward.counts["connect_failed" if forward.guest is None else "refused_limit"] += 1
+            self.client.reset()
+            return
+        forward.admit(self, self)
+        self.client.hold()
+        self._dialling = asyncio.get_running_loop().create_task(self._dial(forward.guest))
+
+    async def _dial(self, guest: str) -> None:
+        try:
+            async with asyncio.timeout(self.forward.dial_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: self.guest, guest, self._guest_port
+                )
+        except OSError as error:
+            log.debug("%s: %s", self.forward.rule, error)
+            self.forward.counts["connect_failed"] += 1
+            self.end()
+        else:
+            self.client.go_on()
+
+    def end(self) -> None:
+        self.forward.flows.remove(self)
+        if self._dialling is not None:
+            self._dialling.cancel()
+        self.client.reset()
+        self.guest.reset()
+
+    def end_when_sent(self) -> None:
+        """Both streams have ended."""
+        self.client.close()
+        self.guest.close()
+
+    def end_lost(self, error: Exception | None) -> None:
+        """One connection is no more."""
+        if error is not None:
+            self.end()
+        elif not self.client.is_open and not self.guest.is_open:
+            self.forward.flows.remove(self)
+
+
+class _End(asyncio.BufferedProtocol):
+    """One connection of a flow. *received*: what its bytes are counted as."""
+
+    other: _End
+
+    def __init__(self, flow: _Flow, received: str) -> None:
+        self._flow = flow
+        self._received = received
+        self._transport: asyncio.Transport | None = None
+        self._has_ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=0)
+        if self is self._flow.client:
+            self._flow.start()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._flow.forward.chunk  # read and handed on in one turn, so one is enough for all flows
+
+    def buffer_updated(self, nbytes: int) -> None:
+        forward = self._flow.forward
+        forward.counts[self._received] += nbytes
+        forward.touch(self._flow)
+        self.other.send(bytes(forward.chunk[:nbytes]))
+
+    def eof_received(self) -> bool:
+        self._has_ended = True
+        if self.other._has_ended:
+            self._flow.end_when_sent()
+        else:
+            self.other.finish()
+        return True
+
+    def pause_writing(self) -> None:
+        self.other.hold()
+
+    def resume_writing(self) -> None:
+        self.other.go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._flow.end_lost(exc)
 
     @property
-    def connections(self) -> int:
-        return len(self._flows)
+    def is_open(self) -> bool:
+        return self._transport is not None
 
-    def _accepting(self, guest_port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            if len(self._flows) >= CONNECTIONS_MAX or self._guest is None:
-                writer.transport.abort()
-                return
-            flow = asyncio.get_running_loop().create_task(
-                self._pass_on(reader, writer, self._guest, guest_port)
-            )
-            self._flows.add(flow)
-            flow.add_done_callback(self._flows.discard)
+    def send(self, chunk: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(chunk)
 
-        return accept
+    def finish(self) -> None:
+        if self._transport is not None:
+            self._transport.write_eof()
 
-    async def _pass_on(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, guest: str, guest_port: int
-    ) -> None:
-        ends = [writer]
-        try:
-            async with asyncio.timeout(DIAL_S):
-                there, back = await asyncio.open_connection(guest, guest_port, limit=CHUNK_BYTES)
-            ends.append(back)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_copy(reader, back))
-                both.create_task(_copy(there, writer))
-            for end in ends:
-                end.close()
-        except BaseException as error:  # reset, so that it does not look as if all had arrived
-            for end in ends:
-                end.transport.abort()
-            if not isinstance(error, OSError | ExceptionGroup):
-                raise
-            log.debug("%s: %s", self._rule, error)
+    def hold(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
 
+    def go_on(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    """Until the source ends, which is passed on too."""
-    while chunk := await source.read(CHUNK_BYTES):
-        sink.write(chunk)
-        await sink.drain()
-    with contextlib.suppress(OSError):
-        sink.write_eof()
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def reset(self) -> None:
+        if self._transport is not None:
+            raw = self._transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()

@@ -1,23 +1,34 @@
-"""Port forwards where the system forwards: rules of vmnet, and listeners of ours for what it has no rule for.
+"""Port forwards where the system forwards: rules of vmnet, and listeners of ours for what these do not lead to guests.
 
-vmnet forwards what comes from outside, to any address of the host, while its interface runs. What is for one address of
-the host, such as its loopback, a listener of ours takes and passes on; that is TCP only, and the guest sees the host.
+A rule of vmnet is for what comes in by the host's interfaces to the outside. The host's own programs try its loopback
+first, so there a listener of ours stands beside it. What is for one address of the host has a listener alone. Who comes
+by one is the host to the guest.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import logging
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from arcbox_net.errors import ArcboxNetError, ConfigError, ForwardExists, ForwardNotFound, Unsupported
+from arcbox_net.errors import (
+    ArcboxNetError,
+    ConfigError,
+    ForwardExists,
+    ForwardNotFound,
+    PermissionDenied,
+    Unsupported,
+)
 from arcbox_net.network.tcp_forward import TcpForward
+from arcbox_net.network.udp_forward import UdpForward
 from arcbox_net.network.views import rule_info
 from arcbox_net.ports.vmnet.options import VmnetForward
-from arcbox_net.recipes.vmnet import is_said_at_start
-from arcbox_net.rules import ForwardRule, parse_forward
+from arcbox_net.recipes.vmnet import is_for_the_system, is_said_at_start
+from arcbox_net.rules import LOOPBACK, LOOPBACK6, ForwardRule, parse_forward
 
 if TYPE_CHECKING:
     from arcbox_net.network.kernel_thread import KernelThread
@@ -69,8 +80,7 @@ class VmnetForwards:
     async def stop(self) -> None:
         """End what is ours; the system's rules go with the interface."""
         for forward in self._forwards.values():
-            if isinstance(forward, _Relayed):
-                await forward.close()
+            await forward.stop_listening()
         self._forwards.clear()
 
     async def expose(self, rule: ForwardRule) -> ForwardInfo:
@@ -109,8 +119,11 @@ class VmnetForwards:
         return {rule.guest.lower() for rule in self._forwards if rule.guest}
 
     def stats(self) -> dict[str, int]:
-        relayed = [forward for forward in self._forwards.values() if isinstance(forward, _Relayed)]
-        return {"tcp_flows": sum(forward.connections for forward in relayed)}
+        """Of the listeners, those of all forwards together."""
+        totals: Counter[str] = Counter()
+        for forward in self._forwards.values():
+            totals.update(forward.stats())
+        return dict(totals)
 
     async def _add(self, rule: ForwardRule) -> None:
         self._layout.check_has_forwards(rule)
@@ -129,39 +142,51 @@ class VmnetForwards:
         self._forwards[rule] = forward
 
     def _forward(self, rule: ForwardRule) -> _Forward:
-        anywhere = ipaddress.ip_address(rule.host_ip).is_unspecified
-        if anywhere and self._layout.router is not None:
+        if self._layout.router is not None and is_for_the_system(rule):
             if self._interface.network is None:
                 return _OfTheSystem(rule, self._interface, self._kernel)
             if rule in self._said_at_start:
                 return _SaidAtStart(rule)
-        if rule.protocol == "tcp":
-            return _Relayed(rule)
-        raise Unsupported(
-            f"{rule}: on macOS a UDP port is forwarded by the system, for all addresses of the host, in mode nat,"
-            " of a network that root made, or from macOS 26 on to an address that is known when the network starts",
-            fix=f"up NAME -p 0.0.0.0:{rule.host_port}:ADDRESS:{rule.guest_port}/udp",
-            feature="UDP forward",
-        )
+        if rule.protocol == "udp" and ipaddress.ip_address(rule.host_ip).is_unspecified:
+            raise Unsupported(
+                f"{rule}: on macOS UDP to all addresses of the host is forwarded by the system, in mode nat, of a network"
+                " that root made, or from macOS 26 on to an address that is known when the network starts",
+                fix=f"name one address of the host: {LOOPBACK}:{rule.host_port}:…/udp for its own programs",
+                feature="UDP forward",
+            )
+        return _Relayed(rule, rule)
 
 
 class _Forward:
-    """One rule, `path` says how it is served. `aim` at None: nobody is there yet."""
+    """One rule, `path` says how it is served. *listens_for*: what a listener of ours takes of it."""
 
     path = ""
 
-    def __init__(self, rule: ForwardRule) -> None:
+    def __init__(self, rule: ForwardRule, listens_for: ForwardRule) -> None:
         self.rule = rule
         self.guest_ip: GuestIP | None = None
+        self._listener: TcpForward | UdpForward = (
+            TcpForward(listens_for) if rule.protocol == "tcp" else UdpForward(listens_for)
+        )
 
     async def open(self) -> None:
         """Take the host's ports."""
+        await self._listener.open()
 
     async def aim(self, guest_ip: GuestIP | None) -> None:
+        """Lead to that address from now on. None: nobody is there yet."""
+        await self._listener.aim(str(guest_ip) if guest_ip else None)
         self.guest_ip = guest_ip
 
     async def close(self) -> None:
         """Give everything back."""
+        await self.stop_listening()
+
+    async def stop_listening(self) -> None:
+        await self._listener.close()
+
+    def stats(self) -> dict[str, int]:
+        return self._listener.stats()
 
     def info(self) -> ForwardInfo:
         is_own = self.path == SYSTEM
@@ -172,7 +197,12 @@ class _Forward:
             client_address_preserved=is_own,
             client_address="client's own" if is_own else "gateway's",
             client_address_reason=None if is_own else "the host dials the guest itself",
+            dials_as_gateway=self.stats()["accepted"],
         )
+
+
+class _Relayed(_Forward):
+    path = "relay"
 
 
 class _SaidAtStart(_Forward):
@@ -180,26 +210,40 @@ class _SaidAtStart(_Forward):
 
     path = SYSTEM
 
+    def __init__(self, rule: ForwardRule) -> None:
+        super().__init__(rule, _on_loopback(rule))
+
+    async def open(self) -> None:
+        try:
+            await super().open()
+        except PermissionDenied as error:  # what the system does is not lost for that
+            log.warning("forward %s is for other machines only: %s", self.rule, error)
+
 
 class _OfTheSystem(_Forward):
     path = SYSTEM
 
     def __init__(self, rule: ForwardRule, interface: VmnetInterface, kernel: KernelThread) -> None:
-        super().__init__(rule)
+        super().__init__(rule, _on_loopback(rule))
         self._interface = interface
         self._kernel = kernel
         self._told: list[VmnetForward] = []
 
     async def aim(self, guest_ip: GuestIP | None) -> None:
-        if guest_ip == self.guest_ip:
-            return
-        await self.close()
-        if guest_ip is not None:
-            await self._kernel.run(self._tell, guest_ip)
-        self.guest_ip = guest_ip
+        """Of the system and the listener, both lead there or none does."""
+        try:
+            if guest_ip != self.guest_ip:
+                await self._kernel.run(self._take_back)
+                if guest_ip is not None:
+                    await self._kernel.run(self._tell, guest_ip)
+            await super().aim(guest_ip)
+        except BaseException:
+            await super().aim(None)
+            await self._kernel.run(self._take_back)
+            raise
 
     async def close(self) -> None:
-        self.guest_ip = None
+        await super().close()
         await self._kernel.run(self._take_back)
 
     def _tell(self, guest_ip: GuestIP) -> None:
@@ -217,23 +261,6 @@ class _OfTheSystem(_Forward):
             self._interface.remove_forward(self._told.pop())
 
 
-class _Relayed(_Forward):
-    path = "relay"
-
-    def __init__(self, rule: ForwardRule) -> None:
-        super().__init__(rule)
-        self._listeners = TcpForward(rule)
-
-    async def open(self) -> None:
-        await self._listeners.open()
-
-    async def aim(self, guest_ip: GuestIP | None) -> None:
-        await self._listeners.aim(str(guest_ip) if guest_ip else None)
-        await super().aim(guest_ip)
-
-    async def close(self) -> None:
-        await self._listeners.close()
-
-    @property
-    def connections(self) -> int:
-        return self._listeners.connections
+def _on_loopback(rule: ForwardRule) -> ForwardRule:
+    """What the host's own programs try of a rule for every address."""
+    return dataclasses.replace(rule, host_ip=LOOPBACK6 if ":" in rule.host_ip else LOOPBACK)

@@ -128,9 +128,15 @@ def _system_last(subnet: IPv4Network) -> IPv4Address:
     return subnet[1 + max(1, min(SYSTEM_ADDRESSES_MAX, subnet.num_addresses // 8))]
 
 
+def is_for_the_system(rule: ForwardRule) -> bool:
+    """Whether vmnet has rules of that kind: of every address, to a guest of its IP version, which for a name is 4."""
+    host, guest = ipaddress.ip_address(rule.host_ip), _guest_address(rule)
+    return host.is_unspecified and host.version == (guest.version if guest else 4)
+
+
 def is_said_at_start(rule: ForwardRule) -> bool:
-    """Whether a network of macOS 26 can have that forward when it is made: it is of every address, to a known one."""
-    return ipaddress.ip_address(rule.host_ip).is_unspecified and _guest_address(rule) is not None
+    """Whether a network of macOS 26 can have that forward when it is made: its guest's address is known."""
+    return is_for_the_system(rule) and _guest_address(rule) is not None
 
 
 def _said_at_start(config: NetConfig) -> list[VmnetForward]:
