@@ -19,6 +19,7 @@ from arcbox_net.config import NetConfig, NetworkMode
 from arcbox_net.errors import (
     ForwardExists,
     ForwardNotFound,
+    HostPortInUse,
     NotRunning,
     PermissionDenied,
     SubnetConflict,
@@ -29,6 +30,7 @@ from arcbox_net.network.client import Client
 from arcbox_net.network.messages import OpenTap
 from arcbox_net.rules import parse_forward
 from tests.support.frames import udp
+from tests.support.listening import free_port, is_free, taken
 from tests.support.netns import wait_until
 from tests.support.sockets import StreamPeer
 from tests.support.vmnet_network import DgramGuest, Mac
@@ -138,7 +140,7 @@ def test_guests_and_forwards_of_a_killed_run_are_there_again(mac: Mac) -> None:
     network = NetworkManager(NetConfig(), name="dev")
     network.start()
     port = network.attach_dgram(mac.place / "one.sock", name="one", mac="02:00:00:00:00:09")
-    network.expose("0.0.0.0:8080:one:80")
+    network.expose(f"0.0.0.0:{free_port()}:one:80")
     assert network.pid is not None
     os.kill(network.pid, signal.SIGKILL)
     wait_until(lambda: network.state == "failed")
@@ -177,30 +179,51 @@ def test_a_guest_of_a_killed_run_whose_address_is_of_another_subnet_is_given_up(
 
 
 def test_forwards_of_every_address_are_rules_of_the_system(mac: Mac) -> None:
+    first = free_port(size=2)
     with NetworkManager(NetConfig(), name="dev") as network:
         network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
-        info = network.expose("0.0.0.0:8080-8081:one:80-81/udp")
+        info = network.expose(f"0.0.0.0:{first}-{first + 1}:one:80-81/udp")
         assert (info.path, info.state, info.guest_ip) == ("vmnet", "active", "192.168.64.20")
-        assert mac.ask("rules") == ["udp 8080 192.168.64.20 80", "udp 8081 192.168.64.20 81"]
+        told = [f"udp {first} 192.168.64.20 80", f"udp {first + 1} 192.168.64.20 81"]
+        assert mac.ask("rules") == told
         with pytest.raises(ForwardExists):
-            network.expose("0.0.0.0:8081:one:9/udp")
-        network.unexpose("0.0.0.0:8080-8081:one:80-81/udp")
+            network.expose(f"0.0.0.0:{first + 1}:one:9/udp")
+        network.unexpose(f"0.0.0.0:{first}-{first + 1}:one:80-81/udp")
         assert mac.ask("rules") == []
         with pytest.raises(ForwardNotFound):
-            network.unexpose("0.0.0.0:8080:one:80")
+            network.unexpose(f"0.0.0.0:{first}:one:80")
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_beside_a_rule_of_the_system_a_listener_has_the_loopback(mac: Mac, protocol: str) -> None:
+    host_port = free_port()
+    rule = f"0.0.0.0:{host_port}:one:80/{protocol}"
+    with NetworkManager(NetConfig(), name="dev") as network:
+        with taken(protocol, host_port), pytest.raises(HostPortInUse, match=rf"127\.0\.0\.1:{host_port}"):
+            network.expose(rule)
+        assert network.forwards() == [] and mac.ask("rules") == []
+        network.attach_dgram(mac.place / "one.sock", name="one")
+        assert network.expose(rule).path == "vmnet"
+        assert not is_free(protocol, host_port)
+        assert is_free(protocol, host_port, "127.0.0.2")
+        network.unexpose(rule)
+        assert is_free(protocol, host_port)
+        network.expose(rule)
+    assert is_free(protocol, host_port)
 
 
 def test_a_forward_waits_for_its_guest(mac: Mac) -> None:
+    host_port = free_port()
     with NetworkManager(NetConfig(), name="dev") as network:
-        assert network.expose("0.0.0.0:8080:one:80").state == "pending"
+        assert network.expose(f"0.0.0.0:{host_port}:one:80").state == "pending"
         one = network.attach_dgram(mac.place / "one.sock", name="one")
-        assert mac.ask("rules") == [f"tcp 8080 {one.ip} 80"]
+        assert mac.ask("rules") == [f"tcp {host_port} {one.ip} 80"]
 
 
 def test_a_forward_that_the_system_refuses_waits_and_holds_up_nobody(mac: Mac) -> None:
     mac.fails(vmnet_interface_add_ip_port_forwarding_rule=(1001, 1))
     with NetworkManager(NetConfig(), name="dev") as network:
-        for rule in ("0.0.0.0:8080:one:80", "0.0.0.0:8081:one:81"):
+        for rule in (f"0.0.0.0:{free_port()}:one:80", f"0.0.0.0:{free_port()}:one:81"):
             assert network.expose(rule).state == "pending"
         network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
         assert [rule.state for rule in network.forwards()] == ["pending", "active"]
@@ -208,21 +231,29 @@ def test_a_forward_that_the_system_refuses_waits_and_holds_up_nobody(mac: Mac) -
         assert [rule.state for rule in network.forwards()] == ["active", "active"]
 
 
-def test_a_forward_of_the_loopback_is_passed_on_by_a_listener(mac: Mac) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        host_port = held.getsockname()[1]
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_a_forward_of_the_loopback_is_passed_on_by_a_listener(mac: Mac, host: str, protocol: str) -> None:
+    address = host.strip("[]")
+    host_port = free_port(address)
+    rule = f"{host}:{host_port}:one:80/{protocol}"
     with NetworkManager(NetConfig(subnet="192.168.64.0/24"), name="dev") as network:
         network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
-        info = network.expose(f"{host_port}:one:80")
+        info = network.expose(rule)
         assert (info.path, info.state, info.client_address) == ("relay", "active", "gateway's")
-        assert mac.ask("rules") == []
-        with socket.create_connection(("127.0.0.1", host_port), timeout=10):
-            pass
-        with pytest.raises(Unsupported, match="UDP"):
-            network.expose(f"{host_port}:one:80/udp")
-        network.unexpose(f"{host_port}:one:80")
-        with socket.create_server(("127.0.0.1", host_port)):
-            pass
+        assert mac.ask("rules") == [] and not is_free(protocol, host_port, address)
+        assert network.stats()["relay"]["accepted"] == 0
+        network.unexpose(rule)
+        assert is_free(protocol, host_port, address)
+
+
+def test_udp_to_every_address_needs_a_rule_of_the_system(mac: Mac) -> None:
+    host_port = free_port()
+    with NetworkManager(NetConfig(mode=NetworkMode.HOST_ONLY), name="dev") as network:
+        with pytest.raises(Unsupported, match="UDP") as caught:
+            network.expose(f"0.0.0.0:{host_port}:one:53/udp")
+        assert f"127.0.0.1:{host_port}" in (caught.value.fix or "")
+        assert network.expose(f"0.0.0.0:{host_port}:one:53").path == "relay"
 
 
 def test_kinds_of_guests_that_need_linux_are_refused(mac: Mac) -> None:
@@ -273,20 +304,20 @@ def test_a_network_of_macos_26_whose_subnet_is_taken_goes_on_to_another(mac: Mac
 
 def test_from_macos_26_on_everybody_has_a_network(mac: Mac) -> None:
     mac.release(26, privileged=False)
-    said = "0.0.0.0:5300:192.168.64.5:53/udp"
+    said_port, host_port = free_port(), free_port()
+    said = f"0.0.0.0:{said_port}:192.168.64.5:53/udp"
     with NetworkManager(NetConfig(forwards=(parse_forward(said),)), name="dev") as network:
         made = mac.ask("network")
-        assert "forward 17 5300 to 192.168.64.5 port 53" in made
+        assert f"forward 17 {said_port} to 192.168.64.5 port 53" in made
+        assert not is_free("udp", said_port)
         assert [(one.path, one.state) for one in network.forwards()] == [("vmnet", "active")]
         with pytest.raises(Unsupported, match="when the network was made"):
             network.unexpose(said)
         assert "no dhcp" in made
         network.attach_dgram(mac.place / "one.sock", name="one", ip="192.168.64.20")
-        with socket.create_server(("127.0.0.1", 0)) as held:
-            host_port = held.getsockname()[1]
         assert network.expose(f"0.0.0.0:{host_port}:one:80").path == "relay"
         with pytest.raises(Unsupported, match="UDP"):
-            network.expose("0.0.0.0:5353:one:53/udp")
+            network.expose(f"0.0.0.0:{host_port}:one:53/udp")
 
 
 def test_before_macos_26_others_than_root_need_an_entitlement(mac: Mac) -> None:

@@ -9,8 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-
-from arcbox_net.relay.splice import SpliceRelay
+from typing import Any
 
 DEADLINE_S = 30.0
 
@@ -63,6 +62,13 @@ def is_reset(sock: socket.socket) -> bool:
     return False
 
 
+def splice_relay(**options: int) -> Any:
+    """Imported only now, because the rest here is for macOS too."""
+    from arcbox_net.relay.splice import SpliceRelay
+
+    return SpliceRelay(**options)
+
+
 class TcpForward:
     """A relay with one TCP rule from a listener of ours to a target that the test accepts on."""
 
@@ -70,7 +76,7 @@ class TcpForward:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.target = socket.create_server((host, 0), family=family, backlog=1024)
         self.target.settimeout(DEADLINE_S)
-        self.relay = SpliceRelay(**options)
+        self.relay = splice_relay(**options)
         self.relay.start()
         self.host = host
         self.target_address: tuple[str, int] = (host, self.target.getsockname()[1])
@@ -130,7 +136,7 @@ class UdpForward:
 
     def __init__(self, bind: str = "127.0.0.1", target: str = "127.0.0.1", **options: int) -> None:
         self.target = udp_socket(target)
-        self.relay = SpliceRelay(**options)
+        self.relay = splice_relay(**options)
         self.relay.start()
         bound = udp_socket(bind)
         self.port: int = bound.getsockname()[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -20,6 +20,9 @@ class FlowTable(Generic[K, F]):
 
     def __len__(self) -> int:
         return len(self._flows)
+
+    def __iter__(self) -> Iterator[F]:
+        return iter([flow for flow, _ in self._flows.values()])
 
     @property
     def is_full(self) -> bool:
@@ -52,7 +55,7 @@ class FlowTable(Generic[K, F]):
         return taken
 
     def take_all(self) -> list[F]:
-        taken = [flow for flow, _ in self._flows.values()]
+        taken = list(self)
         self._flows.clear()
         return taken
 

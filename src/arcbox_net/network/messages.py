@@ -57,7 +57,6 @@ class LeaseInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 class ForwardInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A port forward. `path`: nft (kernel) or splice (relay); on macOS vmnet (the system) or relay (a listener).
-
     `state`: active, or pending until its guest is known.
 
     `client_address`: whose address the guest sees, "client's own" or "gateway's", then with the reason why. A client

@@ -2,11 +2,14 @@
 
 A flow has two ends. What one receives the other sends before more is received, so each holds CHUNK_BYTES at most. The
 end of a stream is passed on when all before it was sent, and the other way goes on. A reset is passed on at once.
+Whatever else ends a connection before both streams have ended resets it, so that it does not look as if all had arrived:
+its sockets are made so that the system does that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -19,7 +22,7 @@ FLOWS_MAX = 256
 CHUNK_BYTES = 64 * 1024
 DIAL_S = 10.0
 IDLE_S = 7440.0  # RFC 5382: at least 2 hours and 4 minutes
-_RESET = struct.pack("ii", 1, 0)  # what is not sent yet is given up
+_RESET, _FINISH = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # what closing a socket does
 log = logging.getLogger("arcbox_net.forwards")
 
 
@@ -86,15 +89,25 @@ class _Flow:
     async def _dial(self, guest: str) -> None:
         try:
             async with asyncio.timeout(self.forward.dial_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: self.guest, guest, self._guest_port
-                )
+                await self._connect(guest)
         except OSError as error:
             log.debug("%s: %s", self.forward.rule, error)
             self.forward.counts["connect_failed"] += 1
             self.end()
         else:
             self.client.go_on()
+
+    async def _connect(self, guest: str) -> None:
+        loop = asyncio.get_running_loop()
+        dialled = socket.socket(socket.AF_INET6 if ":" in guest else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            dialled.setblocking(False)
+            dialled.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            await loop.sock_connect(dialled, (guest, self._guest_port))
+            await loop.create_connection(lambda: self.guest, sock=dialled)
+        except BaseException:
+            dialled.close()
+            raise
 
     def end(self) -> None:
         self.forward.flows.remove(self)
@@ -103,17 +116,11 @@ class _Flow:
         self.client.reset()
         self.guest.reset()
 
-    def end_when_sent(self) -> None:
-        """Both streams have ended."""
+    def close(self) -> None:
+        """Both streams have ended, and were sent: an end that still has something keeps the other from being read."""
+        self.forward.flows.remove(self)
         self.client.close()
         self.guest.close()
-
-    def end_lost(self, error: Exception | None) -> None:
-        """One connection is no more."""
-        if error is not None:
-            self.end()
-        elif not self.client.is_open and not self.guest.is_open:
-            self.forward.flows.remove(self)
 
 
 class _End(asyncio.BufferedProtocol):
@@ -130,6 +137,7 @@ class _End(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._when_closed(_RESET)
         transport.set_write_buffer_limits(high=0)
         if self is self._flow.client:
             self._flow.start()
@@ -146,7 +154,7 @@ class _End(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         self._has_ended = True
         if self.other._has_ended:
-            self._flow.end_when_sent()
+            self._flow.close()
         else:
             self.other.finish()
         return True
@@ -159,11 +167,8 @@ class _End(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._flow.end_lost(exc)
-
-    @property
-    def is_open(self) -> bool:
-        return self._transport is not None
+        if exc is not None:
+            self._flow.end()
 
     def send(self, chunk: bytes) -> None:
         if self._transport is not None:
@@ -183,10 +188,15 @@ class _End(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         if self._transport is not None:
+            self._when_closed(_FINISH)
             self._transport.close()
 
     def reset(self) -> None:
         if self._transport is not None:
-            raw = self._transport.get_extra_info("socket")
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
+
+    def _when_closed(self, what: bytes) -> None:
+        assert self._transport is not None
+        raw = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # of macOS, for one that is reset already
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, what)
