@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net import NetConfig, NetworkManager, NetworkMode
+from tests.support.listening import is_free
 from tests.support.vmnet_network import DgramGuest
 
 pytestmark = pytest.mark.skipif(
@@ -50,7 +51,9 @@ def test_a_forward_holds_while_the_network_runs(place: Path) -> None:
         network.attach_dgram(place / "vm.sock", name="vm")
         assert network.expose("0.0.0.0:18080:vm:80").path == "vmnet"
         assert [one.host_port for one in network.forwards()] == [18080]
+        assert not is_free("tcp", 18080)
         network.unexpose("0.0.0.0:18080:vm:80")
+        assert is_free("tcp", 18080)
 
 
 def test_nothing_is_left_when_it_stops(place: Path) -> None:
