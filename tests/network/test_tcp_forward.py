@@ -115,9 +115,9 @@ def test_t11_who_does_not_read_stops_the_sender_and_little_is_held(upward: bool)
             """What the flow has, while its sender is not read."""
             (flow,) = forward.relay.listening.flows
             read, sent = (flow.client, flow.guest) if upward else (flow.guest, flow.client)
-            if sent._transport is None or read._transport.is_reading():
+            if sent.transport is None or read.transport.is_reading():
                 return 0
-            size: int = sent._transport.get_write_buffer_size()
+            size: int = sent.transport.get_write_buffer_size()
             return size
 
         assert wait_until(lambda: forward.relay.call(held())) <= CHUNK_BYTES

@@ -1,4 +1,4 @@
-"""What listeners of ours on the event loop have in common: a rule's ports of the host, the flows by them, and counts."""
+"""What our listeners on the event loop have in common: a rule's ports of the host, the flows by them, and counts."""
 
 from __future__ import annotations
 

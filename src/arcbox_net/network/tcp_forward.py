@@ -2,8 +2,7 @@
 
 A flow has two ends. What one receives the other sends before more is received, so each holds CHUNK_BYTES at most. The
 end of a stream is passed on when all before it was sent, and the other way goes on. A reset is passed on at once.
-Whatever else ends a connection before both streams have ended resets it, so that it does not look as if all had arrived:
-its sockets are made so that the system does that.
+Whatever else closes a socket before both streams have ended resets it, so that it does not look as if all had arrived.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import contextlib
 import logging
 import socket
 import struct
+from typing import Any
 
 from arcbox_net.network.listening import Listening
 from arcbox_net.recipes.host_ports import LISTEN_BACKLOG, listen
@@ -80,10 +80,10 @@ class _Flow:
         forward = self.forward
         if forward.guest is None or forward.flows.is_full:
             forward.counts["connect_failed" if forward.guest is None else "refused_limit"] += 1
-            self.client.reset()
+            self.client.transport.abort()
             return
         forward.admit(self, self)
-        self.client.hold()
+        self.client.transport.pause_reading()
         self._dialling = asyncio.get_running_loop().create_task(self._dial(forward.guest))
 
     async def _dial(self, guest: str) -> None:
@@ -95,7 +95,7 @@ class _Flow:
             self.forward.counts["connect_failed"] += 1
             self.end()
         else:
-            self.client.go_on()
+            self.client.transport.resume_reading()
 
     async def _connect(self, guest: str) -> None:
         loop = asyncio.get_running_loop()
@@ -113,8 +113,9 @@ class _Flow:
         self.forward.flows.remove(self)
         if self._dialling is not None:
             self._dialling.cancel()
-        self.client.reset()
-        self.guest.reset()
+        for end in (self.client, self.guest):
+            if end.transport is not None:
+                end.transport.abort()
 
     def close(self) -> None:
         """Both streams have ended, and were sent: an end that still has something keeps the other from being read."""
@@ -127,18 +128,17 @@ class _End(asyncio.BufferedProtocol):
     """One connection of a flow. *received*: what its bytes are counted as."""
 
     other: _End
+    transport: Any = None  # an asyncio.Transport, of the guest's end from when it is dialled
 
     def __init__(self, flow: _Flow, received: str) -> None:
         self._flow = flow
         self._received = received
-        self._transport: asyncio.Transport | None = None
         self._has_ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self.transport = transport
+        self.transport.set_write_buffer_limits(high=0)
         self._when_closed(_RESET)
-        transport.set_write_buffer_limits(high=0)
         if self is self._flow.client:
             self._flow.start()
 
@@ -149,54 +149,30 @@ class _End(asyncio.BufferedProtocol):
         forward = self._flow.forward
         forward.counts[self._received] += nbytes
         forward.touch(self._flow)
-        self.other.send(bytes(forward.chunk[:nbytes]))
+        self.other.transport.write(bytes(forward.chunk[:nbytes]))
 
     def eof_received(self) -> bool:
         self._has_ended = True
         if self.other._has_ended:
             self._flow.close()
         else:
-            self.other.finish()
+            self.other.transport.write_eof()
         return True
 
     def pause_writing(self) -> None:
-        self.other.hold()
+        self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self.other.go_on()
+        self.other.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
         if exc is not None:
             self._flow.end()
 
-    def send(self, chunk: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(chunk)
-
-    def finish(self) -> None:
-        if self._transport is not None:
-            self._transport.write_eof()
-
-    def hold(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def go_on(self) -> None:
-        if self._transport is not None:
-            self._transport.resume_reading()
-
     def close(self) -> None:
-        if self._transport is not None:
-            self._when_closed(_FINISH)
-            self._transport.close()
-
-    def reset(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        self._when_closed(_FINISH)
+        self.transport.close()
 
     def _when_closed(self, what: bytes) -> None:
-        assert self._transport is not None
-        raw = self._transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # of macOS, for one that is reset already
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, what)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, what)

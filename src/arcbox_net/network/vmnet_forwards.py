@@ -149,8 +149,8 @@ class VmnetForwards:
                 return _SaidAtStart(rule)
         if rule.protocol == "udp" and ipaddress.ip_address(rule.host_ip).is_unspecified:
             raise Unsupported(
-                f"{rule}: on macOS UDP to all addresses of the host is forwarded by the system, in mode nat, of a network"
-                " that root made, or from macOS 26 on to an address that is known when the network starts",
+                f"{rule}: on macOS UDP to all addresses of the host is forwarded by the system, in mode nat, of a"
+                " network that root made, or from macOS 26 on to an address that is known when the network starts",
                 fix=f"name one address of the host: {LOOPBACK}:{rule.host_port}:…/udp for its own programs",
                 feature="UDP forward",
             )
