@@ -13,7 +13,14 @@ from arcbox_net.ports.dgram import DgramPort
 from arcbox_net.ports.endpoint import SocketEndpoint
 from arcbox_net.ports.socket_port import PEER_DISCONNECT
 from arcbox_net.ports.stream import StreamPort
-from arcbox_net.ports.unix_sockets import BoundSocket, ask_for_senders, inode_of, is_served, peek_sender
+from arcbox_net.ports.unix_sockets import (
+    BoundSocket,
+    ask_for_senders,
+    inode_of,
+    is_served,
+    peek_sender,
+    refuse_descriptors,
+)
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.port import Receiver
@@ -66,6 +73,7 @@ class DgramEndpoint(SocketEndpoint):
     def _open(self) -> None:
         self._bound = BoundSocket(self.path, socket.SOCK_DGRAM, self._owner_uid)
         ask_for_senders(self._bound.socket)
+        refuse_descriptors(self._bound.socket)
         self._next_peer()
 
     def _close(self) -> None:

@@ -13,6 +13,7 @@ from arcbox_net.credentials import UCRED_BYTES, unpack_ucred
 from arcbox_net.errors import ConfigError
 
 SOCKET_MODE = 0o600
+SO_PASSRIGHTS = 83  # include/uapi/asm-generic/socket.h; Python has no name for it
 NOBODY = -1
 
 
@@ -84,6 +85,13 @@ def bind_private(unbound: socket.socket, path: str) -> None:
             os.umask(mask)
     else:
         unbound.bind(path)
+
+
+def refuse_descriptors(receiving: socket.socket) -> None:
+    """Have the kernel refuse descriptors to whoever sends any, from Linux 6.16 on; also at what it accepts."""
+    if hasattr(socket, "SO_PASSCRED"):
+        with contextlib.suppress(OSError):
+            receiving.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
 
 def ask_for_senders(bound: socket.socket) -> None:

@@ -7,8 +7,11 @@ import socket
 import stat
 from pathlib import Path
 
+import pytest
+
 from arcbox_net.ports.vhost_user.features import FEATURES_OFFERED
 from arcbox_net.ports.vhost_user.messages import Request
+from arcbox_net.ports.vhost_user.strangers import Strangers
 from tests.support.descriptors import open_descriptors
 from tests.support.netns import PATIENCE_S, wait_until
 from tests.support.vhost_port import ServedPort
@@ -65,6 +68,19 @@ def test_v31_front_end_that_breaks_the_protocol_is_told_apart_and_gone(tmp_path:
             wait_until(lambda: port.trouble and "not offered" in port.trouble)
         with connect(path) as client:
             assert offered(client) == FEATURES_OFFERED
+
+
+def test_v29_nobody_is_let_in_while_what_others_sent_cannot_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "guest.sock"
+    monkeypatch.setattr(Strangers, "are_many", True)
+    with ServedPort(path) as port, connect(path) as client:
+        wait_until(
+            lambda: port.trouble == "cannot accept a client: what earlier front ends sent cannot be closed"
+        )
+        monkeypatch.setattr(Strangers, "are_many", False)
+        assert offered(client) == FEATURES_OFFERED
 
 
 def test_v29_descriptors_of_a_front_end_go_with_it(tmp_path: Path) -> None:

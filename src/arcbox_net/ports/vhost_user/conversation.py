@@ -12,12 +12,13 @@ import os
 import socket
 from collections.abc import Callable
 
-from arcbox_net.ports.vhost_user.messages import FDS_MAX, Message, MessageReader, ProtocolError, Reply
+from arcbox_net.ports.vhost_user.messages import Message, MessageReader, ProtocolError, Reply
 from arcbox_net.ports.vhost_user.port_messages import PortMessage
 from arcbox_net.ports.vhost_user.session import Session
 from arcbox_net.ports.vhost_user.strangers import Strangers, link_of
 
-_FDS_SPACE = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
+_FDS_SENT_MAX = 253  # SCM_MAX_FD: what there is no room for, the kernel would close here and now
+_FDS_SPACE = socket.CMSG_SPACE(_FDS_SENT_MAX * array.array("i").itemsize)
 
 Send = Callable[[int, bytes], int]
 
@@ -68,7 +69,7 @@ class Conversation:
         fds = [fd for level, kind, body in ancillary for fd in _descriptors(level, kind, body)]
         self._reader.fds += fds
         if got & socket.MSG_CTRUNC:
-            raise ProtocolError(f"more than {FDS_MAX} descriptors with one message")
+            raise ProtocolError("descriptors with one message for which there is no room")
         if not piece:
             raise ConnectionResetError("the front end is gone")
         return self._reader.receive(piece)

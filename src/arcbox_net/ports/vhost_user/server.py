@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -41,7 +42,14 @@ class VhostUserEndpoint(ConnectedEndpoint):
     ) -> None:
         port = VhostUserPort(frame_max=frame_max, pairs=pairs, unsealed=unsealed)
         super().__init__(
-            path, worker, switch, port, connect=connect, owner_uid=owner_uid, on_change=on_change
+            path,
+            worker,
+            switch,
+            port,
+            connect=connect,
+            takes_descriptors=True,
+            owner_uid=owner_uid,
+            on_change=on_change,
         )
         self._pairs = pairs
         self._strangers = Strangers()
@@ -70,6 +78,13 @@ class VhostUserEndpoint(ConnectedEndpoint):
             self._peer_gone(f"the front end was disconnected: {error}")
         except OSError as error:
             self._peer_gone(f"the front end is gone: {error.strerror or error}")
+
+    def _let_go(self, connection: socket.socket) -> None:
+        self._strangers.close_connection(connection)
+
+    def _check_room(self) -> None:
+        if self._strangers.are_many:
+            raise OSError(errno.EBUSY, "what earlier front ends sent cannot be closed")
 
     def _peer_gone(self, why: str) -> None:
         self._end_conversation()

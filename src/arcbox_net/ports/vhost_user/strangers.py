@@ -1,7 +1,10 @@
-"""Closing what a front end sent and nobody keeps. Whoever serves a file may be asked then, and never answer (FUSE).
+"""Closing what a front end sent and nobody keeps, which may take long.
 
-So files that have a path, and are not memory of the kernel's own, are closed by a thread, which ends with the last of
-them. One that waits for ever holds up the others and, when the process ends, its end: until the file's server is gone.
+Whoever serves a file may be asked, and never answer (FUSE). A connection may wait for its peer (SO_LINGER), also one
+that lies unread in another. The last to close large memory gives it back page by page: half a second for a gigabyte.
+
+So all but eventfds, pipes and small memory are closed by a thread, which ends with the last of them. One that waits for
+ever holds up the others and, when the process ends, its end: until the file's server is gone.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ import collections
 import contextlib
 import fcntl
 import os
+import socket
 import threading
 
+SMALL_BLOCKS = 8192  # of memory: 4 MiB
 WAITING_MAX = 16  # from then on nothing is taken from the front end
 
 
@@ -38,6 +43,15 @@ class Strangers:
             self._is_closing = True
         threading.Thread(target=self._close_all, name="strangers", daemon=True).start()
 
+    def close_connection(self, connection: socket.socket) -> None:
+        """Nothing more can come: what has, and was not read, is closed with it."""
+        with contextlib.suppress(OSError):  # it has ended already
+            connection.shutdown(socket.SHUT_RDWR)
+        if _unread(connection):
+            self.close(connection.detach())
+        else:
+            connection.close()
+
     def _close_all(self) -> None:
         while True:
             with self._lock:
@@ -55,10 +69,18 @@ def link_of(fd: int) -> str:
 
 
 def _may_wait(fd: int) -> bool:
-    if not link_of(fd).startswith("/"):
-        return False  # eventfds, sockets, pipes
+    link = link_of(fd)
+    if not link.startswith("/"):
+        return not link.startswith(("anon_inode:[eventfd]", "pipe:"))
     try:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:
         return True
-    return False
+    return os.fstat(fd).st_blocks > SMALL_BLOCKS
+
+
+def _unread(connection: socket.socket) -> bool:
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:  # which comes behind what there was
+        return False
