@@ -185,7 +185,7 @@ class Session:
 
     def add_memory(self, kind: PortMessage, edges: list[int]) -> None:
         for start, end in itertools.pairwise(edges):
-            region = start, end - start, start + USER, start, os.dup(self.ram.fd)
+            region = start, end - start, start + USER, start, self.ram.fd
             assert self.worker.message(kind, port_messages.REGION.pack(*region)) == 0
 
     def reset(self, read: Input) -> None:

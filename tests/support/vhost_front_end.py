@@ -46,7 +46,7 @@ class PortAtSocket:
             self._ask(Request.SET_FEATURES, payload)
         elif kind == PortMessage.MEMORY_ADD:
             gpa, size, user, offset, fd = port_messages.REGION.unpack(payload)
-            self._ask(Request.ADD_MEM_REG, one_region((gpa, size, user, offset)), fd)
+            self._ask(Request.ADD_MEM_REG, one_region((gpa, size, user, offset)), os.dup(fd))
         elif kind == PortMessage.RING_START:
             self._start(*port_messages.RING_START.unpack(payload))
         elif kind == PortMessage.RESET:

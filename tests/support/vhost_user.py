@@ -1,6 +1,7 @@
 """The front end's side of vhost-user: requests as bytes, and a port that records what a session has it do.
 
 `FakePort` keeps the books of descriptors: each that came in is the port's, the session's, or closed, and only once.
+Files of memory are the session's, and not closed while the port has them mapped.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ PAYLOADS = {
     PortMessage.RING_STOP: port_messages.RING_NUMBER,
 }
 FDS_AT_END = {
-    PortMessage.MEMORY_STAGE: 1,
-    PortMessage.MEMORY_ADD: 1,
     PortMessage.RING_CALL: 1,
     PortMessage.RING_KICK: 1,
     PortMessage.RING_START: 2,

@@ -101,12 +101,8 @@ class Guest:
 
     def map(self, *, fd: int | None = None, kind: PortMessage = PortMessage.MEMORY_ADD) -> int:
         """Give the port the guest's memory; its answer."""
-        given = os.dup(self.ram.fd if fd is None else fd)
-        region = self.ram.gpa, self.ram.size, self.ram.gpa + USER, 0, given
-        answer = self.tell(kind, port_messages.REGION.pack(*region))
-        if answer < 0:
-            os.close(given)
-        return answer
+        region = self.ram.gpa, self.ram.size, self.ram.gpa + USER, 0, self.ram.fd if fd is None else fd
+        return self.tell(kind, port_messages.REGION.pack(*region))
 
     def start(
         self, index: int, *, base: int = 0, flags: int = RING_ENABLED, kick: bool = True, **changed: int

@@ -197,7 +197,7 @@ def test_v27_new_table_takes_the_place_of_the_old_and_rings_go_on() -> None:
 def test_v27_ring_that_is_not_in_the_new_table_is_stopped() -> None:
     with guest() as one:
         other = Ram(1 << 16, gpa=0x900_0000)
-        region = other.gpa, other.size, other.gpa + USER, 0, os.dup(other.fd)
+        region = other.gpa, other.size, other.gpa + USER, 0, other.fd
         assert one.tell(PortMessage.MEMORY_STAGE, port_messages.REGION.pack(*region)) == 0
         assert one.tell(PortMessage.MEMORY_COMMIT) == -errno.EFAULT
         assert not one.worker.is_up

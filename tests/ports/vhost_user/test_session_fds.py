@@ -132,10 +132,18 @@ def test_v29_more_than_eight_descriptors_disconnect(front_end: FrontEnd) -> None
 
 
 def test_v29_descriptors_are_not_inherited(front_end: FrontEnd) -> None:
+    before = eventfds()
     front_end.send(packed(Request.SET_MEM_TABLE, table(region(0))), fds=1)
-    assert front_end.serve()
-    (fd,) = front_end.port.fds
-    assert not os.get_inheritable(fd)
+    front_end.send(packed(Request.SET_VRING_CALL, u64(0)), fds=1)
+    assert front_end.serve() and front_end.serve()
+    came = eventfds() - before
+    assert len(came) == 2
+    assert not any(map(os.get_inheritable, came))
+
+
+def eventfds() -> set[int]:
+    links = {int(fd): os.path.realpath(f"/dev/fd/{fd}") for fd in os.listdir("/dev/fd")}
+    return {fd for fd, link in links.items() if link.endswith("anon_inode:[eventfd]")}
 
 
 def test_v29_rings_that_were_set_up_leave_nothing(front_end: FrontEnd) -> None:

@@ -54,12 +54,12 @@ class Conversation:
 
     def close(self) -> None:
         """The port gives up what it has of this front end. The connection is left to whoever opened it."""
+        with contextlib.suppress(OSError):  # a port that is dead has nothing left
+            self._send(PortMessage.RESET, b"")
         self._session.close()
         for fd in self._reader.fds:
             self._strangers.close(fd)
         self._reader.fds.clear()
-        with contextlib.suppress(OSError):  # a port that is dead has nothing left
-            self._send(PortMessage.RESET, b"")
 
     def _read(self) -> Message | None:
         if self._strangers.are_many:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from arcbox_net.ports.vhost_user import messages, port_messages
@@ -49,13 +50,16 @@ class Region:
 
 
 class MemoryTable:
-    """The regions that the port has mapped, with how often each was added.
+    """The regions that the port has mapped, with how often each was added, and their files.
 
-    QEMU up to 7.2 adds and removes each slot once for every pair of queues.
+    QEMU up to 7.2 adds and removes each slot once for every pair of queues. A file stays open until the port has let
+    go of it: the last to have a dead guest's memory gives it back page by page, and must not be the worker.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, close: Callable[[int], None]) -> None:
         self.regions: dict[Region, int] = {}
+        self._files: dict[Region, int] = {}
+        self._close = close
 
     def replace(self, message: Message) -> Steps[None]:
         """SET_MEM_TABLE: all regions at once. The old ones stay unless every new one is good."""
@@ -68,13 +72,19 @@ class MemoryTable:
             )
         _check_table(regions)
         try:
-            for region in regions:
-                yield from _map(PortMessage.MEMORY_STAGE, region, message)
+            for region, fd in zip(regions, message.fds, strict=True):
+                yield from _map(PortMessage.MEMORY_STAGE, region, fd)
         except Refused:
             yield from ask(PortMessage.MEMORY_DISCARD)
             raise
-        yield from ask(PortMessage.MEMORY_COMMIT)
+        before = self._files
         self.regions = dict.fromkeys(regions, 1)
+        self._files = dict(zip(regions, message.fds, strict=True))
+        message.fds.clear()
+        try:
+            yield from ask(PortMessage.MEMORY_COMMIT)  # is carried out even if a ring is lost by it
+        finally:
+            self._close_all(before)
 
     def add(self, message: Message) -> Steps[None]:
         region = _one_region(message)
@@ -84,8 +94,9 @@ class MemoryTable:
             self.regions[region] += 1
             return
         _check_table([*self.regions, region])
-        yield from _map(PortMessage.MEMORY_ADD, region, message)
+        yield from _map(PortMessage.MEMORY_ADD, region, message.fds[0])
         self.regions[region] = 1
+        self._files[region] = message.fds.pop()
 
     def remove(self, message: Message) -> Steps[None]:
         """REM_MEM_REG. Some front ends send a descriptor with it, which nobody needs."""
@@ -96,7 +107,19 @@ class MemoryTable:
         self.regions[region] -= 1
         if not self.regions[region]:
             del self.regions[region]
-            yield from ask(PortMessage.MEMORY_REMOVE, port_messages.REGION_NAME.pack(*name))
+            try:
+                yield from ask(PortMessage.MEMORY_REMOVE, port_messages.REGION_NAME.pack(*name))
+            finally:
+                self._close(self._files.pop(region))
+
+    def close(self) -> None:
+        """The port has let go of all of it."""
+        self._close_all(self._files)
+
+    def _close_all(self, files: dict[Region, int]) -> None:
+        for fd in files.values():
+            self._close(fd)
+        files.clear()
 
 
 def _one_region(message: Message) -> Region:
@@ -113,8 +136,6 @@ def _check_table(regions: list[Region]) -> None:
             raise Refused(f"memory regions overlap at {region.guest_address:#x}")
 
 
-def _map(kind: PortMessage, region: Region, message: Message) -> Steps[None]:
-    """Give the port *region* and the first descriptor of *message*, which is the port's then."""
-    fields = region.guest_address, region.size, region.user_address, region.offset, message.fds[0]
+def _map(kind: PortMessage, region: Region, fd: int) -> Steps[None]:
+    fields = region.guest_address, region.size, region.user_address, region.offset, fd
     yield from ask(kind, port_messages.REGION.pack(*fields), reasons=_REASONS)
-    del message.fds[0]

@@ -1,8 +1,9 @@
 """What a session tells a vhost-user port: features, memory, rings. Messages are in port_messages.pxd.
 
 They come between turns of the worker, when no frame is in flight and no ring is in use: so memory can change, and a
-stopped ring has given back whatever was taken from it. A descriptor that comes with a message is the port's from the
-answer on, unless the answer is negative.
+stopped ring has given back whatever was taken from it. A ring's descriptor that comes with a message is the port's from
+the answer on, unless the answer is negative; a region's stays the session's, which closes it after the port let go of
+the memory: whoever is last has to give all of that back.
 """
 
 from libc.errno cimport EBUSY, EFAULT, EINVAL
@@ -129,9 +130,9 @@ cdef int _set_features(vhost_port *p, uint64_t features) noexcept nogil:
 cdef int _change_memory(vhost_port *p, uint32_t kind, const payload *body) noexcept nogil:
     cdef int status
     if kind == MESSAGE_MEMORY_STAGE:
-        return _map(&p.staged, &body.region, p.unsealed)
+        return _map(p, &p.staged, &body.region)
     if kind == MESSAGE_MEMORY_ADD:
-        return _map(&p.memory, &body.region, p.unsealed)
+        return _map(p, &p.memory, &body.region)
     if kind == MESSAGE_MEMORY_DISCARD:
         guest_memory_clear(&p.staged)
         return 0
@@ -144,14 +145,10 @@ cdef int _change_memory(vhost_port *p, uint32_t kind, const payload *body) noexc
     return _find_rings(p)
 
 
-cdef int _map(guest_memory *memory, const region_payload *region, bint unsealed) noexcept nogil:
-    """The mapping keeps the file; its descriptor is of no more use."""
-    cdef int status = guest_memory_add(
-        memory, region.gpa, region.size, region.user, region.offset, region.fd, unsealed
+cdef int _map(const vhost_port *p, guest_memory *memory, const region_payload *region) noexcept nogil:
+    return guest_memory_add(
+        memory, region.gpa, region.size, region.user, region.offset, region.fd, p.unsealed
     )
-    if status == 0:
-        close(region.fd)
-    return status
 
 
 cdef int _find_rings(vhost_port *p) noexcept nogil:

@@ -1,6 +1,7 @@
 """What a session tells its port in a worker: kinds of message, and payloads as C reads them.
 
-A descriptor in a payload is the port's from the answer on, unless the answer is negative.
+A descriptor in a payload is the port's from the answer on, unless the answer is negative; but that of a region stays
+the session's.
 """
 
 from __future__ import annotations

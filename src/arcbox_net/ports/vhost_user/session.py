@@ -5,7 +5,8 @@ end returns the reply, if there is one. So a ring that is to stop has stopped wh
 front end may not do is refused: it is told so where it asked for a reply, and is disconnected otherwise.
 
 *Descriptors.* A descriptor that came in belongs to its message. A ring takes it over until it starts; the port owns
-what a command carried from the answer on; everything else is closed when the message, or the session, ends.
+what a command carried from the answer on, but files of memory, which the session keeps as long as the port has them
+mapped; everything else is closed when the message, or the session, ends.
 
 *Inflight.* The port uses descriptors in order and completes them within a turn, so what is in flight when it dies is
 what lies between the used ring's index and the available one's. So a ring that resumes begins at the used index, and
@@ -45,7 +46,7 @@ class Session:
         create_memory: Callable[[int], int],
         is_eventfd: Callable[[int], bool],
     ) -> None:
-        self.memory = MemoryTable()
+        self.memory = MemoryTable(close)
         self.rings = [Ring(index, close) for index in range(2 * pairs)]
         self.features = 0
         self.protocol_features = 0
@@ -99,9 +100,10 @@ class Session:
             message.fds.clear()
 
     def close(self) -> None:
-        """The front end is gone. What the port has of it is the port's to give up."""
+        """The front end is gone, and the port has given up what it had of it."""
         for ring in self.rings:
             ring.close()
+        self.memory.close()
 
     def _decide(self, message: Message) -> Steps[Reply | None]:
         if message.request in self._answers:
