@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,18 @@ def test_fix_for_plain_nftables_can_be_run_as_it_is(host: Host) -> None:
 
 
 @pytest.mark.e2e
+def test_drop_for_ipv6_counts_where_guests_have_a_way_out_by_ipv6(host: Host) -> None:
+    host.run(
+        "nft -f -", stdin=DOCKER.replace("table ip ", "table ip6 ").replace("ip saddr 172.17.0.0/16 ", "")
+    )
+    assert drops_of(host) == []
+    (drop,) = host.call(lambda: foreign_drops("abx-lab", ipv6=True))
+    assert drop.message.startswith("docker: chain FORWARD of table ip6 filter drops on forward: ")
+    assert "the outside by IPv6" in drop.message
+    assert drop.fix.startswith("ip6tables -I DOCKER-USER -i abx-lab -j ACCEPT")
+
+
+@pytest.mark.e2e
 def test_rule_for_every_bridge_of_ours_counts(host: Host) -> None:
     host.run("nft -f -", stdin=DOCKER)
     (drop,) = drops_of(host, None)
@@ -173,3 +186,15 @@ def test_legacy_iptables_drop_policy_is_found() -> None:
 
 def test_legacy_iptables_with_a_rule_for_the_bridge_is_fine() -> None:
     assert list(foreign.legacy_drops(LEGACY + "-A DOCKER-USER -i abx-lab -j ACCEPT\n", "abx-lab")) == []
+
+
+def test_a_legacy_tool_that_does_not_run_finds_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tables").write_text("filter\n")
+    (tmp_path / "iptables-legacy").write_text("not a program")
+    (tmp_path / "iptables-legacy").chmod(0o755)
+    monkeypatch.setattr(foreign, "LEGACY_TABLES", tmp_path / "tables")
+    monkeypatch.setattr(foreign, "list_chains", list)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert foreign_drops() == []

@@ -287,7 +287,7 @@ class KernelNetwork(Network):
         if not asked or now - asked > FOREIGN_EVERY_S:
             known = [
                 m.Warning_(code=drop.code, message=drop.message, fix=drop.fix)
-                for drop in foreign_drops(self._layout.bridge)
+                for drop in foreign_drops(self._layout.bridge, ipv6=self._has_ipv6_egress)
             ]
             self._foreign = (now, known)
         return known

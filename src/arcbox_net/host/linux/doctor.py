@@ -181,7 +181,8 @@ def _foreign_firewalls(root: Path) -> list[Check]:
         present.append("docker")
     if "ufw" not in present and "ENABLED=yes" in (_read(root, "etc/ufw/ufw.conf") or ""):
         present.append("ufw")
-    drops = foreign.foreign_drops()
+    with RouteSocket() as rt:
+        drops = foreign.foreign_drops(ipv6=reaches_ipv6(rt))
     summary = f"present: {', '.join(present)}" if present else "none"
     if not drops:
         return [Check("other firewalls", True, summary + (", none drops what is ours" if present else ""))]

@@ -18,14 +18,15 @@ from arcbox_net.host.linux.generation import MSG_GETCHAIN, MSG_GETRULE
 from arcbox_net.host.linux.netlink import attrs, iter_attrs
 from arcbox_net.host.linux.nfnetlink import NfnetlinkSocket
 
-BRIDGE_NF_CALL = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+BRIDGE_SYSCTLS = Path("/proc/sys/net/bridge")
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 ANY_BRIDGE = "abx-"  # what every bridge of ours starts with
 
-_FAMILIES = {1: "inet", 2: "ip", 7: "bridge"}
+_FAMILIES = {1: "inet", 2: "ip", 7: "bridge", 10: "ip6"}
 _HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output"}
 _BRIDGE_HOOKS = ("prerouting", "input", "forward")
 _IP_HOOKS = ("input", "forward", "output")
+_IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
 _DROP, _ACCEPT = 0, 1
 _OWN_TABLES = ("abx_", "abxguard_")
 
@@ -57,10 +58,10 @@ class Chain:
     rules: list[Rule] = dataclasses.field(default_factory=list)
 
 
-def foreign_drops(bridge: str | None = None) -> list[ForeignDrop]:
+def foreign_drops(bridge: str | None = None, *, ipv6: bool = False) -> list[ForeignDrop]:
     """Chains of others that stop guests of *bridge* (None: of every network of ours). Needs CAP_NET_ADMIN.
 
-    Nothing is found where nothing can be read.
+    Those for IPv6 alone count where guests have a way out by *ipv6*. Nothing is found where nothing can be read.
     """
     try:
         chains = list_chains()
@@ -73,7 +74,7 @@ def foreign_drops(bridge: str | None = None) -> list[ForeignDrop]:
     found = [
         _report(chain, owner_of(chain, chains), bridge)
         for chain in chains
-        if _drops(chain) and (chain.family, chain.table) not in informed
+        if _drops(chain) and (chain.family, chain.table) not in informed and (ipv6 or chain.family != "ip6")
     ]
     return found + _legacy(bridge)
 
@@ -103,15 +104,13 @@ def owner_of(chain: Chain, chains: list[Chain]) -> str:
         return "ufw"
     if "DOCKER-USER" in names or chain.table.startswith("docker"):
         return "docker"
-    if chain.family == "ip" and chain.table == "filter" and chain.name.isupper():
-        return "iptables"
-    return "nftables"
+    return "iptables" if _is_of_iptables(chain) else "nftables"
 
 
-def bridge_netfilter() -> bool:
-    """Whether frames that a bridge forwards are shown to the IP rules as well."""
+def bridge_netfilter(tool: str = "iptables") -> bool:
+    """Whether frames that a bridge forwards are shown to the rules of *tool* (iptables or ip6tables) as well."""
     try:
-        return BRIDGE_NF_CALL.read_text().strip() == "1"
+        return (BRIDGE_SYSCTLS / f"bridge-nf-call-{tool}").read_text().strip() == "1"
     except OSError:
         return False
 
@@ -146,8 +145,11 @@ def _report(chain: Chain, owner: str, bridge: str | None) -> ForeignDrop:
         "input": "guests cannot reach DHCP and DNS",
         "output": "guests get no answers from DHCP and DNS",
     }.get(chain.hook or "", "guests cannot send")
-    if chain.hook == "forward" and chain.family != "bridge" and bridge_netfilter():
-        what += ", nor each other (net.bridge.bridge-nf-call-iptables is 1)"
+    if chain.family == "ip6":
+        what = what.replace("DHCP and DNS", "the gateway") + " by IPv6"
+    tool = _IPTABLES.get(chain.family, "iptables")
+    if chain.hook == "forward" and chain.family != "bridge" and bridge_netfilter(tool):
+        what += f", nor each other (net.bridge.bridge-nf-call-{tool} is 1)"
     return ForeignDrop(
         code="foreign-drop",
         message=f"{owner}: chain {chain.name} of table {chain.family} {chain.table} drops on {chain.hook}: {what}",
@@ -163,14 +165,17 @@ def _fix(chain: Chain, owner: str, bridge: str | None) -> str:
         if chain.hook == "forward":
             return f"ufw route allow in on {bridge} && ufw route allow out on {bridge}"
         return f"ufw allow in on {bridge}" if chain.hook == "input" else f"ufw allow out on {bridge}"
-    if chain.table == "filter" and chain.family == "ip" and chain.name.isupper():
-        return _iptables_fix(
-            "iptables", "DOCKER-USER" if owner == "docker" else chain.name, chain.hook, bridge
-        )
+    if _is_of_iptables(chain):
+        name = "DOCKER-USER" if owner == "docker" else chain.name
+        return _iptables_fix(_IPTABLES[chain.family], name, chain.hook, bridge)
     pattern = bridge or ANY_BRIDGE + "*"
     insert = f"nft insert rule {chain.family} {chain.table} {chain.name}"
     sides = {"forward": ("iifname", "oifname"), "output": ("oifname",)}.get(chain.hook or "", ("iifname",))
     return " && ".join(f"{insert} {side} '\"{pattern}\"' accept" for side in sides)
+
+
+def _is_of_iptables(chain: Chain) -> bool:
+    return chain.family in _IPTABLES and chain.table == "filter" and chain.name.isupper()
 
 
 def _iptables_fix(tool: str, chain: str, hook: str | None, bridge: str | None) -> str:
@@ -190,8 +195,11 @@ def _legacy(bridge: str | None) -> list[ForeignDrop]:
     tool = shutil.which("iptables-legacy") or shutil.which("iptables")
     if tool is None:
         return []
-    listed = subprocess.run([tool, "-S"], capture_output=True, text=True, check=False, timeout=10).stdout
-    return list(legacy_drops(listed, bridge))
+    try:
+        listed = subprocess.run([tool, "-S"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return list(legacy_drops(listed.stdout, bridge))
 
 
 def legacy_drops(listing: str, bridge: str | None) -> Iterator[ForeignDrop]:
