@@ -44,6 +44,7 @@ def asked_for(*events, failing=(), taken_out=False, netns_fd=None):
             note("repair"),
             note("ports"),
             note("surroundings"),
+            bridge_came_up=lambda: asked.append("carrier"),
             kernel=SimpleNamespace(netns_fd=netns_fd, run=asyncio.to_thread),
         )
         for event in events:
@@ -61,6 +62,8 @@ def asked_for(*events, failing=(), taken_out=False, netns_fd=None):
         pytest.param(Event("link-removed", "abx-dev"), ["repair"], id="bridge-deleted"),
         pytest.param(Event("link-renamed", "br7", old="abx-dev"), ["repair"], id="bridge-renamed"),
         pytest.param(Event("link-added", "abx-dev"), ["ports"], id="bridge-back"),
+        pytest.param(Event("carrier-up", "abx-dev"), ["carrier"], id="bridge-came-up"),
+        pytest.param(Event("carrier-up", OUR_PORT), [], id="port-came-up"),
         pytest.param(Event("master-changed", OUR_PORT, old="abx-dev"), ["ports"], id="port-left-bridge"),
         pytest.param(Event("master-changed", OUR_PORT, detail="abx-dev"), [], id="port-put-in"),
         pytest.param(Event("link-removed", OUR_PORT), ["ports"], id="port-gone"),
@@ -115,7 +118,13 @@ def test_k9_work_that_failed_is_tried_again_without_another_event(event, monkeyp
 
     async def watch():
         watch = Watch(
-            SimpleNamespace(network="dev"), LAYOUT, fails_once, fails_once, fails_once, kernel=KERNEL
+            SimpleNamespace(network="dev"),
+            LAYOUT,
+            fails_once,
+            fails_once,
+            fails_once,
+            bridge_came_up=lambda: None,
+            kernel=KERNEL,
         )
         watch._on_link(event)
         await asyncio.wait_for(done.wait(), 10)

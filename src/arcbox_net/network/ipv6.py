@@ -65,6 +65,11 @@ class Ipv6:
             self._leaves_by_engine = available
             self._egress_changed(available)
 
+    def bridge_came_up(self) -> None:
+        """The first guest is on the bridge: from now on it hears what is sent to all."""
+        if self._service is not None:
+            self._service.link_came_up()
+
     def stats(self) -> dict[str, int]:
         return self._service.stats() if self._service else {}
 

@@ -79,12 +79,14 @@ class KernelNetwork(Network):
             self._egress.start()
         await self._start_services()
         await self._start_forwards()
+        assert self._ipv6 is not None
         self._watch = Watch(
             self._site.firewall,
             self._layout,
             self._repair,
             self._links_changed,
             self._surroundings_changed,
+            bridge_came_up=self._ipv6.bridge_came_up,
             kernel=self._kernel,
         )
         await self._watch.start()

@@ -47,7 +47,7 @@ class Watch:
     `repair`: our state was changed. `links_changed`: a guest's device went, changed its MAC, or left the bridge (by
     detach, or by somebody's hand: then it answers True, and repair follows). `surroundings_changed`: addresses or
     routes of the host came or went, so that the network's subnet may overlap them, or no longer; or a link's
-    MTU is another.
+    MTU is another. `bridge_came_up`: it has a carrier, which it has while a guest's device has one.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Watch:
         links_changed: Callable[[], Awaitable[bool]],
         surroundings_changed: Callable[[], Awaitable[None]],
         *,
+        bridge_came_up: Callable[[], None],
         kernel: KernelThread,
     ) -> None:
         self._layout = layout
@@ -66,6 +67,7 @@ class Watch:
         self._repair = repair
         self._links_changed = links_changed
         self._surroundings_changed = surroundings_changed
+        self._bridge_came_up = bridge_came_up
         self._firewall = FirewallMonitor(firewall, self._request_repair, run=kernel.run)
         self._links = LinkMonitor(self._on_link, netns=kernel.netns_fd)
         # What is around a private network happens in another namespace than what is in it.
@@ -103,7 +105,9 @@ class Watch:
         if event.kind == "link-removed" and is_door(event.ifname):
             self._request_repair()
         elif self._layout.bridge in names:
-            if event.kind in _BRIDGE_BROKEN and self._layout.owns_bridge:
+            if event.kind == "carrier-up":
+                self._bridge_came_up()
+            elif event.kind in _BRIDGE_BROKEN and self._layout.owns_bridge:
                 self._request_repair()
             elif event.kind in (
                 "link-added",

@@ -101,6 +101,28 @@ def test_multicasts_keep_their_distance_whoever_asks() -> None:
     assert all(later - at >= MULTICAST_GAP_S for at, later in itertools.pairwise(times))
 
 
+def test_the_first_guest_is_told_as_soon_as_the_link_can_tell_it() -> None:
+    link = Link()
+    for packet in link.server.due(link.now):
+        link.server.unsent(packet)
+    assert link.run(0.1) == []
+    came_up = link.now
+    link.server.link_came_up(came_up)
+    ((at, packet),) = link.run(0.1)
+    assert (at, packet.destination) == (came_up, ALL_NODES)
+    assert link.server.stats() == {"drop_send": 1, "multicasts": 1}
+
+
+def test_multicasts_keep_their_distance_however_often_the_link_comes_up() -> None:
+    link = Link()
+    times: list[float] = []
+    for _ in range(100):
+        link.server.link_came_up(link.now)
+        times += [at for at, _ in link.run(0.1)]
+    assert len(times) >= 2
+    assert all(later - at >= MULTICAST_GAP_S for at, later in itertools.pairwise(times))
+
+
 def test_a_guest_that_keeps_asking_is_answered_at_its_rate_and_the_rest_counted() -> None:
     link = Link()
     link.quiet()

@@ -4,8 +4,8 @@ Theory of operation. Everything due has a time: one multicast at most, and a uni
 `alarm` says when the next is due, `due` hands out what is.
 
   event                            due
-  start, or the default route      a multicast at once, and INITIAL_MAX in all at most INITIAL_S_MAX apart
-  of the host came or went
+  start, the link came up, or the  a multicast at once, and INITIAL_MAX in all at most INITIAL_S_MAX apart
+  host's default route came or went
   otherwise                        a multicast between INTERVAL_S_MIN and INTERVAL_S_MAX after the last
   a guest asks, with an address    a unicast to it within REPLY_DELAY_S_MAX
   without one, or too many ask     a multicast as soon as MULTICAST_GAP_S allows
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable
 from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
@@ -86,8 +87,11 @@ class RaServer:
         if is_one == self._default_router:
             return
         self._default_router = is_one
-        self._initial_left = INITIAL_MAX
-        self._multicast_soon(now)
+        self._begin_anew(now)
+
+    def link_came_up(self, now: float) -> None:
+        """The first guest is there. What it asked before the link was ready for multicast, nobody heard."""
+        self._begin_anew(now)
 
     def handle(self, packet: bytes, source: IPv6Address, hop_limit: int, now: float) -> None:
         """Take what a guest sent. What it leads to comes from `due`."""
@@ -135,11 +139,21 @@ class RaServer:
     def sent(self, packet: Packet) -> None:
         self._counts["multicasts" if packet.destination == ALL_NODES else "unicasts"] += 1
 
+    def unsent(self, packet: Packet) -> None:
+        """*packet* could not be sent: nobody is tired of multicasts yet."""
+        self.dropped(DropReason.SEND)
+        if packet.destination == ALL_NODES:
+            self._multicast_last = -math.inf
+
     def dropped(self, reason: DropReason) -> None:
         self._counts[f"drop_{reason.value}"] += 1
 
     def stats(self) -> dict[str, int]:
         return dict(self._counts)
+
+    def _begin_anew(self, now: float) -> None:
+        self._initial_left = INITIAL_MAX
+        self._multicast_soon(now)
 
     def _multicast_soon(self, at: float) -> None:
         self._multicast_at = min(self._multicast_at, max(at, self._multicast_last + MULTICAST_GAP_S))

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 
 from arcbox_net.services.placing import Placing, here
-from arcbox_net.services.ra.messages import DropReason
 from arcbox_net.services.ra.server import Packet, RaServer, RaSettings
 from arcbox_net.services.ra.sockets import hop_limit_of, open_icmpv6
 
@@ -70,6 +69,11 @@ class RaService:
         self._server.set_default_router(is_one, self._clock())
         self._advance()
 
+    def link_came_up(self) -> None:
+        """The interface has a carrier now."""
+        self._server.link_came_up(self._clock())
+        self._advance()
+
     def stats(self) -> dict[str, int]:
         return self._server.stats()
 
@@ -117,6 +121,6 @@ class RaService:
         try:
             self._socket.sendto(packet.payload, (str(packet.destination), 0, 0, self._ifindex))
         except OSError:  # no guest is attached yet, or the queue is full: it is asked for, or repeated
-            self._server.dropped(DropReason.SEND)
+            self._server.unsent(packet)
             return
         self._server.sent(packet)
