@@ -148,7 +148,7 @@ def test_a_guest_cannot_come_in_by_the_uplink() -> None:
 
 
 @pytest.mark.parametrize("destination", [mac_of(1), mac_of(2), BROADCAST, KERNEL_GUEST])
-def test_isolated_ports_hear_nothing_of_each_other(destination: str) -> None:
+def test_l8_isolated_ports_hear_nothing_of_each_other(destination: str) -> None:
     segment = Segment(guests=[guest(0, isolated=True), guest(1, isolated=True), guest(2)])
     found = segment.send(0, Ether(src=mac_of(0), dst=destination) / tcp4(0, 1).payload)
     assert 1 not in found
@@ -157,10 +157,13 @@ def test_isolated_ports_hear_nothing_of_each_other(destination: str) -> None:
     assert segment.reaches(2, tcp4(2, 0)) == {0}
 
 
-def test_a_broadcast_that_only_isolated_ports_could_hear_is_dropped_for_that() -> None:
+def test_l8_a_broadcast_that_only_isolated_ports_could_hear_is_dropped_for_that() -> None:
     segment = Segment(guests=[guest(0, isolated=True), guest(1, isolated=True)])
     segment.switch.unbind(segment.lab, UPLINK)
     assert segment.reason(0, arp(0, ip_of(1))) == "isolated"
+
+
+SNAP_IPV4 = b"\xaa\xaa\x03\0\0\0\x08\0"
 
 
 @pytest.mark.parametrize(
@@ -171,15 +174,16 @@ def test_a_broadcast_that_only_isolated_ports_could_hear_is_dropped_for_that() -
         pytest.param(ether(0, "01:80:c2:00:00:0e", type=0x88CC) / Raw(bytes(46)), id="lldp"),
         pytest.param(ether(0, "01:80:c2:00:00:00", type=38) / Raw(bytes(46)), id="stp"),
         pytest.param(ether(0, "01:80:c2:00:00:01", type=0x8808) / Raw(bytes(46)), id="pause"),
+        pytest.param(ether(0, 1, type=48) / Raw(SNAP_IPV4 + bytes(40)), id="ipv4 behind a length and snap"),
         pytest.param(ether(0, 1, type=0x88E5) / Raw(bytes(46)), id="unknown ethertype"),
     ],
 )
-def test_tags_and_control_protocols_are_dropped(frame: Ether) -> None:
+def test_l6_tags_and_control_protocols_are_dropped(frame: Ether) -> None:
     assert Segment().reason(0, frame) == "vlan"
 
 
 @pytest.mark.parametrize("last", [0x00, 0x0F])
-def test_link_control_is_dropped_from_any_port(last: int) -> None:
+def test_l6_link_control_is_dropped_from_any_port(last: int) -> None:
     segment = Segment(guests=[PortBinding("trusted"), guest(1)])
     for port, source in ((0, KERNEL_GUEST), (UPLINK, GATEWAY_MAC)):
         frame = Ether(src=source, dst=f"01:80:c2:00:00:{last:02x}", type=0x88CC) / Raw(bytes(46))

@@ -40,14 +40,14 @@ def probe(source: int, target: str) -> Packet:
     return multicast(source, ICMPv6ND_NS(tgt=target), src="::")
 
 
-def test_the_first_to_use_an_address_has_it() -> None:
+def test_l5_the_first_to_use_an_address_has_it() -> None:
     segment = Segment()
     assert segment.reaches(0, udp6(0, 1)) == {1}
     assert segment.reason(1, udp6(1, 0, src=ip6_of(0))) == "source_ip"
     assert segment.reaches(0, udp6(0, 1)) == {1}
 
 
-def test_the_first_to_probe_an_address_has_it_and_the_second_is_answered() -> None:
+def test_l5_the_first_to_probe_an_address_has_it_and_the_second_is_answered() -> None:
     segment = Segment()
     assert segment.reaches(0, probe(0, ip6_of(0))) == ALL
     segment.lab.tick(40)
@@ -57,7 +57,7 @@ def test_the_first_to_probe_an_address_has_it_and_the_second_is_answered() -> No
 
 
 @pytest.mark.parametrize("address", [ip6_of(9), link_local_of(0)], ids=["chosen", "bound"])
-def test_nobody_else_probes_for_an_address_whose_guest_is_not_sure_of_it_yet(address: str) -> None:
+def test_l5_nobody_else_probes_for_an_address_whose_guest_is_not_sure_of_it_yet(address: str) -> None:
     segment = Segment()
     for _ in range(2):  # also when it starts anew, with an address that it has had for long
         assert segment.reaches(0, probe(0, address)) == ALL
@@ -81,7 +81,7 @@ def test_a_guests_link_local_address_is_its_own_before_it_speaks() -> None:
 
 
 @pytest.mark.parametrize("address", ["fe80::1", "fd00:64::1", "fd00:64::"])
-def test_the_gateways_addresses_are_nobodys(address: str) -> None:
+def test_l5_the_gateways_addresses_are_nobodys(address: str) -> None:
     segment = Segment()
     assert segment.reason(0, udp6(0, 1, src=address)) == "source_ip"
     assert segment.reason(0, multicast(0, ICMPv6ND_NA(tgt=address))) == "nd"
@@ -91,7 +91,7 @@ def test_the_gateways_addresses_are_nobodys(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["2001:db8::1", "fd00:65::1", "ff02::1", "::", "::1", "::ffff:192.168.64.10"]
 )
-def test_an_address_outside_the_network_is_dropped(address: str) -> None:
+def test_l5_an_address_outside_the_network_is_dropped(address: str) -> None:
     segment = Segment()
     assert segment.reason(0, udp6(0, 1, src=address)) == "source_ip"
     assert segment.reason(0, probe(0, address)) == "nd"
@@ -116,7 +116,7 @@ def test_sixty_four_addresses_at_once_and_half_of_one_a_second() -> None:
     assert segment.reason(0, udp6(0, 1, src="fd00:64::1:41")) == "source_ip"
 
 
-def test_ninety_six_addresses_and_no_more() -> None:
+def test_s5_ninety_six_addresses_and_no_more() -> None:
     segment = Segment()
     for i in range(95):  # and the link-local one
         segment.lab.tick(20)
@@ -148,7 +148,7 @@ def test_what_a_guest_asks_before_it_has_an_address_passes() -> None:
         pytest.param([IPv6ExtHdrDestOpt(len=40, options=[], autopad=0)], id="beyond the head"),
     ],
 )
-def test_a_router_cannot_hide(payload: Packet, ahead: list[Packet]) -> None:
+def test_l5_a_router_cannot_hide(payload: Packet, ahead: list[Packet]) -> None:
     packet = payload
     for header in reversed(ahead):
         packet = header.copy() / packet
@@ -156,7 +156,7 @@ def test_a_router_cannot_hide(payload: Packet, ahead: list[Packet]) -> None:
     assert Segment().reason(0, bytes(frame) + bytes(400)) == "nd"
 
 
-def test_a_later_fragment_of_icmpv6_or_of_options_is_dropped() -> None:
+def test_l5_a_later_fragment_of_icmpv6_or_of_options_is_dropped() -> None:
     for number in (58, 60, 59):
         fragment = IPv6ExtHdrFragment(offset=10, nh=number) / Raw(bytes(32))
         assert Segment().reason(0, multicast(0, fragment)) == "nd"
@@ -176,18 +176,18 @@ def test_an_unusual_upper_layer_is_dropped(number: int) -> None:
 
 
 @pytest.mark.parametrize("payload", [ICMPv6ND_NS(tgt=ip6_of(1)), ICMPv6ND_NA(tgt=ip6_of(0)), ICMPv6ND_RS()])
-def test_discovery_from_beyond_the_link_is_dropped(payload: Packet) -> None:
+def test_l5_discovery_from_beyond_the_link_is_dropped(payload: Packet) -> None:
     assert Segment().reason(0, multicast(0, payload, hop_limit=254)) == "nd"
     assert Segment().reaches(0, multicast(0, payload)) == ALL
 
 
-def test_discovery_without_its_target_is_dropped() -> None:
+def test_l5_discovery_without_its_target_is_dropped() -> None:
     frame = bytes(multicast(0, ICMPv6ND_NA(tgt=ip6_of(0))))
     assert Segment().reason(0, frame[: 14 + 40 + 23]) == "nd"
 
 
 @pytest.mark.parametrize("sport", [547, 1547])
-def test_a_guest_that_plays_dhcpv6_server_is_dropped(sport: int) -> None:
+def test_l5_a_guest_that_plays_dhcpv6_server_is_dropped(sport: int) -> None:
     frame = ether(0, 1) / IPv6(src=link_local_of(0), dst=link_local_of(1)) / UDP(sport=sport, dport=546)
     assert Segment().reason(0, frame) == "dhcp"
     assert Segment().reaches(

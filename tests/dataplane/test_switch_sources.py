@@ -29,12 +29,12 @@ from tests.support.switch import (
 @pytest.mark.parametrize(
     "source", [mac_of(1), "02:00:00:00:00:99", "00:00:00:00:00:00", BROADCAST, "03:00:00:00:00:10"]
 )
-def test_another_source_mac_is_dropped(source: str) -> None:
+def test_l1_another_source_mac_is_dropped(source: str) -> None:
     assert Segment().reason(0, Ether(src=source, dst=mac_of(1)) / tcp4(0, 1).payload) == "source_mac"
 
 
 @pytest.mark.parametrize("source", ["00:00:00:00:00:00", BROADCAST, "03:00:00:00:00:10"])
-def test_no_port_sends_from_a_group_or_from_nobody(source: str) -> None:
+def test_l1_no_port_sends_from_a_group_or_from_nobody(source: str) -> None:
     frame = Ether(src=source, dst=mac_of(1)) / tcp4(0, 1).payload
     assert Segment().reason(UPLINK, frame) == "source_mac"
     for ipv4 in (None, (IPv4Address(ip_of(0)),)):
@@ -44,12 +44,12 @@ def test_no_port_sends_from_a_group_or_from_nobody(source: str) -> None:
 
 @pytest.mark.parametrize("source", [ip_of(1), GATEWAY, "8.8.8.8", "0.0.0.0", "255.255.255.255"])
 @pytest.mark.parametrize("protocol", [TCP(), UDP(sport=1024, dport=67)], ids=["tcp", "udp"])
-def test_another_source_address_is_dropped(source: str, protocol: Packet) -> None:
+def test_l4_another_source_address_is_dropped(source: str, protocol: Packet) -> None:
     frame = ether(0, 1) / IP(src=source, dst=ip_of(1)) / protocol
     assert Segment().reason(0, frame) == "source_ip"
 
 
-def test_every_address_of_the_binding_may_be_used_and_no_other() -> None:
+def test_l4_every_address_of_the_binding_may_be_used_and_no_other() -> None:
     addresses = tuple(IPv4Address(f"192.168.64.{100 + i}") for i in range(IPV4_MAX))
     segment = Segment(guests=[PortBinding(mac=mac_of(0), ipv4=addresses), PortBinding(mac=mac_of(1))])
     for address in addresses:
@@ -65,7 +65,7 @@ def test_any_address_may_be_used_where_others_assign_them() -> None:
     assert segment.reaches(0, arp(0, ip_of(1), psrc="8.8.8.8")) == {1, UPLINK}
 
 
-def test_dhcp_from_no_address_is_a_clients_only() -> None:
+def test_l4_dhcp_from_no_address_is_a_clients_only() -> None:
     segment = Segment()
     assert segment.reaches(0, dhcp(0, "discover")) == {1, 2, UPLINK}
     assert segment.reason(0, dhcp(0, "discover", dport=69)) == "source_ip"
@@ -123,13 +123,13 @@ def test_arp_about_oneself_passes(op: str) -> None:
     assert Segment().reaches(0, arp(0, ip_of(1), op=op)) == {1, 2, UPLINK}
 
 
-def test_an_address_may_be_probed_but_not_denied_without_one() -> None:
+def test_l3_an_address_may_be_probed_but_not_denied_without_one() -> None:
     segment = Segment()
     assert segment.reaches(0, arp(0, ip_of(0), psrc="0.0.0.0")) == {1, 2, UPLINK}
     assert segment.reason(0, arp(0, ip_of(0), psrc="0.0.0.0", op="is-at")) == "arp"
 
 
-def test_a_probe_for_anothers_address_is_dropped() -> (
+def test_l3_a_probe_for_anothers_address_is_dropped() -> (
     None
 ):  # RFC 5227: whoever probes it too would give it up
     assert Segment().reason(0, arp(0, ip_of(1), psrc="0.0.0.0")) == "arp"
@@ -150,15 +150,15 @@ def test_a_probe_for_anothers_address_is_dropped() -> (
         pytest.param({"ptype": 0x86DD}, id="protocol"),
     ],
 )
-def test_arp_that_is_not_about_oneself_is_dropped(fields: dict[str, object]) -> None:
+def test_l3_arp_that_is_not_about_oneself_is_dropped(fields: dict[str, object]) -> None:
     assert Segment().reason(0, arp(0, ip_of(1), **fields)) == "arp"
 
 
-def test_arp_that_is_cut_off_is_dropped() -> None:
+def test_l3_arp_that_is_cut_off_is_dropped() -> None:
     assert Segment().reason(0, bytes(ether(0, BROADCAST) / ARP(psrc=ip_of(0), hwsrc=mac_of(0)))[:41]) == "arp"
 
 
-def test_a_port_without_a_mac_has_eight_learned_ones() -> None:
+def test_l7_a_port_without_a_mac_has_eight_learned_ones() -> None:
     learning = PortBinding(mac=None, ipv4=None)
     segment = Segment(guests=[learning, learning])
     for i in range(8):
@@ -168,7 +168,7 @@ def test_a_port_without_a_mac_has_eight_learned_ones() -> None:
     assert segment.reaches(1, Ether(src=mac_of(9), dst=mac_of(3)) / tcp4(0, 1).payload) == {0}
 
 
-def test_a_thousand_broadcasts_a_second_and_no_more() -> None:
+def test_l7_a_thousand_broadcasts_a_second_and_no_more() -> None:
     segment = Segment()
     frame = bytes(12) + bytes(arp(0, ip_of(1)))
     passed = 0

@@ -38,8 +38,8 @@ def test_frames_ahead_of_a_wrong_length_are_whole_q1() -> None:
         framing.receive(struct.pack("!I", 13) + framed(frame(60)))
 
 
-def test_frames_that_come_a_byte_at_a_time_are_whole_q2() -> None:
-    framing, sent = Framing(), [frame(14 + i % 90, i) for i in range(200)]
+def test_ten_thousand_frames_that_come_a_byte_at_a_time_are_whole_q2() -> None:
+    framing, sent = Framing(), [frame(14 + i % 90, i) for i in range(10_000)]
     received = [one for byte in framed(*sent) for one in framing.receive(bytes([byte]))]
     assert received == sent and framing.unfinished == 0
 
