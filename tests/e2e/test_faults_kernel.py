@@ -99,8 +99,9 @@ def test_guests_that_come_and_go_are_no_damage(machine: Machine, network: Networ
                 machine.guest(of, f"vm{number}")
                 of.detach(f"vm{number}")
         machine.run("nft flush ruleset")
-        wait_until(lambda: network.stats()["host"]["repairs"] == 1)
-        assert other.stats()["host"]["repairs"] <= 1
+        wait_until(lambda: network.stats()["host"]["repairs"])
+        for of in (network, other):
+            assert of.stats()["host"]["repairs"] <= 2  # of the flush, which an audit may have found once more
 
 
 def test_k10_busy_networks_take_no_change_of_each_others_for_damage(

@@ -96,12 +96,14 @@ def kill_during_dhcp(machine: Machine, crowd: Crowd, rng: random.Random) -> None
     asking = threading.Thread(target=crowd.ask_until, args=(ending,))
     known = crowd.history.times
     asking.start()
-    if rng.random() < 0.5:
-        wait_until(lambda: crowd.history.times > known or crowd.failure, message="an acknowledgement")
-    time.sleep(rng.uniform(0.0, 0.15))
-    kill9(machine.network_pids()[0])
-    ending.set()
-    asking.join()
+    try:
+        if rng.random() < 0.5:
+            wait_until(lambda: crowd.history.times > known or crowd.failure, message="an acknowledgement")
+        time.sleep(rng.uniform(0.0, 0.15))
+        kill9(machine.network_pids()[0])
+    finally:
+        ending.set()
+        asking.join()
     if crowd.failure is not None:
         raise crowd.failure
 

@@ -131,7 +131,7 @@ def test_g7_work_and_faults_leave_no_memory_no_descriptor_and_no_complaint_behin
         open_then = descriptors(pid)
 
         def outgrown() -> float:
-            """By how much more than it may it grows."""
+            """Work and faults; the bytes that the process has grown by beyond what it may."""
             start, resident_then = time.monotonic(), resident_bytes(pid)
             for number in itertools.count(1):
                 round_of(next(faults))

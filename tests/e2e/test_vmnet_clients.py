@@ -85,7 +85,9 @@ def test_udhcpc_and_dig_are_served_and_the_system_hears_arp_alone(monkeypatch: p
         assert client.stdout is not None
         told = {}
         while "serverid" not in told or "lease" not in told:
-            name, _, value = client.stdout.readline().removeprefix("lease:").strip().partition("=")
+            line = client.stdout.readline()
+            assert line, told
+            name, _, value = line.removeprefix("lease:").strip().partition("=")
             told[name] = value
         assert (told["ip"], told["serverid"]) == ("192.168.64.10", GATEWAY)
         lease = network.leases()[0]

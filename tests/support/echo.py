@@ -18,6 +18,6 @@ def wait_for_echo(where: Namespace, address: str, *options: str) -> str:
 
 
 def is_echoed(where: Namespace, address: str, *options: str) -> bool:
-    """Whether an echo request is answered within a second, where none should be."""
+    """Whether one echo request is answered within a second: for where none should be, and loops of their own."""
     words = ["ping", "-n", "-c", "1", "-W", "1", *options, address]
     return where.run(words, check=False).returncode == 0
