@@ -11,7 +11,7 @@ from arcbox_net import NetConfig
 from arcbox_net.config import Egress
 from tests.e2e.test_sockets import GATEWAY, serve_hello, stream
 from tests.support.echo import is_echoed, wait_for_echo
-from tests.support.guest import Guest
+from tests.support.guest import COMMAND_TIMEOUT_S, Guest
 from tests.support.machine import Machine, each_bridge_nf
 from tests.support.netns import wait_until
 from tests.support.peers import http_server
@@ -35,7 +35,7 @@ def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_th
         assert guest.run("wget -q -O - http://web.test/").strip() == EXTERNAL
         guest.run("wget -q -O /dev/null http://web.test/bytes/4000000")
         echo = f"ping -c 1 -W 1 {world.world_ip}"
-        wait_until(lambda: guest.status(echo)[0] == 0)
+        wait_until(lambda: guest.status(echo)[0] == 0, timeout=COMMAND_TIMEOUT_S)
         serve_hello(guest)
         asked = world.world.run(f"curl -sS --max-time 30 http://{EXTERNAL}:8080/").stdout
         assert asked == "hello\n"
@@ -45,7 +45,7 @@ def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_th
         world.run(f"ip link set {world.uplink} down")
         world.run(f"ip link set {world.uplink} up")
         world.run(f"ip route replace default via {world.world_ip} dev {world.uplink}")
-        wait_until(lambda: guest.status(echo)[0] == 0)
+        wait_until(lambda: guest.status(echo)[0] == 0, timeout=COMMAND_TIMEOUT_S)
     world.cli("down dev")
     assert world.ours() == {"links": [], "tables": []}
 

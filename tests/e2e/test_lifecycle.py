@@ -21,8 +21,9 @@ from tests.support.netns import COMMAND_TIMEOUT_S, PATIENCE_S, wait_until
 from tests.support.peers import http_server, refused
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from arcbox_net import NetworkManager, NetConfig
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts behind itself
 manager = NetworkManager(NetConfig(), name="owned")
 manager.start()
 print(manager.pid, flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arcbox_net import NetworkManager
-from tests.support.guest import NIC, Guest, vhost_user
+from tests.support.guest import COMMAND_TIMEOUT_S, NIC, Guest, vhost_user
 from tests.support.machine import CLI, Machine, kill9
 from tests.support.netns import wait_until
 from tests.support.rootless import Rootless
@@ -97,7 +97,7 @@ def test_three_kinds_of_port_talk_to_each_other_and_out(world: Machine, tmp_path
         for guest in guests:
             serve_hello(guest)
             assert guest.run(f"wget -q -O - http://{world.world_ip}/").strip() == world.host_ip
-            wait_until(lambda guest=guest: has_ipv6(guest))  # its name has that address too
+            wait_until(lambda guest=guest: has_ipv6(guest), timeout=COMMAND_TIMEOUT_S)  # its name has it too
         first, second = guests
         assert first.run("wget -q -O - http://second/") == "hello\n"
         assert second.run("wget -q -O - http://first/") == "hello\n"

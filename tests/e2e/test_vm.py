@@ -8,7 +8,7 @@ import pytest
 
 from arcbox_net import DnsConfig, NetConfig, NetworkManager
 from tests.support.dig import dig
-from tests.support.guest import Guest, tap_fd
+from tests.support.guest import COMMAND_TIMEOUT_S, Guest, tap_fd
 from tests.support.machine import CLI, Machine, kill9
 from tests.support.netns import wait_until
 from tests.support.peers import http_server
@@ -58,10 +58,12 @@ def test_s1_vm_configures_itself_by_ipv6_and_reaches_the_world(world: Machine) -
         Guest(tap_fd(tap.fd, tap.mac), fds=[tap.fd]) as guest,
     ):
         (port,) = network.ports()
-        wait_until(lambda: "via fe80::1" in guest.run("ip -6 route show default"))
+        wait_until(lambda: "via fe80::1" in guest.run("ip -6 route show default"), timeout=COMMAND_TIMEOUT_S)
         assert f"{port.ip6}/64" in guest.run("ip -6 addr show dev eth0")
         # Until its address is known to be nobody else's, the guest would send from its link-local one.
-        wait_until(lambda: "tentative" not in guest.run("ip -6 addr show dev eth0"))
+        wait_until(
+            lambda: "tentative" not in guest.run("ip -6 addr show dev eth0"), timeout=COMMAND_TIMEOUT_S
+        )
         assert guest.run("cat /proc/sys/net/ipv6/conf/eth0/mtu").strip() == "1400"
         assert guest.run("wget -q -O - http://six.test/").strip() == host6
 
