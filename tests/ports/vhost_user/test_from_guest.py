@@ -175,6 +175,14 @@ def test_header_of_a_driver_before_version_1_has_ten_bytes() -> None:
         assert [each[:2] for each in one.worker.receive()] == [(offload, frame(2000))]
 
 
+def test_header_of_a_front_end_that_names_no_features_has_ten_bytes() -> None:
+    with guest(start=False) as one:
+        one.map()
+        one.start(1)
+        one.transmit(frame(), PLAIN[:10])
+        assert [each[:2] for each in one.worker.receive()] == [(PLAIN, frame())]
+
+
 def test_pairs_take_turns_and_all_are_served() -> None:
     with guest(USUAL | Feature.MQ, pairs=2, size=256) as one:
         for number, pair in itertools.product(range(70), range(2)):

@@ -104,6 +104,14 @@ def test_v23_ring_that_lies_nowhere_or_on_itself_is_refused(part: str, address: 
         assert one.start(1, **fields) == 0
 
 
+def test_v23_ring_that_is_aligned_for_the_front_end_and_not_for_us_is_refused() -> None:
+    with guest(start=False) as one:
+        one.tell_features()
+        region = one.ram.gpa, one.ram.size, one.ram.gpa + USER + 1, 0, one.ram.fd
+        assert one.tell(PortMessage.MEMORY_ADD, port_messages.REGION.pack(*region)) == 0
+        assert one.start(1) == -errno.EINVAL
+
+
 def test_v24_ring_needs_memory_first() -> None:
     with guest(start=False) as one:
         assert one.start(1) == -errno.EFAULT

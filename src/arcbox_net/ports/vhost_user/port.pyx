@@ -93,3 +93,4 @@ cdef class VhostUserPort(Port):
             p.queues[i].ring.kick_fd = p.queues[i].ring.call_fd = -1
         for i in range(<uint32_t>FLOWS_MAX):
             p.flow_pairs[i] = i % pairs
+        port_reset(self.base)  # as each front end finds it

@@ -8,6 +8,7 @@ from arcbox_net.memory.guest_memory cimport guest_memory, user_range
 
 cdef struct span:
     uint64_t size
+    uint64_t alignment
     uint8_t *base
 
 
@@ -16,8 +17,6 @@ cdef int vring_start(
 ) noexcept nogil:
     """Find the ring's three parts. 0, or -EINVAL for what no ring can be, -EFAULT for what is not in memory."""
     if size == 0 or size > RING_SIZE_MAX or size & (size - 1):
-        return -EINVAL
-    if layout.descriptors % 16 or layout.available % 2 or layout.used % 4:
         return -EINVAL
     v.memory = memory
     v.size = size
@@ -38,9 +37,13 @@ cdef int vring_find(vring *v) noexcept nogil:
     parts[0].base = user_range(v.memory, v.layout.descriptors, parts[0].size)
     parts[1].base = user_range(v.memory, v.layout.available, parts[1].size)
     parts[2].base = user_range(v.memory, v.layout.used, parts[2].size)
+    parts[0].alignment, parts[1].alignment, parts[2].alignment = DESCRIPTOR_BYTES, 2, 4
     for i in range(3):
         if parts[i].base == NULL:
             return -EFAULT
+        # Of our address, where some processors fail otherwise: the front end's region may begin anywhere.
+        if <uint64_t>parts[i].base % parts[i].alignment:
+            return -EINVAL
         for j in range(i):
             if parts[i].base < parts[j].base + parts[j].size and parts[j].base < parts[i].base + parts[i].size:
                 return -EINVAL
