@@ -14,8 +14,9 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "arcbox_net"
 
 # A slow machine is no failure: no test asserts on time. CI looks at fewer examples of the same properties.
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, max_examples=50)
+SLOW = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("default", **SLOW)
+hypothesis.settings.register_profile("ci", max_examples=50, **SLOW)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 

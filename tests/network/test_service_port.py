@@ -45,7 +45,7 @@ def serving(body: Callable[[ServicePort, Holder], Awaitable[None]]) -> None:
         port, holder = ServicePort(GATEWAY, MAC, 1500), Holder()
         assert port.add_to(holder, None) == 7  # type: ignore[arg-type]
         try:
-            await asyncio.wait_for(body(port, holder), 10)
+            await asyncio.wait_for(body(port, holder), 30)
         finally:
             port.leave()
             port.leave()

@@ -127,7 +127,7 @@ def test_k9_work_that_failed_is_tried_again_without_another_event(event, monkeyp
             kernel=KERNEL,
         )
         watch._on_link(event)
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 30)
 
     done = asyncio.Event()
     asyncio.run(watch())

@@ -76,7 +76,7 @@ def test_the_end_of_a_process_is_an_event_of_a_kqueue(queues: list[FakeKqueue]) 
     assert queues[0].registered == (42, 4, 1, 16)
     assert not end.wait(0)
     queues[0].come()
-    assert end.wait(10)
+    assert end.wait(30)
     end.close()
 
 
@@ -91,7 +91,7 @@ def test_a_folder_that_loses_a_file_is_told_of(queues: list[FakeKqueue], tmp_pat
         watch = platform.watch_folder(tmp_path, changed.set)
         assert not changed.is_set()
         queues[0].come()
-        await asyncio.wait_for(changed.wait(), 10)
+        await asyncio.wait_for(changed.wait(), 30)
         watch.close()
 
     asyncio.run(look())
@@ -109,7 +109,10 @@ def test_a_lock_is_one_open_files_until_it_is_closed(tmp_path: Path) -> None:
     os.close(other)
 
 
-def test_who_asks_for_a_lock_does_not_keep_it_from_who_wants_it(tmp_path: Path) -> None:
+def test_who_asks_for_a_lock_does_not_keep_it_from_who_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "LOCK_ATTEMPTS", 1000)  # nobody else asks again and again without a pause
     asking, wanting = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
     stop = threading.Event()
 
