@@ -218,12 +218,7 @@ class LeaseTable(LeaseBook):
                 holder=format_mac(mac or b""),
             )
         if before is not None and before.kind == ALLOCATED and before.holder != holder:
-            raise AddressInUse(
-                f"{format_mac(mac or b'')} has {before.ip}, allocated by {before.holder}",
-                fix="release that address first",
-                address=str(before.ip),
-                holder=before.holder,
-            )
+            raise _allocated_already(before)
         if ip is None:
             ip = before.ip if before is not None else self._had(mac)
         if ip is not None:
@@ -243,12 +238,7 @@ class LeaseTable(LeaseBook):
         self._check_takable(ip, mac, None)
         before = self._leases.get(self._fixed.get(mac, -1))
         if before is not None and before.kind == ALLOCATED and before.ip != ip:
-            raise AddressInUse(
-                f"{format_mac(mac)} has {before.ip}, allocated by {before.holder}",
-                fix="release that address first",
-                address=str(before.ip),
-                holder=before.holder,
-            )
+            raise _allocated_already(before)
         holder, port = (before.holder, before.port) if before is not None else (None, None)
         return self._fix(int(ip), RESERVED, mac, holder, hostname, port, now)
 
@@ -356,6 +346,15 @@ class LeaseTable(LeaseBook):
             lease for lease in self._leases.values() if lease.mac == mac and lease.state in (BOUND, RELEASED)
         ]
         return max(found, key=lambda lease: lease.expires_mono or 0.0).ip if found else None
+
+
+def _allocated_already(lease: Lease) -> AddressInUse:
+    return AddressInUse(
+        f"{format_mac(lease.mac or b'')} has {lease.ip}, allocated by {lease.holder}",
+        fix="release that address first",
+        address=str(lease.ip),
+        holder=lease.holder,
+    )
 
 
 def _idle(lease: Lease) -> Lease:
