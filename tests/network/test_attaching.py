@@ -8,8 +8,9 @@ import pytest
 
 from arcbox_net.config import NetConfig
 from arcbox_net.errors import KernelError
+from arcbox_net.network.guest_port import PortRequest
 from arcbox_net.network.kernel_attaching import KernelAttaching
-from arcbox_net.network.ports import PortRequest, PortTable
+from arcbox_net.network.ports import PortTable
 from arcbox_net.recipes.site import Layout
 from tests.support.descriptors import open_descriptors
 

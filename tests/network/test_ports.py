@@ -9,7 +9,8 @@ from arcbox_net.addresses import bridge_mac
 from arcbox_net.config import NetConfig
 from arcbox_net.config_ports import PAIRS_MAX, PATH_BYTES_MAX, UID_MAX
 from arcbox_net.errors import ConfigError, PortExists
-from arcbox_net.network.ports import PortRequest, PortTable, Socket
+from arcbox_net.network.guest_port import PortRequest, Socket
+from arcbox_net.network.ports import PortTable
 from arcbox_net.recipes.site import Layout
 
 LAYOUT = Layout("bridge", "none", "br0", None, None, False)

@@ -12,8 +12,8 @@ from arcbox_net.config import NetConfig, pool_of
 from arcbox_net.config_dhcp import Reservation
 from arcbox_net.config_values import check_port_name
 from arcbox_net.errors import AddressInUse, AddressNotFound, ConfigError
+from arcbox_net.network.guest_port import Port
 from arcbox_net.network.messages import LeaseInfo
-from arcbox_net.network.ports import Port
 from arcbox_net.network.state import State
 from arcbox_net.recipes.site import Layout
 from arcbox_net.services.dhcp.clock import system_clock

@@ -28,9 +28,9 @@ from arcbox_net.errors import ArcboxNetError, ConfigError
 from arcbox_net.network import messages as m
 from arcbox_net.network.core import Network
 from arcbox_net.network.fdpass import LISTEN_BACKLOG
+from arcbox_net.network.guest_port import PortRequest
 from arcbox_net.network.openapi import document
 from arcbox_net.network.peer import check_peer
-from arcbox_net.network.ports import PortRequest
 from arcbox_net.rules import parse_forward
 
 BODY_BYTES_MAX = 64 * 1024

@@ -1,6 +1,8 @@
 """How guest ports come and go while a network runs: address, name, row, device and filter, undone if one fails.
 
-Whoever calls holds the network's lock. How a guest is connected, a subclass knows.
+A port's row is durable before its device exists, and its device is gone before its row is deleted, so that
+reconcile finds every device of ours in the rows. Whoever calls holds the network's lock. How a guest is connected,
+a subclass knows.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from typing import TYPE_CHECKING
 from arcbox_net.addresses import parse_ipv4
 from arcbox_net.config_ports import TAP, PortConfig
 from arcbox_net.errors import ArcboxNetError, StateError
+from arcbox_net.network.guest_port import Port, PortRequest
 from arcbox_net.network.holders import Holders
 from arcbox_net.network.messages import PortInfo
-from arcbox_net.network.ports import Port, PortRequest, PortTable
+from arcbox_net.network.ports import PortTable
 
 if TYPE_CHECKING:
     from arcbox_net.network.addressing import Addressing

@@ -25,8 +25,9 @@ from arcbox_net.config_dhcp import Reservation
 from arcbox_net.config_mapping import config_from_mapping
 from arcbox_net.errors import ArcboxNetError, ConfigError, PortNotFound
 from arcbox_net.network import messages as m
+from arcbox_net.network.guest_port import PortRequest
 from arcbox_net.network.kernel_thread import KernelThread
-from arcbox_net.network.ports import PortRequest, PortTable
+from arcbox_net.network.ports import PortTable
 from arcbox_net.rules import ForwardRule
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from arcbox_net.dataplane.worker import Worker
     from arcbox_net.dataplane.worker_views import WorkerEvent
+    from arcbox_net.network.guest_port import Port
     from arcbox_net.network.kernel_thread import KernelThread
-    from arcbox_net.network.ports import Port
     from arcbox_net.recipes.site import Layout, NetworkSite
 
 _DROP = "PORT_DROP_"

@@ -9,8 +9,9 @@ import os
 
 from arcbox_net.errors import PermissionDenied
 from arcbox_net.host.plan import SwitchedPlan, TapPlan, VethPlan
+from arcbox_net.network.guest_port import NETNS, Port
 from arcbox_net.network.messages import PortInfo
-from arcbox_net.network.ports import NETNS, Port, PortTable
+from arcbox_net.network.ports import PortTable
 from arcbox_net.network.views import port_info
 from arcbox_net.recipes.site import Site
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from arcbox_net.dataplane.switch import Switch
     from arcbox_net.dataplane.worker_group import Place
     from arcbox_net.host.plan import Dnat
-    from arcbox_net.network.ports import Port
+    from arcbox_net.network.guest_port import Port
     from arcbox_net.recipes.engine import EngineUplink
     from arcbox_net.recipes.site import Layout, Site
 

@@ -8,8 +8,8 @@ import msgspec
 
 from arcbox_net.config_ports import TAP
 from arcbox_net.errors import ConfigError
+from arcbox_net.network.guest_port import PortRequest
 from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
-from arcbox_net.network.ports import PortRequest
 
 if TYPE_CHECKING:
     from arcbox_net.network.core import Network

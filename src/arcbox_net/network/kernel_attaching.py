@@ -13,8 +13,8 @@ from arcbox_net.errors import ArcboxNetError, InterfaceNotFound
 from arcbox_net.host.plan import PortPlan, TapPlan
 from arcbox_net.network.attaching import Attaching
 from arcbox_net.network.devices import connect, disconnect, port_infos
+from arcbox_net.network.guest_port import Port
 from arcbox_net.network.messages import EngineInfo, PortInfo
-from arcbox_net.network.ports import Port
 from arcbox_net.recipes.engine import engine_uplink
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from arcbox_net.addresses import format_mac
 from arcbox_net.config import NetConfig, NetworkMode, local_domain
 from arcbox_net.config_values import check_domain, parse_endpoint
 from arcbox_net.errors import ArcboxNetError, ConfigError, RecordNotFound
+from arcbox_net.network.guest_port import Port
 from arcbox_net.network.messages import DnsRecordInfo
-from arcbox_net.network.ports import Port
 from arcbox_net.recipes.site import Layout
 from arcbox_net.services.dns.names import LocalNames
 from arcbox_net.services.dns.settings import DnsSettings

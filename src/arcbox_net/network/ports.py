@@ -1,17 +1,10 @@
-"""The guest ports of a network: who is attached, how a port comes and goes, and what survives a crash.
-
-A port's row is durable before its device exists, and its device is gone before its row is deleted, so that
-reconcile finds every device of ours in the rows.
-"""
+"""The guest ports of a network: names, MACs and interfaces in use, and what a new port is to be."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import os
-import time
 from collections.abc import Collection, Iterator
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from typing import Any
 
 from arcbox_net.addresses import bridge_mac, format_mac, parse_mac, stable_mac
@@ -29,103 +22,14 @@ from arcbox_net.config_values import check_ifname, check_port_name
 from arcbox_net.errors import (
     ConfigError,
     LimitReached,
-    NamespaceNotFound,
     PortExists,
     PortNotFound,
 )
 from arcbox_net.host.plan import SwitchedPlan, TapPlan, VethPlan, port_ifname, uplink_ifname
-from arcbox_net.network.messages import AttachRequest
+from arcbox_net.network.guest_port import NETNS, Port, PortRequest, Socket
 from arcbox_net.recipes.site import Layout, NetworkSite
 
 PORTS_MAX = 1024  # a Linux bridge takes no more (BR_MAX_PORTS)
-NETNS = "netns"
-
-
-class PortRequest(AttachRequest, frozen=True):
-    """What a caller asks of a new port, over either socket; None means: choose."""
-
-    persist: bool = False
-    vnet_hdr: bool = True
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Socket:
-    """Where a guest's socket is. `connect`: the guest's monitor listens there, and we dial.
-
-    `remote`: where datagrams go, None for where they come from. `owner_uid`: who may connect besides us.
-    `queues`: queue pairs that a vhost-user guest is offered. `holder`: the process that the port goes with.
-    """
-
-    path: str
-    connect: bool = False
-    remote: str | None = None
-    owner_uid: int | None = None
-    queues: int = 1
-    holder: int | None = None
-
-    def paths(self) -> tuple[str | None, ...]:
-        return self.path, self.remote
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Port:
-    """An attached port. `plan` is its device, `hostname` its DNS name, `ip6` the address made of its MAC.
-
-    `netns` is a path or `pid N`; `netns_inode` tells whether it still means the namespace it meant. `socket` is where
-    the guest of a SwitchedPlan is met.
-    """
-
-    kind: str
-    plan: TapPlan | VethPlan | SwitchedPlan
-    hostname: str
-    netns: str | None = None
-    attached_ns: int = dataclasses.field(default_factory=time.time_ns)
-    ip6: IPv6Address | None = None
-    netns_inode: int | None = None
-    socket: Socket | None = None
-
-    @property
-    def name(self) -> str:
-        return self.plan.port
-
-    @property
-    def ip(self) -> IPv4Address | None:
-        return self.plan.ips[0] if self.plan.ips else None
-
-    @property
-    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
-        """Those that it was given, and the one made of its MAC."""
-        return (*self.plan.ips, *((self.ip6,) if self.ip6 else ()))
-
-    def open_netns(self) -> int:
-        """A new fd of the guest's network namespace. Raises NamespaceNotFound, PermissionDenied."""
-        from arcbox_net.host.linux import namespace
-
-        assert self.netns is not None
-        fd = namespace.open_guest(self.netns)
-        if self.netns_inode is not None and os.fstat(fd).st_ino != self.netns_inode:
-            os.close(fd)
-            raise NamespaceNotFound(f"{self.netns} is another namespace now", namespace=self.netns)
-        return fd
-
-    def to_row(self) -> dict[str, Any]:
-        plan = self.plan
-        return {
-            "kind": self.kind,
-            "ifname": plan.ifname,
-            "mac": plan.mac,
-            "ips": [str(ip) for ip in plan.ips],
-            "hostname": self.hostname,
-            "netns": self.netns,
-            "netns_inode": self.netns_inode,
-            "attached_ns": self.attached_ns,
-            "queues": plan.queues if isinstance(plan, TapPlan) else 1,
-            "persist": isinstance(plan, TapPlan) and plan.persist,
-            "owner_uid": plan.owner_uid if isinstance(plan, TapPlan) else None,
-            "guest_ifname": plan.guest_ifname if isinstance(plan, VethPlan) else None,
-            "configured": isinstance(plan, VethPlan) and bool(plan.address or plan.address6),
-            "socket": dataclasses.asdict(self.socket) if self.socket else None,
-        }
 
 
 class PortTable:
@@ -219,21 +123,10 @@ class PortTable:
 
     def plan(self, request: PortRequest, name: str, mac: str, ip: IPv4Address | None) -> Port:
         """The port that *request* asks for. Raises ConfigError."""
-        config, layout = self._site.config, self._layout
-        common: dict[str, Any] = {
-            "network": self._site.network,
-            "port": name,
-            "ifname": self._free_ifname(),
-            "bridge": layout.bridge,
-            "mac": mac,
-            "mtu": config.mtu,
-            "ips": (ip,) if ip else (),
-            "isolated": config.isolated,
-            "anti_spoof": config.anti_spoof,
-        }
+        common = self._common(name, self._free_ifname(), mac, (ip,) if ip else ())
         hostname = (request.hostname or name).lower()
         check_port_name(hostname, field="hostname")
-        ip6 = layout.guest_address6(mac)
+        ip6 = self._layout.guest_address6(mac)
         if request.kind in SOCKET_KINDS:
             socket = self._socket(request)
             return Port(request.kind, self._switched(common), hostname, ip6=ip6, socket=socket)
@@ -326,18 +219,8 @@ class PortTable:
 
     def restore(self, name: str, row: dict[str, Any]) -> Port:
         """The port that `Port.to_row` described."""
-        config = self._site.config
-        common: dict[str, Any] = {
-            "network": self._site.network,
-            "port": name,
-            "ifname": row["ifname"],
-            "bridge": self._layout.bridge,
-            "mac": row["mac"],
-            "mtu": config.mtu,
-            "ips": tuple(IPv4Address(ip) for ip in row["ips"]),
-            "isolated": config.isolated,
-            "anti_spoof": config.anti_spoof,
-        }
+        ips = tuple(IPv4Address(ip) for ip in row["ips"])
+        common = self._common(name, row["ifname"], row["mac"], ips)
         plan: TapPlan | VethPlan | SwitchedPlan
         socket = row.get("socket")
         if socket is not None:
@@ -359,6 +242,21 @@ class PortTable:
             netns_inode=row.get("netns_inode"),
             socket=Socket(**socket) if socket else None,
         )
+
+    def _common(self, name: str, ifname: str, mac: str, ips: tuple[IPv4Address, ...]) -> dict[str, Any]:
+        """What the plan of every kind of port has."""
+        config = self._site.config
+        return {
+            "network": self._site.network,
+            "port": name,
+            "ifname": ifname,
+            "bridge": self._layout.bridge,
+            "mac": mac,
+            "mtu": config.mtu,
+            "ips": ips,
+            "isolated": config.isolated,
+            "anti_spoof": config.anti_spoof,
+        }
 
     def _veth(self, common: dict[str, Any], guest_ifname: str, *, configured: bool) -> VethPlan:
         """A veth; *configured*: its guest's end has its addresses and route from us."""

@@ -17,7 +17,8 @@ from arcbox_net.recipes.site import Layout, Site
 
 if TYPE_CHECKING:
     from arcbox_net.host.linux.links import OwnedLink
-    from arcbox_net.network.ports import Port, PortTable
+    from arcbox_net.network.guest_port import Port
+    from arcbox_net.network.ports import PortTable
     from arcbox_net.network.state import State
 
 # A network namespace's devices go some time after its last process: seconds where the kernel removes many of them.

@@ -33,8 +33,8 @@ from arcbox_net.recipes.engine import engine_uplink
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.worker_views import WorkerEvent
+    from arcbox_net.network.guest_port import Port
     from arcbox_net.network.kernel_thread import KernelThread
-    from arcbox_net.network.ports import Port
     from arcbox_net.recipes.site import Layout, Site
 
 RESTORE_FIRST_S = 0.05

@@ -9,7 +9,7 @@ from arcbox_net.network.messages import ForwardInfo, PortInfo
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
-    from arcbox_net.network.ports import Port
+    from arcbox_net.network.guest_port import Port
     from arcbox_net.recipes.port_forward import Forward
     from arcbox_net.rules import ForwardRule
 

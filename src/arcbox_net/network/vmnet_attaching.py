@@ -9,8 +9,8 @@ from arcbox_net.network.attaching import Attaching
 
 if TYPE_CHECKING:
     from arcbox_net.network.datapath import Datapath
+    from arcbox_net.network.guest_port import Port, PortRequest
     from arcbox_net.network.messages import PortInfo
-    from arcbox_net.network.ports import Port, PortRequest
 
 KINDS = ("stream", "dgram")
 

@@ -12,8 +12,8 @@ from arcbox_net.ports.vmnet.port import STATUS, VmnetPort
 
 if TYPE_CHECKING:
     from arcbox_net.dataplane.worker_views import WorkerEvent
+    from arcbox_net.network.guest_port import Port
     from arcbox_net.network.kernel_thread import KernelThread
-    from arcbox_net.network.ports import Port
     from arcbox_net.network.service_port import ServicePort
     from arcbox_net.ports.vmnet.interface import VmnetInterface
     from arcbox_net.recipes.site import Layout, NetworkSite
