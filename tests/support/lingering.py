@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import socket
 import struct
@@ -24,9 +25,10 @@ class Lingering:
             while True:
                 self.connection.send(bytes(PIECE_BYTES))
 
-    def send_to(self, receiver: socket.socket, body: bytes, times: int = 1) -> None:
+    def send_to(self, receiver: socket.socket, body: bytes, *, times: int = 1, flags: int = 0) -> None:
         """Send it with *body*; what was sent is the last to have it then."""
-        socket.send_fds(receiver, [body], [self.connection.fileno()] * times)
+        fds = array.array("i", [self.connection.fileno()] * times)
+        receiver.sendmsg([body], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], flags)  # send_fds has no flags
         self.connection.close()
 
     def __enter__(self) -> Lingering:

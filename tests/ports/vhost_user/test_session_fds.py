@@ -229,9 +229,27 @@ def unread_when_it_is_disconnected(front_end: FrontEnd, lingering: Lingering) ->
     front_end.serve()
 
 
+def out_of_band(front_end: FrontEnd, lingering: Lingering) -> None:
+    lingering.send_to(front_end.socket, b"x", flags=socket.MSG_OOB)
+    front_end.send(packed(Request.SET_OWNER))
+    front_end.serve()
+
+
+def out_of_band_and_unread(front_end: FrontEnd, lingering: Lingering) -> None:
+    front_end.send(packed(Request.SET_FEATURES, u64(1 << 63)))
+    lingering.send_to(front_end.socket, b"x", flags=socket.MSG_OOB)
+    front_end.serve()
+
+
 @pytest.mark.parametrize(
     "way",
-    [with_a_message_that_takes_none, with_more_than_there_is_room_for, unread_when_it_is_disconnected],
+    [
+        with_a_message_that_takes_none,
+        with_more_than_there_is_room_for,
+        unread_when_it_is_disconnected,
+        out_of_band,
+        out_of_band_and_unread,
+    ],
 )
 def test_v29_connection_that_lingers_keeps_nobody_waiting(
     front_end: FrontEnd, way: Callable[[FrontEnd, Lingering], None]

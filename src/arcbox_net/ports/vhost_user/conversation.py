@@ -15,7 +15,7 @@ from collections.abc import Callable
 from arcbox_net.ports.vhost_user.messages import Message, MessageReader, ProtocolError, Reply
 from arcbox_net.ports.vhost_user.port_messages import PortMessage
 from arcbox_net.ports.vhost_user.session import Session
-from arcbox_net.ports.vhost_user.strangers import Strangers, link_of
+from arcbox_net.ports.vhost_user.strangers import Strangers, link_of, pass_nothing_over
 
 _FDS_SENT_MAX = 253  # SCM_MAX_FD: what there is no room for, the kernel would close here and now
 _FDS_SPACE = socket.CMSG_SPACE(_FDS_SENT_MAX * array.array("i").itemsize)
@@ -30,6 +30,7 @@ class Conversation:
     """
 
     def __init__(self, connection: socket.socket, send: Send, *, pairs: int, strangers: Strangers) -> None:
+        pass_nothing_over(connection)
         self.connection = connection
         self._send = send
         self._reader = MessageReader()

@@ -47,6 +47,7 @@ class Strangers:
         """Nothing more can come: what has, and was not read, is closed with it."""
         with contextlib.suppress(OSError):  # it has ended already
             connection.shutdown(socket.SHUT_RDWR)
+        pass_nothing_over(connection)
         if _unread(connection):
             self.close(connection.detach())
         else:
@@ -61,6 +62,11 @@ class Strangers:
                 fd = self._waiting.popleft()
             with contextlib.suppress(OSError):  # what its server says of it
                 os.close(fd)
+
+
+def pass_nothing_over(connection: socket.socket) -> None:
+    """Read what is out of band in its turn: the kernel would pass it over, and close what came with it."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
 
 
 def link_of(fd: int) -> str:
