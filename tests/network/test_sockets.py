@@ -19,7 +19,7 @@ from arcbox_net.network.api import application
 from arcbox_net.network.client import Client
 from arcbox_net.network.fdpass import CLIENTS_MAX, PATH_BYTES_MAX, FdServer, listen
 from arcbox_net.network.messages import AttachTap, PortInfo, TapReply
-from tests.support.descriptors import open_descriptors
+from tests.support.descriptors import can_refuse_descriptors, open_descriptors
 
 PORT = PortInfo(
     name="vm1", kind="tap", ifname="abx-x_0", mac="02:00:00:00:00:01", ip=None, state="up", mtu=1500
@@ -384,3 +384,13 @@ def test_a_path_that_no_socket_can_have_is_refused_with_the_way_out(tmp_path):
     listen(path, socket.SOCK_STREAM).close()
     with pytest.raises(StartFailed, match=f"at most {PATH_BYTES_MAX} bytes"):
         listen(path.with_name(path.name + "x"), socket.SOCK_STREAM)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET])
+def test_descriptors_of_a_client_are_refused_by_the_kernel(tmp_path, kind):
+    if not can_refuse_descriptors():
+        pytest.skip("needs SO_PASSRIGHTS, of Linux 6.16 on")
+    with listen(tmp_path / "a.sock", kind), socket.socket(socket.AF_UNIX, kind) as client:
+        client.connect(str(tmp_path / "a.sock"))
+        with pytest.raises(PermissionError):
+            socket.send_fds(client, [b"GET"], [0])

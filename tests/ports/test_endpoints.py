@@ -16,7 +16,8 @@ from arcbox_net.config_ports import PATH_BYTES_MAX
 from arcbox_net.errors import ConfigError
 from arcbox_net.ports.endpoint import SocketEndpoint
 from arcbox_net.ports.endpoints import DgramEndpoint, StreamEndpoint
-from arcbox_net.ports.unix_sockets import SO_PASSRIGHTS, is_served
+from arcbox_net.ports.unix_sockets import is_served
+from tests.support.descriptors import can_refuse_descriptors
 from tests.support.netns import PATIENCE_S
 from tests.support.sockets import StreamPeer, Wire, frame
 
@@ -135,7 +136,7 @@ def test_client_gets_the_port_and_another_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["listening", "connecting", "dgram"])
 def test_kernel_refuses_descriptors_that_a_port_of_frames_is_sent(tmp_path: Path, way: str) -> None:
     """The worker would have to close them, and the close of a connection that lingers may wait for ever."""
-    if not _can_refuse_descriptors():
+    if not can_refuse_descriptors():
         pytest.skip("needs SO_PASSRIGHTS, of Linux 6.16 on")
 
     async def run(place: Place) -> None:
@@ -157,15 +158,6 @@ def test_kernel_refuses_descriptors_that_a_port_of_frames_is_sent(tmp_path: Path
                     socket.send_fds(peer, [b"frame"], [0])
 
     within(tmp_path, run)
-
-
-def _can_refuse_descriptors() -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
-        except OSError:
-            return False
-    return True
 
 
 def test_client_that_comes_back_a_hundred_times_finds_the_same_port_q8_k15(tmp_path: Path) -> None:

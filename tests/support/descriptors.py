@@ -6,12 +6,25 @@ import contextlib
 import gc
 import os
 import resource
+import socket
+
+from arcbox_net.ports.unix_sockets import SO_PASSRIGHTS
 
 
 def open_descriptors() -> int:
     """How many are open, but for those that garbage of earlier tests holds."""
     gc.collect()
     return len(os.listdir("/dev/fd"))
+
+
+def can_refuse_descriptors() -> bool:
+    """Whether this kernel lets sockets say that they take none: Linux from 6.16 on."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
+        except OSError:
+            return False
+    return True
 
 
 class no_descriptors:

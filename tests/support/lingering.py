@@ -28,7 +28,8 @@ class Lingering:
     def send_to(self, receiver: socket.socket, body: bytes, *, times: int = 1, flags: int = 0) -> None:
         """Send it with *body*; what was sent is the last to have it then."""
         fds = array.array("i", [self.connection.fileno()] * times)
-        receiver.sendmsg([body], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], flags)  # send_fds has no flags
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        receiver.sendmsg([body], rights, flags)  # send_fds has no flags
         self.connection.close()
 
     def __enter__(self) -> Lingering:

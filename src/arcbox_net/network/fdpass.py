@@ -20,7 +20,7 @@ from arcbox_net.config_ports import PATH_BYTES_MAX
 from arcbox_net.errors import ArcboxNetError, ConfigError, StartFailed
 from arcbox_net.network.messages import AttachTap, OpenTap, TapReply
 from arcbox_net.network.peer import check_peer
-from arcbox_net.ports.unix_sockets import bind_private, open_socket
+from arcbox_net.ports.unix_sockets import bind_private, open_socket, refuse_descriptors
 
 MESSAGE_BYTES_MAX = 4096
 CLIENTS_MAX = 64
@@ -45,6 +45,7 @@ def listen(path: Path, kind: int) -> socket.socket:
         )
     path.unlink(missing_ok=True)
     listener = open_socket(kind)
+    refuse_descriptors(listener)  # closing a client's could keep this process waiting
     bind_private(listener, str(path))
     listener.listen(LISTEN_BACKLOG)
     return listener
