@@ -17,7 +17,7 @@ import socket
 import threading
 
 SMALL_BLOCKS = 8192  # of memory: 4 MiB
-WAITING_MAX = 16  # from then on nothing is taken from the front end
+WAITING_MAX = 64  # from then on nothing is taken from the front end: twice as many as it has slots of memory
 
 
 class Strangers:
