@@ -207,9 +207,6 @@ cdef class Lab:
             began = monotonic_ns() - began
         return began
 
-    def frames_sent(self, uint32_t number):
-        return self.ports[number].counted.tx_frames
-
 
 cdef void _describe(port_frame *f, iovec *rest, bytearray memory):
     """A frame whose head is HEAD_BYTES, and whose rest is in another piece."""

@@ -147,13 +147,6 @@ cdef inline uint64_t inside_hash(
     return hash_mix(inside_ip_be, <uint64_t>protocol << 16 | inside_port_be, table.seed)
 
 
-cdef inline void mapping_prefetch(
-    const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
-) noexcept nogil:
-    """Have near what `mapping_find` of the same looks at first."""
-    slot_prefetch(&table.outbound, inside_hash(table, protocol, inside_ip_be, inside_port_be))
-
-
 cdef inline uint32_t mapping_find(
     const mapping_table *table, uint8_t protocol, uint32_t inside_ip_be, uint16_t inside_port_be
 ) noexcept nogil:

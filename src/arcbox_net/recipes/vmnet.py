@@ -202,7 +202,7 @@ def _check_nic(config: NetConfig) -> None:
         raise InterfaceNotFound(
             f"{config.nic} is no interface that vmnet bridges",
             fix=f"choose one of: {', '.join(known) or 'none is there'}",
-            ifname=config.nic,
+            interface=config.nic,
         )
 
 

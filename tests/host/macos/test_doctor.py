@@ -116,14 +116,6 @@ def test_a_firewall_that_blocks_everything_is_in_the_way(texts: dict[str, str], 
     assert found.ok is ok and (ok or "--setblockall off" in str(found.fix))
 
 
-def test_a_firewall_that_blocks_the_dhcp_server_is_in_the_way() -> None:
-    said = f"Incoming connection to {doctor.BOOTPD} is blocked.\n"
-    blocked = check("application firewall", Recorded(FIREWALL_ON | {doctor.BOOTPD: said}))
-    assert not blocked.ok and f"--unblockapp {doctor.BOOTPD}" in str(blocked.fix)
-    permitted = {doctor.BOOTPD: said.replace("blocked", "permitted")}
-    assert check("application firewall", Recorded(FIREWALL_ON | permitted)).ok
-
-
 def test_a_firewall_that_is_off_is_in_nobodys_way() -> None:
     assert check("application firewall", Recorded({})).detail == "off"
 

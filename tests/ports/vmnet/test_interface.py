@@ -85,6 +85,20 @@ def test_without_offloads_packets_are_bare(standin: Standin) -> None:
         assert standin.asked("enable_tso") == standin.asked("enable_virtio_header") == ""
 
 
+def test_checksums_alone_are_left_out_where_that_is_asked_for_and_a_port_refuses_that(
+    standin: Standin,
+) -> None:
+    from arcbox_net.ports.vmnet.port import VmnetPort
+
+    with start(VmnetOptions(VmnetMode.SHARED, offloads=False, checksums=True)) as interface:
+        assert standin.asked("enable_checksum_offload") == "true"
+        assert interface.facts.checksums and not interface.facts.virtio_headers
+        with pytest.raises(errors.ConfigError, match="checksums"):
+            VmnetPort(interface)
+    with pytest.raises(errors.ConfigError, match="checksums"):
+        VmnetOptions(VmnetMode.SHARED, checksums=True)
+
+
 @pytest.mark.parametrize("status", REFUSALS, ids=lambda s: s.name)
 def test_a_refused_start_says_why_and_leaves_nothing(standin: Standin, status: VmnetStatus) -> None:
     fds = open_descriptors()

@@ -24,7 +24,6 @@ COMMAND_TIMEOUT_S = 10.0
 ENTITLEMENT = "com.apple.vm.networking"
 SHARING = Path("/Library/Preferences/SystemConfiguration/com.apple.nat.plist")
 FIREWALL = "/usr/libexec/ApplicationFirewall/socketfilterfw"
-BOOTPD = "/usr/libexec/bootpd"  # the system's DHCP server
 # Releases have said it in several ways, some of them with "block all" where it is off.
 _BLOCKS_ALL = re.compile(r"non-essential|State = 2|set to enabled|block all is on", re.IGNORECASE)
 SHARING_FIX = (
@@ -142,15 +141,8 @@ def _application_firewall(mac: Mac) -> Check:
         return Check(
             "application firewall",
             False,
-            "blocks all incoming connections: guests get no address, and forwards no client",
+            "blocks all incoming connections: forwards on single addresses get no client, guests no service of the Mac",
             f"sudo {FIREWALL} --setblockall off",
-        )
-    if "is blocked" in (mac.said(FIREWALL, "--getappblocked", BOOTPD) or ""):
-        return Check(
-            "application firewall",
-            False,
-            f"blocks {BOOTPD}: guests get no address",
-            f"sudo {FIREWALL} --add {BOOTPD}; sudo {FIREWALL} --unblockapp {BOOTPD}",
         )
     return Check("application firewall", True, "on: it asks before forwards on single addresses are reached")
 

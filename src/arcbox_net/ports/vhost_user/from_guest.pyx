@@ -18,7 +18,7 @@ from arcbox_net.memory.frame cimport BURST_MAX, FRAME_VNET, FRAME_VNET_BYTES
 from arcbox_net.memory.pool cimport POOL_LARGE, pool_acquire, pool_release
 from arcbox_net.ports.vhost_user.flow_queues cimport flow_seen
 from arcbox_net.ports.vhost_user.vhost_port cimport (
-    CHAIN_MAX, FEATURE_CSUM, FEATURE_HOST_ECN, FEATURE_HOST_TSO4, FEATURE_HOST_TSO6, FEATURE_HOST_USO, GATHERED_MAX,
+    CHAIN_MAX, FEATURE_CSUM, FEATURE_HOST_ECN, FEATURE_HOST_TSO4, FEATURE_HOST_TSO6, GATHERED_MAX,
     HEAD_OFFSET, PARTS_MAX, TRANSMIT_RING, guest_queue, has_feature, queue_runs, ring_broken, vhost_port,
 )
 from arcbox_net.ports.vhost_user.vring cimport (
@@ -192,9 +192,7 @@ cdef bint _negotiated(const vhost_port *p, const virtio_net_header *header) noex
         return True
     if kind == VIRTIO_GSO_TCPV4:
         return has_feature(p, FEATURE_HOST_TSO4)
-    if kind == VIRTIO_GSO_TCPV6:
-        return has_feature(p, FEATURE_HOST_TSO6)
-    return has_feature(p, FEATURE_HOST_USO)
+    return kind == VIRTIO_GSO_TCPV6 and has_feature(p, FEATURE_HOST_TSO6)
 
 
 cdef bint _gather(vhost_port *p, port_frame *f) noexcept nogil:

@@ -13,8 +13,7 @@ from libc.string cimport memcpy, memset
 from arcbox_net.abi.poller cimport POLL_EDGE, POLL_READ
 from arcbox_net.abi.files cimport close
 from arcbox_net.dataplane.port cimport (
-    PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, TAKES_USO, port,
-    port_message,
+    PORT_READY, PORT_UP, TAKES_CSUM, TAKES_ECN, TAKES_TSO4, TAKES_TSO6, port, port_message,
 )
 from arcbox_net.dataplane.worker cimport worker_unwatch, worker_watch
 from arcbox_net.memory.frame cimport FRAME_VNET_BYTES
@@ -28,8 +27,8 @@ from arcbox_net.ports.vhost_user.port_messages cimport (
 )
 from arcbox_net.ports.vhost_user.vhost_port cimport (
     FEATURE_EVENT_IDX, FEATURE_GUEST_CSUM, FEATURE_GUEST_ECN, FEATURE_GUEST_TSO4, FEATURE_GUEST_TSO6,
-    FEATURE_GUEST_USO4, FEATURE_GUEST_USO6, FEATURE_INDIRECT_DESC, FEATURE_MRG_RXBUF, FEATURE_VERSION_1,
-    RECEIVE_RING, guest_queue, has_feature, queue_runs, vhost_port,
+    FEATURE_INDIRECT_DESC, FEATURE_MRG_RXBUF, FEATURE_VERSION_1, RECEIVE_RING, guest_queue, has_feature, queue_runs,
+    vhost_port,
 )
 from arcbox_net.ports.vhost_user.vring cimport (
     vring_begin, vring_find, vring_layout, vring_publish, vring_start, vring_used_index,
@@ -122,8 +121,6 @@ cdef int _set_features(vhost_port *p, uint64_t features) noexcept nogil:
             p.base.takes |= TAKES_TSO6
         if has_feature(p, FEATURE_GUEST_ECN):
             p.base.takes |= TAKES_ECN
-        if has_feature(p, FEATURE_GUEST_USO4) and has_feature(p, FEATURE_GUEST_USO6):
-            p.base.takes |= TAKES_USO
     return 0
 
 

@@ -35,9 +35,6 @@ cdef enum:  # bits of the features that a session negotiates
     FEATURE_INDIRECT_DESC = 28
     FEATURE_EVENT_IDX = 29
     FEATURE_VERSION_1 = 32
-    FEATURE_GUEST_USO4 = 54
-    FEATURE_GUEST_USO6 = 55
-    FEATURE_HOST_USO = 56
 
 cdef struct guest_queue:
     vring ring

@@ -233,6 +233,7 @@ cdef int _fill_wish(abx_vmnet_wish *wish, options) except -1:
     wish.mtu = options.mtu
     wish.isolated = options.isolated
     wish.tso = wish.virtio_headers = options.offloads
+    wish.checksums = options.checksums
     for name, text in options.texts().items():
         _put(wish, name, text.encode())
     return 0
@@ -268,6 +269,7 @@ cdef object _facts(const abx_vmnet_facts *found):
         "write_max_packets": found.write_max_packets,
         "virtio_headers": found.virtio_headers,
         "tso": found.tso,
+        "checksums": found.checksums,
     }
     texts = {
         "mac": found.mac,

@@ -30,7 +30,8 @@ class VmnetOptions:
     system's DHCP server gives (host and shared mode).
     *shared_interface* is what bridged mode bridges. *interface_id* gets the same MAC address each time;
     *network_identifier* joins host-mode interfaces. *offloads*: super-frames and unfinished checksums, from macOS 15.4.
-    Raises ConfigError.
+    *checksums*: packets come without those of TCP and UDP, and nothing tells which (from macOS 12, and not with
+    *offloads*): for a program that knows what to do with them, and not for a `VmnetPort`. Raises ConfigError.
     """
 
     mode: VmnetMode
@@ -40,6 +41,7 @@ class VmnetOptions:
     mtu: int = 0
     isolated: bool = False
     offloads: bool = True
+    checksums: bool = False
     interface_id: uuid.UUID | None = None
     network_identifier: uuid.UUID | None = None
     shared_interface: str = ""
@@ -71,6 +73,8 @@ class VmnetOptions:
             raise ConfigError(
                 "a unique local prefix of 64 bits, in shared mode", field="ipv6", value=str(self.nat66_prefix)
             )
+        if self.checksums and self.offloads:
+            raise ConfigError("either offloads or checksums alone", field="checksums", value=True)
         if self.network_identifier is not None and self.mode is not VmnetMode.HOST:
             raise ConfigError(
                 "host mode only", field="network_identifier", value=str(self.network_identifier)
@@ -111,6 +115,7 @@ class VmnetFacts(NamedTuple):
     write_max_packets: int
     virtio_headers: bool
     tso: bool
+    checksums: bool
     gateway: ipaddress.IPv4Interface | None
     end_address: ipaddress.IPv4Address | None
     nat66_prefix: ipaddress.IPv6Network | None
@@ -145,6 +150,7 @@ def facts_of(numbers: dict[str, int], texts: dict[str, str]) -> VmnetFacts:
         write_max_packets=numbers["write_max_packets"],
         virtio_headers=bool(numbers["virtio_headers"]),
         tso=bool(numbers["tso"]),
+        checksums=bool(numbers["checksums"]),
         gateway=ipaddress.IPv4Interface(f"{first}/{mask}") if first and mask else None,
         end_address=ipaddress.IPv4Address(end) if end else None,
         nat66_prefix=ipaddress.IPv6Network(f"{prefix.split('/')[0]}/64") if prefix else None,

@@ -143,6 +143,8 @@ cdef int _set_limits(vmnet_port *vmnet, facts) except -1:
     frame_bytes = facts.max_packet_bytes
     if not ETHERNET_HEADER_BYTES < frame_bytes <= PACKET_BYTES_MAX:
         raise ConfigError("vmnet's packets have no such size", field="max_packet_bytes", value=frame_bytes)
+    if facts.checksums:
+        raise ConfigError("frames without their checksums are for no switch", field="checksums", value=True)
     vmnet.virtio_headers = facts.virtio_headers
     vmnet.packet_bytes = frame_bytes + (FRAME_VNET_BYTES if facts.virtio_headers else 0)
     vmnet.slot_bytes = (BUFFER_FRAME_OFFSET + frame_bytes + CACHE_LINE_BYTES - 1) // CACHE_LINE_BYTES * CACHE_LINE_BYTES
