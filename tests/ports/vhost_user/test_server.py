@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from arcbox_net.ports.vhost_user.features import FEATURES_OFFERED
-from arcbox_net.ports.vhost_user.messages import Request
+from arcbox_net.ports.vhost_user.messages import NEED_REPLY, VERSION, Request
 from arcbox_net.ports.vhost_user.strangers import Strangers
 from tests.support.descriptors import open_descriptors
 from tests.support.netns import PATIENCE_S, wait_until
 from tests.support.vhost_port import ServedPort
-from tests.support.vhost_user import number_in, packed, u64
+from tests.support.vhost_user import SLOT_BYTES, number_in, packed, region, table, u64
 
 NOBODY_ASKED = 1 << 63
 
@@ -94,3 +94,17 @@ def test_v29_descriptors_of_a_front_end_go_with_it(tmp_path: Path) -> None:
             assert offered(client) == FEATURES_OFFERED
         wait_until(lambda: not port.is_up)
         wait_until(lambda: open_descriptors() == before)
+
+
+def test_front_end_that_goes_on_without_us_leaves_the_reason_for_which_it_was_refused(tmp_path: Path) -> None:
+    path, memory = tmp_path / "guest.sock", tmp_path / "memory"
+    memory.write_bytes(bytes(SLOT_BYTES))
+    with ServedPort(path) as port:
+        with connect(path) as client, memory.open("rb") as read_only:
+            request = packed(Request.SET_MEM_TABLE, table(region(0)), flags=VERSION | NEED_REPLY)
+            socket.send_fds(client, [request], [read_only.fileno()])
+            assert number_in(client.recv(100)) == 1
+            wait_until(lambda: port.trouble and "may not be written" in port.trouble)
+            assert port.is_up
+        wait_until(lambda: not port.is_up)
+        assert "it had been refused: its memory may not be written" in str(port.trouble)

@@ -39,6 +39,11 @@ class Conversation:
             pairs=pairs, close=strangers.close, create_memory=_create_memory, is_eventfd=_is_eventfd
         )
 
+    @property
+    def refusal(self) -> str | None:
+        """The session's."""
+        return self._session.refusal
+
     def receive(self) -> None:
         """Read until a message was answered, or nothing more is there.
 
@@ -72,7 +77,7 @@ class Conversation:
         if got & socket.MSG_CTRUNC:
             raise ProtocolError("descriptors with one message for which there is no room")
         if not piece:
-            raise ConnectionResetError("the front end is gone")
+            raise ConnectionResetError("it hung up")
         return self._reader.receive(piece)
 
     def _decide(self, message: Message) -> Reply | None:

@@ -6,6 +6,7 @@ running -- GET_VRING_BASE: RING_STOP --> size and addresses stay; the descriptor
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from arcbox_net.ports.vhost_user import port_messages
@@ -14,6 +15,7 @@ from arcbox_net.ports.vhost_user.steps import Refused, Steps, ask
 
 RING_SIZE_MAX = 32768
 RING_BASE_MAX = 0xFFFF
+SHARE_IT = "for QEMU: -object memory-backend-memfd,id=mem,size=…,share=on -machine memory-backend=mem"
 
 Addresses = tuple[int, int, int]  # descriptors, available, used: the front end's
 
@@ -93,7 +95,8 @@ class Ring:
         call = NO_FD if self._call is None else self._call
         flags = RING_ENABLED * self.enabled | RING_RESUMES * self.resumes
         fields = self.index, self._size, *self._addresses, self._base, flags, self._kick, call
-        yield from ask(PortMessage.RING_START, port_messages.RING_START.pack(*fields))
+        nowhere = {errno.EFAULT: f"ring {self.index} is not in memory that is shared with us; {SHARE_IT}"}
+        yield from ask(PortMessage.RING_START, port_messages.RING_START.pack(*fields), reasons=nowhere)
         self.running = True
         self._kick = self._call = None
 

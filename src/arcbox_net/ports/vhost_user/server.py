@@ -78,6 +78,9 @@ class VhostUserEndpoint(ConnectedEndpoint):
             self._peer_gone(f"the front end was disconnected: {error}")
         except OSError as error:
             self._peer_gone(f"the front end is gone: {error.strerror or error}")
+        else:
+            if conversation.refusal is not None:
+                self._say(f"the front end was refused: {conversation.refusal}")
 
     def _let_go(self, connection: socket.socket) -> None:
         self._strangers.close_connection(connection)
@@ -87,6 +90,9 @@ class VhostUserEndpoint(ConnectedEndpoint):
             raise OSError(errno.EBUSY, "what earlier front ends sent cannot be closed")
 
     def _peer_gone(self, why: str) -> None:
+        refusal = self._conversation.refusal if self._conversation is not None else None
+        if refusal is not None:
+            why = f"{why}; it had been refused: {refusal}"
         self._end_conversation()
         super()._peer_gone(why)
 

@@ -36,7 +36,10 @@ INFLIGHT_ENTRY_BYTES = 16
 
 
 class Session:
-    """See the module's docstring. *close* closes a descriptor; *create_memory* makes a file of so many bytes."""
+    """See the module's docstring. *close* closes a descriptor; *create_memory* makes a file of so many bytes.
+
+    `refusal`: why the front end was first told that something cannot be. It may go on without us, and say nothing.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Session:
         self.rings = [Ring(index, close) for index in range(2 * pairs)]
         self.features = 0
         self.protocol_features = 0
+        self.refusal: str | None = None
         self._status = 0
         self._close = close
         self._create_memory = create_memory
@@ -93,6 +97,8 @@ class Session:
         except Refused as refused:
             if not message.need_reply:
                 raise ProtocolError(str(refused)) from None
+            if message.request in self._orders:
+                self.refusal = self.refusal or str(refused)
             return reply_number(message.request, REFUSED)
         finally:
             for fd in message.fds:
