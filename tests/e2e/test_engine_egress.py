@@ -34,7 +34,7 @@ def test_guest_leaves_by_the_engine_with_an_address_of_its_own_and_is_reached_th
         assert world.world_ip in guest.run("nslookup -type=a web.test")
         assert guest.run("wget -q -O - http://web.test/").strip() == EXTERNAL
         guest.run("wget -q -O /dev/null http://web.test/bytes/4000000")
-        echo = f"ping -c 1 -W 1 {world.world_ip}"
+        echo = f"ping -c 1 -W 5 {world.world_ip}"
         wait_until(lambda: guest.status(echo)[0] == 0, timeout=COMMAND_TIMEOUT_S)
         serve_hello(guest)
         asked = world.world.run(f"curl -sS --max-time 30 http://{EXTERNAL}:8080/").stdout
