@@ -34,6 +34,7 @@ def test_h1_guest_reaches_no_port_of_the_host(machine: Machine) -> None:
     machine.run("ip addr add 198.51.100.7/32 dev lo")
     with machine.network(NetConfig()) as network:
         guest = machine.guest(network)
+        wait_for_echo(guest, GATEWAY)
         guest.run(f"ip route add 127.0.0.2/32 via {GATEWAY}", check=False)
         guest.sysctl("net.ipv4.conf.eth0.route_localnet", 1)
         with http_server(machine, 80), http_server(machine, 8000, "127.0.0.1"):
@@ -45,6 +46,7 @@ def test_h1_guest_reaches_no_port_of_the_host(machine: Machine) -> None:
 def test_h1_loopback_of_the_host_is_closed_even_to_crafted_routes(machine: Machine) -> None:
     with machine.network(NetConfig()) as network:
         guest = machine.guest(network)
+        wait_for_echo(guest, GATEWAY)
         guest.sysctl("net.ipv4.conf.all.route_localnet", 1)
         guest.run("ip addr del 127.0.0.1/8 dev lo")
         guest.run(f"ip route add 127.0.0.0/8 via {GATEWAY} src {guest.ip}")
@@ -240,6 +242,7 @@ def test_dns_of_the_network_is_no_open_resolver_for_the_world(machine: Machine) 
 def test_guest_is_not_heard_with_an_address_it_took_itself(machine: Machine) -> None:
     with machine.network(NetConfig()) as network:
         guest = machine.guest(network)
+        wait_for_echo(guest, machine.world_ip)
         guest.run("ip addr flush dev eth0")
         guest.run("ip addr add 192.168.64.250/24 dev eth0")
         guest.run(f"ip route replace default via {GATEWAY}")
