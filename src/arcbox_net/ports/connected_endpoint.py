@@ -81,9 +81,8 @@ class ConnectedEndpoint(SocketEndpoint):
             peer, _ = listener.accept()
         except (BlockingIOError, ConnectionError):
             return
-        except (
-            OSError
-        ) as error:  # no descriptor left, or no room: clients wait, and so do we, instead of spinning
+        except OSError as error:
+            # No descriptor left, or no room: clients wait, and so do we, instead of spinning.
             self._say(f"cannot accept a client: {error.strerror}")
             asyncio.get_running_loop().remove_reader(listener)
             asyncio.get_running_loop().call_later(ACCEPT_AGAIN_S, self._listen)
